@@ -1,0 +1,54 @@
+"""Write a peft LoRA of a Llama-style model as a GGUF adapter that llama.cpp loads beside the base model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+_NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+_WEIGHT = re.compile(r"layers\.(\d+)\.(\w+\.\w+)\.lora_([AB])\.")
+
+
+def _rope_order(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Reorder the output rows of a query or key projection from transformers' rotary layout to llama.cpp's."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def write_lora_gguf(model: Any, path: Path, *, alpha: float) -> None:
+    """Write every LoRA pair of a peft model over a Llama-style base to ``path`` (float16).
+
+    Raises ValueError for a LoRA weight on a layer that has no GGUF name.
+    """
+    heads = {"attn_q": model.config.num_attention_heads, "attn_k": model.config.num_key_value_heads}
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(alpha))
+    for name, value in model.state_dict().items():
+        if "lora_" not in name:
+            continue
+        match = _WEIGHT.search(name)
+        if match is None or match[2] not in _NAMES:
+            raise ValueError(f"{name}: no GGUF name for this layer; target only {sorted(_NAMES)}")
+        layer = _NAMES[match[2]]
+        weight = value.detach().float().numpy()
+        if match[3] == "B" and layer in heads:
+            weight = _rope_order(weight, heads[layer])
+        writer.add_tensor(f"blk.{match[1]}.{layer}.weight.lora_{match[3].lower()}", weight.astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,0 +1,158 @@
+"""From text to features inside an ONNX graph: word n-grams and the numbers in the text, no tokenizer file needed.
+
+Theory of operation. The text is split into numbers, words and single signs. Two families of features follow: how often
+each n-gram of the vocabulary occurs (log of 1 + count), and what the numbers in the text are — how many, their sum, the
+largest, the first, the last, and two ratios, since many questions take as many steps as one number holds another. The
+same graph computes the features in training and in serving, so the two cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+TOKEN_PATTERN = r"[0-9]+|[A-Za-z]+|[^\sA-Za-z0-9]"
+LARGEST_NUMBER = 9999
+NUMERIC_FEATURES = 8
+_OPSETS = [("", 20), ("ai.onnx.ml", 4), ("com.microsoft", 1)]
+_IR_VERSION = 9
+
+
+class GraphBuilder:
+    """Collects the nodes and constants of a graph whose input is ``text`` (n,) strings."""
+
+    def __init__(self) -> None:
+        """Start an empty graph."""
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        """Add a constant; returns its name."""
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def add(self, operator: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: object) -> str:
+        """Add a node with one output; returns the output's name."""
+        self.nodes.append(helper.make_node(operator, list(inputs), [output], domain=domain, **attributes))
+        return output
+
+    def model(self, output: str, columns: int | str) -> onnx.ModelProto:
+        """Return the checked model whose output is ``output`` (n, ``columns``) float32."""
+        graph = helper.make_graph(
+            self.nodes,
+            "text_curve",
+            [helper.make_tensor_value_info("text", TensorProto.STRING, ["n"])],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", columns])],
+            initializer=self.constants,
+        )
+        opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="predictive-scheduling")
+
+
+def add_tokens(build: GraphBuilder) -> str:
+    """Add the split into tokens: (n, longest) strings, padded with empty ones; never without a column."""
+    build.constant("full_stop", np.array([" ."], dtype=object))
+    build.add("StringConcat", ["text", "full_stop"], "ended")  # so that an empty text has a token as well
+    return build.add(
+        "Tokenizer", ["ended"], "tokens", domain="com.microsoft", mark=0, mincharnum=1, pad_value="",
+        tokenexp=TOKEN_PATTERN,
+    )  # fmt: skip
+
+
+def add_features(build: GraphBuilder, tokens: str, vocabulary: Sequence[tuple[str, ...]]) -> str:
+    """Add the features of ``tokens``: (n, ``NUMERIC_FEATURES`` + vocabulary) float32; returns the output's name."""
+    ordered = sorted(vocabulary, key=len)
+    singles = sum(len(gram) == 1 for gram in ordered)
+    build.add(
+        "TfIdfVectorizer", [tokens], "counts", mode="TF", min_gram_length=1, max_gram_length=2, max_skip_count=0,
+        ngram_counts=[0, singles], ngram_indexes=list(range(len(ordered))),
+        pool_strings=[token for gram in ordered for token in gram],
+    )  # fmt: skip
+    build.constant("one", np.float32([1]))
+    build.add("Add", ["counts", "one"], "counts_and_one")
+    build.add("Log", ["counts_and_one"], "grams")
+    return build.add("Concat", [_add_numbers(build, tokens), "grams"], "features", axis=1)
+
+
+def _add_numbers(build: GraphBuilder, tokens: str) -> str:
+    """Add the features of the numbers in the text: (n, ``NUMERIC_FEATURES``)."""
+    add, constant = build.add, build.constant
+    known = [str(number) for number in range(LARGEST_NUMBER + 1)]
+    constant("axis", np.int64([1]))
+    constant("zero", np.float32([0]))
+    constant("nothing", np.array([""], dtype=object))
+    add("Equal", [tokens, "nothing"], "is_padding")
+    add("Not", ["is_padding"], "is_token")
+    add("Cast", ["is_token"], "token_mask", to=TensorProto.FLOAT)
+    add("ReduceSum", ["token_mask", "axis"], "length", keepdims=1)
+    add(
+        "LabelEncoder", [tokens], "values", domain="ai.onnx.ml", keys_strings=known,
+        values_floats=[float(number) for number in known], default_float=-1.0,
+    )  # fmt: skip
+    add("GreaterOrEqual", ["values", "zero"], "is_number")
+    add("Cast", ["is_number"], "number_mask", to=TensorProto.FLOAT)
+    add("ReduceSum", ["number_mask", "axis"], "how_many", keepdims=1)
+    add("Max", ["values", "zero"], "numbers")
+    add("ReduceSum", ["numbers", "axis"], "total", keepdims=1)
+    add("ReduceMax", ["numbers", "axis"], "largest", keepdims=1)
+    for name, last in (("first", 0), ("last", 1)):
+        add("ArgMax", ["number_mask"], f"{name}_place", axis=1, keepdims=1, select_last_index=last)
+        add("GatherElements", ["numbers", f"{name}_place"], name, axis=1)
+    for name in ("length", "how_many", "total", "largest", "first", "last"):
+        add("Add", [name, "one"], f"{name}_and_one")
+        add("Log", [f"{name}_and_one"], f"log_{name}")
+    add("Div", ["first", "last_and_one"], "first_by_last")
+    add("Sub", ["total", "last"], "others")
+    add("Sub", ["how_many", "one"], "fewer")
+    add("Max", ["fewer", "one"], "other_count")
+    add("Div", ["others", "other_count"], "other_mean")
+    add("Add", ["other_mean", "one"], "other_mean_and_one")
+    add("Div", ["last", "other_mean_and_one"], "last_by_mean")
+    constant("ratio_limit", np.float32([50]))
+    constant("ratio_unit", np.float32([10]))
+    for name in ("first_by_last", "last_by_mean"):
+        add("Min", [name, "ratio_limit"], f"limited_{name}")
+        add("Div", [f"limited_{name}", "ratio_unit"], f"scaled_{name}")
+    logs = [f"log_{name}" for name in ("length", "how_many", "total", "largest", "first", "last")]
+    return add("Concat", [*logs, "scaled_first_by_last", "scaled_last_by_mean"], "number_features", axis=1)
+
+
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    """Return a CPU session of a model."""
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def tokenise(texts: Sequence[str]) -> list[list[str]]:
+    """Return the tokens that the graph sees, per text."""
+    build = GraphBuilder()
+    tokens = add_tokens(build)
+    model = build.model(tokens, "tokens")
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
+    rows = session(model).run(None, {"text": np.array(texts, dtype=object)})[0]
+    return [[token for token in row if token] for row in rows.tolist()]
+
+
+def vocabulary_of(texts: Sequence[str], *, min_texts: int, most: int) -> list[tuple[str, ...]]:
+    """Return the 1- and 2-grams without numbers that occur in at least ``min_texts`` texts, at most ``most`` of them.
+
+    Numbers are left to the numeric features: one text's numbers say little about another's.
+    """
+    seen: Counter[tuple[str, ...]] = Counter()
+    for tokens in tokenise(texts):
+        grams = {(token,) for token in tokens} | set(zip(tokens, tokens[1:], strict=False))
+        seen.update(gram for gram in grams if not any(token.isdigit() for token in gram))
+    return sorted(gram for gram, count in seen.most_common(most) if count >= min_texts)
+
+
+def text_features(texts: Sequence[str], vocabulary: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
+    """Return the features of texts: (n, ``NUMERIC_FEATURES`` + vocabulary)."""
+    build = GraphBuilder()
+    model = build.model(add_features(build, add_tokens(build), vocabulary), NUMERIC_FEATURES + len(vocabulary))
+    features: NDArray[np.float32] = session(model).run(None, {"text": np.array(texts, dtype=object)})[0]
+    return features

@@ -1,0 +1,108 @@
+"""Thin clients of the scheduler: ``AsyncSchedulerClient`` and ``SchedulerClient``. They need grpcio and protobuf only."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from importlib.resources import files
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
+
+
+def channel_options() -> list[tuple[str, str | int]]:
+    """Return the channel options we recommend: the shipped service config (round robin, health checks, retries)."""
+    config = (files("predictive_scheduling") / "service_config.json").read_text()
+    return [("grpc.service_config", config), ("grpc.enable_retries", 1)]
+
+
+def make_job(prompt: str, **fields: Any) -> pb.Job:
+    """Return a job; ``fields`` are those of the proto (``max_reasoning_tokens``, ``tenant``, ``sampling``, …)."""
+    return pb.Job(prompt=prompt, **fields)
+
+
+class SchedulerClient:
+    """A blocking client; a context manager that closes its channel.
+
+    Every method raises ``grpc.RpcError``; its ``code()`` is one of those documented in ``scheduler.proto``.
+    """
+
+    def __init__(self, address: str, *, timeout: float | None = None) -> None:
+        """Call the scheduler at ``address``; ``timeout`` (seconds) is the deadline of every call."""
+        self._channel = grpc.insecure_channel(address, options=channel_options())
+        self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
+        self._timeout = timeout
+
+    def generate(self, prompt: str, **fields: Any) -> Iterator[pb.GenerateResponse]:
+        """Stream one allocation, the text, and last the usage."""
+        request = pb.GenerateRequest(job=make_job(prompt, **fields))
+        return iter(self.stub.Generate(request, timeout=self._timeout))
+
+    def complete(self, prompt: str, **fields: Any) -> pb.CompleteResponse:
+        """Return the whole generation."""
+        return self.stub.Complete(pb.CompleteRequest(job=make_job(prompt, **fields)), timeout=self._timeout)
+
+    def report_outcome(self, request_id: str, score: float) -> pb.ReportOutcomeResponse:
+        """Tell whether an answer was right: 1 right, 0 wrong."""
+        return self.stub.ReportOutcome(
+            pb.ReportOutcomeRequest(request_id=request_id, score=score), timeout=self._timeout
+        )
+
+    def budget(self) -> pb.GetBudgetResponse:
+        """Return the ledger."""
+        return self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout)
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+class AsyncSchedulerClient:
+    """The same for asyncio. ``interceptors`` are those of the channel, such as tracing."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float | None = None,
+        interceptors: list[grpc.aio.ClientInterceptor] | None = None,
+    ) -> None:
+        """Call the scheduler at ``address``; ``timeout`` (seconds) is the deadline of every call."""
+        self._channel = grpc.aio.insecure_channel(address, options=channel_options(), interceptors=interceptors)
+        self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
+        self._timeout = timeout
+
+    def generate(self, prompt: str, **fields: Any) -> AsyncIterator[pb.GenerateResponse]:
+        """Stream one allocation, the text, and last the usage; leaving the iteration cancels the call."""
+        request = pb.GenerateRequest(job=make_job(prompt, **fields))
+        return aiter(self.stub.Generate(request, timeout=self._timeout))
+
+    async def complete(self, prompt: str, **fields: Any) -> pb.CompleteResponse:
+        """Return the whole generation."""
+        request = pb.CompleteRequest(job=make_job(prompt, **fields))
+        return await self.stub.Complete(request, timeout=self._timeout)
+
+    async def report_outcome(self, request_id: str, score: float) -> pb.ReportOutcomeResponse:
+        """Tell whether an answer was right: 1 right, 0 wrong."""
+        request = pb.ReportOutcomeRequest(request_id=request_id, score=score)
+        return await self.stub.ReportOutcome(request, timeout=self._timeout)
+
+    async def budget(self) -> pb.GetBudgetResponse:
+        """Return the ledger."""
+        return await self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout)
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the channel."""
+        await self._channel.close()

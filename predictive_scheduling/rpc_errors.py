@@ -1,0 +1,62 @@
+"""gRPC errors with google.rpc details, for servers: which field, when to retry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+import protovalidate
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+_validator = protovalidate.Validator()
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def violations(request: Message) -> list[tuple[str, str]]:
+    """Return (field path, what is wrong) for each constraint of the proto that ``request`` breaks."""
+    found = []
+    for violation in _validator.collect_violations(request):
+        path = ""
+        for element in violation.proto.field.elements:
+            path += f".{element.field_name}"
+            if element.subscript is not None:
+                path += f"[{element.subscript.value}]"
+        found.append((path.lstrip("."), violation.proto.message))
+    return found
+
+
+async def abort_invalid(
+    context: _Context, broken: Iterable[tuple[str, str]], code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT
+) -> NoReturn:
+    """End the call with BadRequest details for (field, description) pairs."""
+    faults = [
+        error_details_pb2.BadRequest.FieldViolation(field=name, description=description)
+        for name, description in broken
+    ]
+    message = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
+    await _abort(context, code, message, error_details_pb2.BadRequest(field_violations=faults))
+
+
+async def abort_retry(context: _Context, code: grpc.StatusCode, message: str, retry_seconds: float) -> NoReturn:
+    """End the call with RetryInfo details: RESOURCE_EXHAUSTED or UNAVAILABLE, to be tried again later."""
+    delay = duration_pb2.Duration()
+    delay.FromNanoseconds(int(retry_seconds * 1e9))
+    await _abort(context, code, message, error_details_pb2.RetryInfo(retry_delay=delay))
+
+
+async def require_valid(context: _Context, request: Message) -> None:
+    """End the call with INVALID_ARGUMENT where ``request`` breaks a constraint of its proto."""
+    if broken := violations(request):
+        await abort_invalid(context, broken)
+
+
+async def _abort(context: _Context, code: grpc.StatusCode, message: str, detail: Message) -> NoReturn:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    status = rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=[packed]))
+    await context.abort(status.code, status.details, tuple(status.trailing_metadata))

@@ -1,0 +1,77 @@
+"""A gRPC server's life, the same for both services: health, reflection, readiness, and a drain on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Serving:
+    """A server that is set up but not started.
+
+    ``names``: the full names of its services, for health and reflection. ``drain_seconds``: how long running calls may
+    go on after SIGTERM.
+    """
+
+    address: str
+    names: Sequence[str]
+    drain_seconds: float
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+    with_reflection: bool = True
+    max_message_bytes: int = 16 << 20
+    port: int = 0
+    server: grpc.aio.Server = field(init=False)
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
+
+    def __post_init__(self) -> None:
+        """Create the server; services are registered on ``server`` before ``start``."""
+        options = [
+            ("grpc.max_receive_message_length", self.max_message_bytes),
+            ("grpc.so_reuseport", 0),
+        ]
+        self.server = grpc.aio.server(interceptors=list(self.interceptors), options=options)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
+        if self.with_reflection:
+            known = (*self.names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(known, self.server)
+
+    async def start(self) -> None:
+        """Bind and serve; not ready yet. Raises RuntimeError where the address is taken."""
+        self.port = self.server.add_insecure_port(self.address)
+        await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.server.start()
+        log.info("listening on %s", self.address if self.address.startswith("unix:") else f"port {self.port}")
+
+    async def ready(self) -> None:
+        """Tell health checks that calls are welcome."""
+        await self._set(health_pb2.HealthCheckResponse.SERVING)
+
+    async def run_until_signal(self) -> None:
+        """Serve until SIGTERM or SIGINT, then drain."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.draining.set)
+        await self.draining.wait()
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Turn health to NOT_SERVING, refuse new calls, and let running ones end within ``drain_seconds``."""
+        self.draining.set()
+        log.info("draining for at most %g s", self.drain_seconds)
+        await self._health.enter_graceful_shutdown()
+        await self.server.stop(self.drain_seconds)
+
+    async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
+        for name in ("", *self.names):
+            await self._health.set(name, status)

@@ -1,0 +1,90 @@
+"""Greedy over concave envelopes: exact for concave curves, within one segment of exact for all others.
+
+Theory of operation. A query's curve from its floor on is replaced by its least concave majorant: straight segments of
+falling slope between points that the curve really reaches. Taking the segments of all queries in order of slope until
+the tokens are spent maximises total expected accuracy over the majorants (the fractional relaxation of the
+multiple-choice knapsack; Sinha and Zoltners 1979). Since slopes fall within a query, the order never asks for a
+segment before its predecessor. Only whole segments are bought, so that every budget lies where curve and majorant
+touch, and only the last segment that does not fit separates the plan from the optimum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler_service.allocation.policy import Floats, Ints, Problem, spread_evenly
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """Envelope segments of all queries, in falling order of slope; ties by query, then by position on the curve.
+
+    ``query``, ``tokens``: (s,) int64; ``slope``: (s,) accuracy per token, all positive.
+    """
+
+    query: Ints
+    tokens: Ints
+    slope: Floats
+
+
+def envelope_segments(problem: Problem) -> Segments:
+    """Return the rising segments of every query's least concave majorant between its floor and its cap."""
+    curves, width = problem.curves, problem.window_tokens
+    count, windows = curves.shape
+    points = np.concatenate([np.zeros((count, 1)), curves], axis=1)
+    places = np.arange(windows + 1) * width
+    at_window = problem.floors // width
+    at_tokens = problem.floors.astype(np.int64)
+    at_value = points[np.arange(count), at_window]
+    last = problem.caps // width
+    active = np.flatnonzero(at_window < last)
+    queries, tokens, slopes = [], [], []
+    while len(active):
+        distance = (places[None, :] - at_tokens[active, None]).astype(float)
+        open_places = (places[None, :] > at_tokens[active, None]) & (np.arange(windows + 1) <= last[active, None])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            slope = np.where(open_places, (points[active] - at_value[active, None]) / distance, -np.inf)
+        best = windows - np.argmax(slope[:, ::-1], axis=1)  # the farthest of equal slopes: fewer, longer segments
+        steepest = slope[np.arange(len(active)), best]
+        rising = steepest > 0
+        active, best, steepest = active[rising], best[rising], steepest[rising]
+        queries.append(active)
+        tokens.append(places[best] - at_tokens[active])
+        slopes.append(steepest)
+        at_tokens[active], at_value[active] = places[best], points[active, best]
+        active = active[best < last[active]]
+    if not queries:
+        return Segments(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    query, length, slope = np.concatenate(queries), np.concatenate(tokens), np.concatenate(slopes)
+    # Stable, so that equal slopes keep the order of rounds: a query's segments stay in the order of its curve.
+    order = np.argsort(-slope, kind="stable")
+    return Segments(query[order], length[order], slope[order])
+
+
+class Envelope:
+    """Buys envelope segments by slope, then spreads what is left evenly."""
+
+    name = "envelope"
+
+    def allocate(self, problem: Problem) -> Ints:
+        """Return budgets in tokens: (n,)."""
+        budgets = problem.floors.copy()
+        left = problem.total - int(budgets.sum())
+        segments = envelope_segments(problem)
+        paid = np.cumsum(segments.tokens)
+        whole = int(np.searchsorted(paid, left, side="right"))
+        np.add.at(budgets, segments.query[:whole], segments.tokens[:whole])
+        left -= int(paid[whole - 1]) if whole else 0
+        stopped: set[int] = set()
+        shortest = int(segments.tokens[whole:].min(initial=problem.total + 1))
+        for query, tokens in zip(segments.query[whole:].tolist(), segments.tokens[whole:].tolist(), strict=True):
+            if left < shortest:
+                break
+            if tokens > left:
+                stopped.add(query)  # its later segments start where this one would have ended
+            elif query not in stopped:
+                budgets[query] += tokens
+                left -= tokens
+        return spread_evenly(budgets, problem.caps, left, problem.window_tokens)

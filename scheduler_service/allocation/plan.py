@@ -1,0 +1,64 @@
+"""One window's plan: the policy's budgets, guarded so that it is never expected to do worse than uniform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler_service.allocation.policy import Floats, Ints, Policy, Problem, accuracy_at
+from scheduler_service.allocation.uniform import Uniform
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Budgets of a window. ``budgets``, ``baselines``: (n,) tokens; ``expected``, ``baseline_expected``: (n,) fractions.
+
+    ``policy`` is the one that made the plan: ``uniform`` where the guard preferred it.
+    ``saved_at_equal_accuracy``: tokens a query that uniform would need for the plan's expected accuracy, less the plan's.
+    """
+
+    policy: str
+    budgets: Ints
+    baselines: Ints
+    expected: Floats
+    baseline_expected: Floats
+    saved_at_equal_accuracy: float
+
+
+def make_plan(policy: Policy, problem: Problem, known: np.ndarray) -> Plan:
+    """Allocate with ``policy`` among the queries that have a prediction; the others get the uniform budget.
+
+    ``known``: (n,) bool, whether the query's curve is a fresh prediction (an unknown query's curve is not read). The
+    guard takes the policy's plan only where its expected accuracy is above uniform's.
+    """
+    baselines = Uniform().allocate(problem)
+    budgets, name = baselines.copy(), Uniform.name
+    curves, width = problem.curves, problem.window_tokens
+    if known.any():
+        shared = Problem(curves[known], problem.floors[known], problem.caps[known], int(baselines[known].sum()), width)
+        planned = policy.allocate(shared)
+        gain = accuracy_at(shared.curves, planned, width).sum() - accuracy_at(shared.curves, baselines[known], width).sum()
+        if gain > 0:
+            budgets[known], name = planned, policy.name
+    expected = np.where(known, accuracy_at(curves, budgets, width), 0.0)
+    baseline_expected = np.where(known, accuracy_at(curves, baselines, width), 0.0)
+    saved = _saved_at_equal_accuracy(problem, known, budgets, float(expected.sum()))
+    return Plan(name, budgets, baselines, expected, baseline_expected, saved)
+
+
+def _saved_at_equal_accuracy(problem: Problem, known: np.ndarray, budgets: Ints, reached: float) -> float:
+    """Tokens a query that uniform needs to reach the same total expected accuracy, less the plan's.
+
+    Where no uniform budget reaches it, uniform is charged its most expensive plan: a lower bound on the saving.
+    """
+    if not known.any():
+        return 0.0
+    curves, floors, caps = problem.curves[known], problem.floors[known], problem.caps[known]
+    levels = np.arange(int(floors.min()), int(caps.max()) + 1)
+    uniform = np.clip(levels[:, None], floors, caps)
+    repeated = np.broadcast_to(curves, (len(levels), *curves.shape)).reshape(-1, curves.shape[1])
+    accuracies = accuracy_at(repeated, uniform.ravel(), problem.window_tokens).reshape(uniform.shape).sum(axis=1)
+    enough = np.flatnonzero(accuracies >= reached - 1e-9)
+    needed = int(uniform[enough[0] if len(enough) else -1].sum())
+    return max(0.0, (needed - int(budgets[known].sum())) / len(budgets))

@@ -1,0 +1,96 @@
+"""What every allocation policy is given and must return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """Queries that share a budget.
+
+    ``curves``: (n, K) expected accuracy, 0 to 1, after W, 2W, … K·W reasoning tokens, W being ``window_tokens``; before
+    the first window nothing is known, so accuracy counts as 0 there. ``floors`` and ``caps``: (n,) tokens that each
+    query must and may get. ``total``: tokens to share.
+
+    Raises ValueError, naming the field, where curves are not finite or outside 0…1, a floor is negative or above its
+    cap, a cap is beyond the curve, or the floors alone exceed the total.
+    """
+
+    curves: Floats
+    floors: Ints
+    caps: Ints
+    total: int
+    window_tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse what no policy could plan for."""
+        curves = self.curves
+        if self.window_tokens < 1:
+            raise ValueError("window_tokens: must be at least 1")
+        if curves.ndim != 2 or not np.isfinite(curves).all() or (curves < 0).any() or (curves > 1).any():
+            raise ValueError("curves: must be an (n, K) array of finite numbers from 0 to 1")
+        if self.floors.shape != (len(curves),) or self.caps.shape != (len(curves),):
+            raise ValueError("floors, caps: need one number per curve")
+        if (self.floors < 0).any() or (self.floors > self.caps).any():
+            raise ValueError("floors: must be from 0 to the query's cap")
+        if (self.caps > curves.shape[1] * self.window_tokens).any():
+            raise ValueError("caps: beyond the last window of the curve")
+        if self.total < int(self.floors.sum()):
+            raise ValueError("total: less than the floors together")
+
+
+class Policy(Protocol):
+    """Splits a problem's total: returns (n,) tokens, within floors, caps and total. Deterministic, no I/O."""
+
+    name: str
+
+    def allocate(self, problem: Problem) -> Ints:
+        """Return the budget of each query in tokens."""
+        ...
+
+
+def accuracy_at(curves: Floats, tokens: Floats | Ints, window_tokens: int) -> Floats:
+    """Expected accuracy of each query at its budget: (n,) from (n, K) curves, linear between windows, 0 at no tokens."""
+    windows = np.clip(np.asarray(tokens, float) / window_tokens, 0, curves.shape[1])
+    whole = windows.astype(np.int64)
+    points = np.concatenate([np.zeros((len(curves), 1)), curves], axis=1)
+    rows = np.arange(len(curves))
+    below, above = points[rows, whole], points[rows, np.minimum(whole + 1, curves.shape[1])]
+    return below + (windows - whole) * (above - below)
+
+
+def spread_evenly(budgets: Ints, caps: Ints, left: int, step: int) -> Ints:
+    """Raise the lowest budgets together until ``left`` tokens are spent or every cap is reached; (n,) new budgets.
+
+    Steps of ``step`` tokens; ties go to the earlier query. Spending what a plan has no use for brings it closer to
+    uniform, the plan that needs no prediction.
+    """
+    level_low, level_high = 0, int(caps.max(initial=0)) // step + 1
+
+    def filled(level: int) -> Ints:
+        target = np.minimum(level * step, caps)
+        return np.asarray(np.maximum(budgets, target), dtype=np.int64)
+
+    while level_low < level_high:  # the highest water level that can be paid for
+        level = (level_low + level_high + 1) // 2
+        if int((filled(level) - budgets).sum()) <= left:
+            level_low = level
+        else:
+            level_high = level - 1
+    result = filled(level_low)
+    left -= int((result - budgets).sum())
+    for query in np.flatnonzero((result == level_low * step) & (result < caps)):
+        more = min(step, int(caps[query] - result[query]))
+        if more > left:
+            break
+        result[query] += more
+        left -= more
+    return result

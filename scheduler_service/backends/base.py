@@ -1,0 +1,58 @@
+"""The edge to an LLM server: continue raw text, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from scheduler_service.domain import Sampling
+from scheduler_service.forcing import Call, CallEnd
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text that arrived, and how many tokens it is."""
+
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a call. ``prompt_tokens``: as the server counted them, 0 where it does not say."""
+
+    end: CallEnd
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a backend takes. Tokens; 0 where it does not say."""
+
+    model: str
+    max_total_tokens: int = 0
+    max_prompt_tokens: int = 0
+    max_concurrent_requests: int = 0
+
+
+class Backend(Protocol):
+    """An LLM server. Its errors are ``BackendUnavailableError`` (try again) and ``PreconditionError`` (never will)."""
+
+    name: str
+
+    async def start(self) -> None:
+        """Connect, and wait until the server answers. Raises BackendUnavailableError if it does not in time."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections; streams that still run end with an error."""
+        ...
+
+    async def limits(self) -> Limits:
+        """Ask the server for its limits."""
+        ...
+
+    def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
+        """Run one call: pieces as they come, last one ``Ended``. Closing the iterator frees the server's slot."""
+        ...

@@ -1,0 +1,79 @@
+"""A llama.cpp server by its native protocol (``/completion``)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from scheduler_service.backends.base import Ended, Limits, Piece
+from scheduler_service.backends.http import HttpServer, http_error
+from scheduler_service.domain import BackendUnavailableError, Sampling
+from scheduler_service.forcing import Call, CallEnd
+
+
+class LlamaCppBackend:
+    """One llama.cpp server."""
+
+    name = "llama_cpp"
+
+    def __init__(self, server: HttpServer, *, ready_seconds: float = 60.0) -> None:
+        """Serve from ``server``; ``start`` waits ``ready_seconds`` at most while the model loads (HTTP 503)."""
+        self._server = server
+        self._ready_seconds = ready_seconds
+
+    async def start(self) -> None:
+        """Connect and wait for ``/health``."""
+        await self._server.open()
+        await self._server.wait_until_ready("/health", self._ready_seconds)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._server.close()
+
+    async def limits(self) -> Limits:
+        """Read ``/props``; a slot's context holds prompt and generation together."""
+        props = await self._server.get_json("/props")
+        context = int((props.get("default_generation_settings") or {}).get("n_ctx") or 0)
+        return Limits(
+            model=str(props.get("model_alias") or props.get("model_path") or ""),
+            max_total_tokens=context,
+            max_prompt_tokens=context,
+            max_concurrent_requests=int(props.get("total_slots") or 0),
+        )
+
+    async def stream(
+        self, call: Call, sampling: Sampling, headers: Mapping[str, str]
+    ) -> AsyncIterator[Piece | Ended]:
+        """Run one call on ``/completion``."""
+        async for event in self._server.events("/completion", parameters(call, sampling), headers):
+            if "error" in event:
+                error = event["error"]
+                raise http_error(int(error.get("code", 500)), str(error.get("message", error)), self._server.url)
+            tokens = len(event.get("tokens") or ())
+            content = str(event.get("content", ""))
+            if tokens or content:
+                yield Piece(content, max(1, tokens))
+            if event.get("stop"):
+                end = CallEnd.LENGTH if event.get("stop_type") == "limit" else CallEnd.MODEL
+                yield Ended(end, int(event.get("tokens_evaluated") or 0))
+                return
+        raise BackendUnavailableError("backend: the stream ended before its last event")
+
+
+def parameters(call: Call, sampling: Sampling) -> dict[str, Any]:
+    """Return llama.cpp's request; token ids are asked for so that we count them ourselves."""
+    wanted: dict[str, Any] = {
+        "prompt": call.prompt,
+        "n_predict": call.max_tokens,
+        "stop": list(call.stop),
+        "stream": True,
+        "return_tokens": True,
+        "cache_prompt": True,
+    }
+    chosen = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "seed": sampling.seed,
+    }
+    return wanted | {name: value for name, value in chosen.items() if value is not None}

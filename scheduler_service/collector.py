@@ -1,0 +1,135 @@
+"""Gathers requests into windows and gives each one its allocation: window → predict → allocate → reserve."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from opentelemetry import trace
+
+from predictive_scheduling import semconv, telemetry
+from scheduler_service.domain import Allocation, Job, PredictionOutcome
+from scheduler_service.ledger import BudgetLedger
+from scheduler_service.planning import Rules, WindowPlan, plan_window
+from scheduler_service.predictor_client import Predictor
+from scheduler_service.window import RequestWindow
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A job in a window, and who waits for its allocation."""
+
+    job: Job
+    came: float
+    allocation: asyncio.Future[Allocation]
+    span: trace.Span = field(default_factory=trace.get_current_span)
+    trace_id: str = field(default_factory=telemetry.current_trace_id)
+
+
+class Collector:
+    """Allocates jobs window by window. ``run`` must be running."""
+
+    def __init__(
+        self,
+        window: RequestWindow[_Waiting],
+        predictor: Predictor,
+        ledger: BudgetLedger,
+        rules: Rules,
+        tracer: trace.Tracer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Gather in ``window``, plan by ``rules``, reserve in ``ledger``."""
+        self._window = window
+        self._predictor = predictor
+        self._ledger = ledger
+        self._rules = rules
+        self._tracer = tracer
+        self._clock = clock
+        self._closed: list[list[_Waiting]] = []
+        self._wake = asyncio.Event()
+
+    async def allocate(self, job: Job) -> Allocation:
+        """Wait for the job's window and return its allocation, reserved in the ledger.
+
+        A caller that leaves takes its job out of the window, or gives its reservation back whole.
+        """
+        waiting = _Waiting(job, self._clock(), asyncio.get_running_loop().create_future())
+        if closed := self._window.add(waiting, waiting.came, job.priority):
+            self._closed.append(closed)
+        self._wake.set()
+        try:
+            return await asyncio.shield(waiting.allocation)
+        except asyncio.CancelledError:
+            self._window.remove(waiting)
+            if not waiting.allocation.cancel() and not waiting.allocation.exception():
+                self._ledger.settle(job.request_id, used=0)
+            raise
+
+    async def run(self) -> None:
+        """Close windows by size and age until cancelled; windows are planned side by side."""
+        async with asyncio.TaskGroup() as planning:
+            while True:
+                self._wake.clear()
+                if by_age := self._window.close_if_due(self._clock()):
+                    self._closed.append(by_age)
+                for closed in self._closed:
+                    planning.create_task(self._plan(closed))
+                self._closed = []
+                due = self._window.due_at()
+                try:
+                    await asyncio.wait_for(self._wake.wait(), None if due is None else due - self._clock())
+                except TimeoutError:
+                    continue
+
+    async def _plan(self, window: list[_Waiting]) -> None:
+        """Allocate one window; whatever goes wrong reaches those who wait for it, not the windows after it."""
+        closed = self._clock()
+        links = [trace.Link(item.span.get_span_context(), {semconv.LINKED_REQUEST: item.job.request_id}) for item in window]
+        parent = trace.set_span_in_context(window[0].span)
+        with self._tracer.start_as_current_span("allocate", context=parent, links=links) as span:
+            try:
+                predictions = await self._predictor.predict([item.job for item in window])
+                predicted = self._clock()
+                fresh = {item.job.request_id for item, prediction in zip(window, predictions, strict=True) if prediction.outcome is PredictionOutcome.FRESH}
+                here = [(item, prediction) for item, prediction in zip(window, predictions, strict=True) if not item.allocation.done()]
+                if not here:
+                    return
+                plan = plan_window(
+                    [item.job for item, _ in here],
+                    [prediction for _, prediction in here],
+                    self._ledger.available(len(here)),
+                    self._rules,
+                )
+                budgets = {allocation.request_id: allocation.budget_tokens for allocation in plan.allocations}
+                self._ledger.reserve(budgets, covered=len(fresh & budgets.keys()))
+            except Exception as error:  # handed to every caller of the window
+                for item in window:
+                    if not item.allocation.done():
+                        item.allocation.set_exception(error)
+                return
+            allocated = self._clock()
+            _annotate(span, plan, predicted - closed, allocated - predicted)
+            for (item, _), allocation in zip(here, plan.allocations, strict=True):
+                item.allocation.set_result(
+                    replace(
+                        allocation,
+                        window_wait_seconds=closed - item.came,
+                        prediction_seconds=predicted - closed,
+                        allocation_seconds=allocated - predicted,
+                        trace_id=item.trace_id,
+                    )
+                )
+
+
+def _annotate(span: trace.Span, plan: WindowPlan, prediction_seconds: float, allocation_seconds: float) -> None:
+    span.set_attributes({
+        semconv.POLICY: plan.allocations[0].policy,
+        semconv.WINDOW_SIZE: len(plan.allocations),
+        semconv.WINDOW_TOTAL: plan.total,
+        semconv.WINDOW_PLANNED: plan.planned,
+        semconv.SAVED_AT_EQUAL_ACCURACY: plan.saved_at_equal_accuracy,
+        semconv.PREDICTION_DURATION: prediction_seconds,
+        semconv.ALLOCATION_DURATION: allocation_seconds,
+    })

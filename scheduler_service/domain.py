@@ -1,0 +1,167 @@
+"""The words of the scheduler: frozen values that every layer speaks, free of protobuf, clocks and I/O."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class SchedulingError(Exception):
+    """A request cannot be served; the servicer translates it to a gRPC status."""
+
+
+class InvalidRequestError(SchedulingError):
+    """A field of the request is malformed or outside what the server allows (INVALID_ARGUMENT)."""
+
+    def __init__(self, field_name: str, description: str) -> None:
+        """Name the field as the API writes it, and say what would be accepted."""
+        super().__init__(f"{field_name}: {description}")
+        self.field_name = field_name
+        self.description = description
+
+
+class PreconditionError(InvalidRequestError):
+    """A field asks for what this server does not have: a model, a longer context (FAILED_PRECONDITION)."""
+
+
+class OverloadedError(SchedulingError):
+    """Too many requests wait (RESOURCE_EXHAUSTED); try again after ``retry_seconds``."""
+
+    def __init__(self, description: str, retry_seconds: float) -> None:
+        """Say what is full and when to come back."""
+        super().__init__(description)
+        self.retry_seconds = retry_seconds
+
+
+class BackendUnavailableError(SchedulingError):
+    """The LLM server cannot be reached or failed (UNAVAILABLE); try again after ``retry_seconds``."""
+
+    def __init__(self, description: str, retry_seconds: float = 1.0) -> None:
+        """Say what failed and when to come back."""
+        super().__init__(description)
+        self.retry_seconds = retry_seconds
+
+
+class DrainingError(BackendUnavailableError):
+    """The server is shutting down (UNAVAILABLE)."""
+
+
+class PredictionOutcome(enum.Enum):
+    """Where a request's curve came from; only ``FRESH`` counts towards coverage."""
+
+    FRESH = "fresh"
+    ABSTAINED = "abstained"
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+    REFUSED = "refused"
+    INVALID = "invalid"
+    DISABLED = "disabled"
+
+
+class TextKind(enum.Enum):
+    """Reasoning or answer."""
+
+    REASONING = "reasoning"
+    ANSWER = "answer"
+
+
+class FinishReason(enum.Enum):
+    """Why a generation ended: by itself, with a forced answer, or with the answer cut at its limit."""
+
+    NATURAL = "natural"
+    FORCED = "forced"
+    ANSWER_LENGTH = "answer_length"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling parameters; ``None`` leaves one to the backend's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class HiddenState:
+    """A hidden state vector at the prompt's last token, and its layer (0: not said)."""
+
+    values: tuple[float, ...]
+    layer: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One admitted request; budgets in reasoning tokens."""
+
+    request_id: str
+    prompt: str
+    tenant: str
+    floor_tokens: int
+    cap_tokens: int
+    priority: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    hidden_state: HiddenState | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A request's expected accuracy after W, 2W, … tokens (fractions), or why there is none."""
+
+    outcome: PredictionOutcome
+    curve: tuple[float, ...] = ()
+    predictor: str = ""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What a request was given, and why. Tokens, seconds, fractions."""
+
+    request_id: str
+    budget_tokens: int
+    baseline_tokens: int
+    answer_tokens: int
+    floor_tokens: int
+    cap_tokens: int
+    policy: str
+    prediction: Prediction
+    expected_accuracy: float
+    baseline_expected_accuracy: float
+    budget_window_tokens: int
+    window_size: int
+    saved_at_equal_accuracy_tokens: float = 0.0
+    window_wait_seconds: float = 0.0
+    prediction_seconds: float = 0.0
+    allocation_seconds: float = 0.0
+    trace_id: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A piece of generated text and the LLM tokens it accounts for."""
+
+    kind: TextKind
+    text: str
+    tokens: int
+    forced: bool = False
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a finished request consumed and saved. Tokens and seconds."""
+
+    prompt_tokens: int
+    reasoning_tokens: int
+    answer_tokens: int
+    reserved_tokens: int
+    saved_vs_cap_tokens: int
+    saved_at_equal_accuracy_tokens: float
+    finish_reason: FinishReason
+    time_to_first_token_seconds: float
+    total_seconds: float
+    seconds_per_token: float
+    net_benefit_seconds: float
+
+
+Event = Allocation | Text | Usage

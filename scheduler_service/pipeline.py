@@ -1,0 +1,200 @@
+"""The whole path of a request: admit → collect → predict → allocate → dispatch → force an answer → settle → report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from opentelemetry import trace
+
+from predictive_scheduling import semconv
+from scheduler_service.allocation import POLICIES
+from scheduler_service.collector import Collector
+from scheduler_service.dispatcher import Counted, Dispatcher
+from scheduler_service.domain import (
+    Allocation,
+    Event,
+    FinishReason,
+    InvalidRequestError,
+    Job,
+    OverloadedError,
+    Prediction,
+    PreconditionError,
+    Text,
+    Usage,
+)
+from scheduler_service.forcing import BudgetForcing
+from scheduler_service.ledger import BudgetLedger
+from scheduler_service.outcomes import OutcomeBook
+from scheduler_service.planning import Rules, WindowPlan, plan_window
+from scheduler_service.predictor_client import Predictor
+from scheduler_service.templates import PromptTemplate
+
+# What the caller of ``generate`` may not know: how long to wait when the house is full.
+_RETRY_SECONDS = 1.0
+
+
+@dataclass
+class Pipeline:
+    """Serves requests one by one; what they share (window, ledger, backend) lies in its parts.
+
+    ``max_pending``: requests in the house at once.
+    """
+
+    collector: Collector
+    dispatcher: Dispatcher
+    predictor: Predictor
+    ledger: BudgetLedger
+    rules: Rules
+    template: PromptTemplate
+    max_pending: int
+    outcomes: OutcomeBook = field(default_factory=OutcomeBook)
+    clock: Callable[[], float] = time.monotonic
+    _pending: set[str] = field(default_factory=set)
+
+    async def generate(self, job: Job) -> AsyncIterator[Event]:
+        """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
+
+        However it ends, the reservation is settled with what was used.
+        """
+        came = self.clock()
+        await self._admit(job)
+        try:
+            allocation = await self.collector.allocate(job)
+            forcing = BudgetForcing(self.template, job.prompt, allocation.budget_tokens, allocation.answer_tokens)
+            try:
+                _record_allocation(allocation)
+                yield allocation
+                timing = _Timing(came)
+                counted = Counted()
+                async with aclosing(self.dispatcher.run(forcing, job.sampling, counted)) as texts:
+                    async for text in texts:
+                        timing.saw(text, self.clock())
+                        yield text
+            finally:
+                self.ledger.settle(job.request_id, forcing.reasoning_tokens)
+            usage = _usage(allocation, forcing, counted, timing, self.clock())
+            _record_usage(usage)
+            self.outcomes.remember(allocation)
+            yield usage
+        finally:
+            self._pending.discard(job.request_id)
+
+    async def plan(self, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str) -> WindowPlan:
+        """Return the plan that a window of ``jobs`` would get; nothing is reserved.
+
+        ``known``: a prediction that the caller brings, or ``None`` to ask the predictor. ``tokens``: mean budget.
+        Raises InvalidRequestError for a policy that does not exist.
+        """
+        if policy and policy not in POLICIES:
+            raise InvalidRequestError("policy", f"{policy!r} is none of {', '.join(POLICIES)}")
+        asked = [job for job, prediction in zip(jobs, known, strict=True) if prediction is None]
+        answers = iter(await self.predictor.predict(asked) if asked else [])
+        predictions = [prediction or next(answers) for prediction in known]
+        rules = Rules(POLICIES[policy] if policy else self.rules.policy, self.rules.answer_tokens, self.rules.budget_window_tokens)
+        return plan_window(jobs, predictions, len(jobs) * tokens, rules)
+
+    async def _admit(self, job: Job) -> None:
+        """Refuse what cannot be served, before anything is spent on it."""
+        if job.request_id in self._pending:
+            raise InvalidRequestError("job.request_id", f"{job.request_id!r} is the id of a request that still runs")
+        if len(self._pending) >= self.max_pending:
+            raise OverloadedError(f"{self.max_pending} requests are being served already", _RETRY_SECONDS)
+        self._pending.add(job.request_id)
+        try:
+            await self._check_hidden_state(job)
+        except BaseException:
+            self._pending.discard(job.request_id)
+            raise
+
+    async def _check_hidden_state(self, job: Job) -> None:
+        if job.hidden_state is None:
+            return
+        info = await self.predictor.info()
+        if info is None or not info.hidden_size:
+            return
+        size = len(job.hidden_state.values)
+        if size != info.hidden_size:
+            raise PreconditionError("job.hidden_state", f"has {size} components, predictor {info.name} takes {info.hidden_size}")
+        if info.layer and job.hidden_state.layer and job.hidden_state.layer != info.layer:
+            raise PreconditionError("job.hidden_state_layer", f"predictor {info.name} takes layer {info.layer}")
+
+
+@dataclass
+class _Timing:
+    """When a request's tokens came."""
+
+    came: float
+    first: float = 0.0
+    last: float = 0.0
+    tokens: int = 0
+
+    def saw(self, text: Text, now: float) -> None:
+        """Note a piece of text; a forced suffix brings no token."""
+        if not text.tokens:
+            return
+        if not self.tokens:
+            self.first = now
+            trace.get_current_span().add_event("first token")
+        self.last = now
+        self.tokens += text.tokens
+
+    def seconds_per_token(self) -> float:
+        """Mean time between generated tokens; 0 for fewer than two."""
+        return (self.last - self.first) / (self.tokens - 1) if self.tokens > 1 else 0.0
+
+
+def _usage(allocation: Allocation, forcing: BudgetForcing, counted: Counted, timing: _Timing, now: float) -> Usage:
+    saved = allocation.cap_tokens - forcing.reasoning_tokens
+    per_token = timing.seconds_per_token()
+    cost = allocation.window_wait_seconds + allocation.prediction_seconds + allocation.allocation_seconds
+    return Usage(
+        prompt_tokens=counted.prompt_tokens,
+        reasoning_tokens=forcing.reasoning_tokens,
+        answer_tokens=forcing.answer_used,
+        reserved_tokens=allocation.budget_tokens,
+        saved_vs_cap_tokens=saved,
+        saved_at_equal_accuracy_tokens=allocation.saved_at_equal_accuracy_tokens,
+        finish_reason=forcing.finish or FinishReason.ANSWER_LENGTH,
+        time_to_first_token_seconds=max(0.0, timing.first - timing.came) if timing.tokens else 0.0,
+        total_seconds=now - timing.came,
+        seconds_per_token=per_token,
+        net_benefit_seconds=saved * per_token - cost,
+    )
+
+
+def _record_allocation(allocation: Allocation) -> None:
+    span = trace.get_current_span()
+    span.set_attributes({
+        semconv.REQUEST_ID: allocation.request_id,
+        semconv.POLICY: allocation.policy,
+        semconv.BUDGET: allocation.budget_tokens,
+        semconv.BASELINE: allocation.baseline_tokens,
+        semconv.FLOOR: allocation.floor_tokens,
+        semconv.CAP: allocation.cap_tokens,
+        semconv.PREDICTION_OUTCOME: allocation.prediction.outcome.value,
+        semconv.PREDICTOR: allocation.prediction.predictor,
+        semconv.EXPECTED_ACCURACY: allocation.expected_accuracy,
+        semconv.BASELINE_EXPECTED_ACCURACY: allocation.baseline_expected_accuracy,
+        semconv.WINDOW_SIZE: allocation.window_size,
+        semconv.WINDOW_WAIT: allocation.window_wait_seconds,
+        semconv.PREDICTION_DURATION: allocation.prediction_seconds,
+        semconv.ALLOCATION_DURATION: allocation.allocation_seconds,
+    })
+    span.add_event("allocation")
+
+
+def _record_usage(usage: Usage) -> None:
+    span = trace.get_current_span()
+    span.set_attributes({
+        semconv.USED: usage.reasoning_tokens,
+        semconv.SAVED_VS_CAP: usage.saved_vs_cap_tokens,
+        semconv.SAVED_AT_EQUAL_ACCURACY: usage.saved_at_equal_accuracy_tokens,
+        semconv.NET_BENEFIT: usage.net_benefit_seconds,
+        semconv.GEN_AI_REASONING_TOKENS: usage.reasoning_tokens,
+        semconv.GEN_AI_OUTPUT_TOKENS: usage.reasoning_tokens + usage.answer_tokens,
+    })
+    if usage.finish_reason is FinishReason.FORCED:
+        span.add_event("forced answer")

@@ -1,0 +1,187 @@
+"""The scheduler's gRPC API: messages in, messages out; every status it returns is documented in the proto."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+import grpc.aio
+
+from predictive_scheduling.rpc_errors import abort_invalid, abort_retry, require_valid
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
+from scheduler_service.domain import (
+    Allocation,
+    BackendUnavailableError,
+    DrainingError,
+    Event,
+    InvalidRequestError,
+    Job,
+    OverloadedError,
+    PreconditionError,
+    SchedulingError,
+    Text,
+    TextKind,
+    Usage,
+)
+from scheduler_service.messages import allocation_message, job_of, plan_item, text_message, usage_message
+from scheduler_service.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What this server offers: its model's name, budget range in tokens, mean budget, default temperature."""
+
+    model: str
+    floor_tokens: int
+    cap_tokens: int
+    temperature: float
+
+
+class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
+    """Serves one pipeline. ``draining`` says whether new work is refused."""
+
+    def __init__(self, pipeline: Pipeline, offer: Offer, draining: Callable[[], bool] = lambda: False) -> None:
+        """Serve ``pipeline`` within ``offer``."""
+        self._pipeline = pipeline
+        self._offer = offer
+        self._draining = draining
+
+    async def Generate(self, request: pb.GenerateRequest, context: _Context) -> AsyncIterator[pb.GenerateResponse]:  # type: ignore[override]
+        """Stream one allocation, the text, and the usage."""
+        await require_valid(context, request)
+        try:
+            async with aclosing(self._events(request.job)) as events:
+                async for event in events:
+                    yield _response(event)
+        except SchedulingError as error:
+            await _abort(context, error)
+
+    async def Complete(self, request: pb.CompleteRequest, context: _Context) -> pb.CompleteResponse:  # type: ignore[override]
+        """Return a whole generation."""
+        await require_valid(context, request)
+        response = pb.CompleteResponse()
+        try:
+            async with aclosing(self._events(request.job)) as events:
+                async for event in events:
+                    _add(response, event)
+        except SchedulingError as error:
+            await _abort(context, error)
+        return response
+
+    async def Allocate(self, request: pb.AllocateRequest, context: _Context) -> pb.AllocateResponse:  # type: ignore[override]
+        """Return the plan of a window without spending anything."""
+        await require_valid(context, request)
+        pipeline, offer = self._pipeline, self._offer
+        tokens = request.tokens_per_query or pipeline.ledger.tokens_per_query
+        try:
+            items = [
+                plan_item(
+                    item,
+                    at,
+                    floor=offer.floor_tokens,
+                    cap=offer.cap_tokens,
+                    window_tokens=pipeline.rules.budget_window_tokens,
+                )
+                for at, item in enumerate(request.items)
+            ]
+            plan = await pipeline.plan([job for job, _ in items], [known for _, known in items], tokens, request.policy)
+        except SchedulingError as error:
+            await _abort(context, error)
+        return pb.AllocateResponse(
+            allocations=[allocation_message(allocation) for allocation in plan.allocations],
+            total_tokens=plan.total,
+            planned_tokens=plan.planned,
+            tokens_saved_at_equal_accuracy=plan.saved_at_equal_accuracy,
+        )
+
+    async def ReportOutcome(self, request: pb.ReportOutcomeRequest, context: _Context) -> pb.ReportOutcomeResponse:  # type: ignore[override]
+        """Record whether an answer was right."""
+        await require_valid(context, request)
+        calibration = self._pipeline.outcomes.report(request.request_id, request.score)
+        if calibration is None:
+            return pb.ReportOutcomeResponse(recorded=False)
+        return pb.ReportOutcomeResponse(
+            recorded=True,
+            outcomes=calibration.outcomes,
+            mean_expected_accuracy=calibration.mean_expected,
+            mean_score=calibration.mean_score,
+        )
+
+    async def GetBudget(self, request: pb.GetBudgetRequest, context: _Context) -> pb.GetBudgetResponse:  # type: ignore[override]
+        """Return the ledger."""
+        ledger = self._pipeline.ledger
+        state = ledger.state()
+        return pb.GetBudgetResponse(
+            tokens_per_query=ledger.tokens_per_query,
+            granted_tokens=state.granted,
+            reserved_tokens=state.reserved,
+            used_tokens=state.used,
+            returned_tokens=state.returned,
+            bank_tokens=state.bank,
+            bank_limit_tokens=ledger.bank_limit,
+            requests=state.requests,
+            covered_requests=state.covered,
+        )
+
+    def _events(self, message: pb.Job) -> AsyncIterator[Event]:
+        if self._draining():
+            raise DrainingError("the scheduler is shutting down")
+        return self._pipeline.generate(self._job(message))
+
+    def _job(self, message: pb.Job) -> Job:
+        offer = self._offer
+        return job_of(
+            message,
+            model=offer.model,
+            floor=offer.floor_tokens,
+            cap=offer.cap_tokens,
+            temperature=offer.temperature,
+        )
+
+
+def _response(event: Event) -> pb.GenerateResponse:
+    match event:
+        case Allocation():
+            return pb.GenerateResponse(allocation=allocation_message(event))
+        case Text():
+            return pb.GenerateResponse(text=text_message(event))
+        case Usage():
+            return pb.GenerateResponse(usage=usage_message(event))
+
+
+def _add(response: pb.CompleteResponse, event: Event) -> None:
+    match event:
+        case Allocation():
+            response.allocation.CopyFrom(allocation_message(event))
+        case Text(kind=TextKind.REASONING):
+            response.reasoning += event.text
+        case Text():
+            response.answer += event.text
+        case Usage():
+            response.usage.CopyFrom(usage_message(event))
+
+
+async def _abort(context: _Context, error: SchedulingError) -> NoReturn:
+    """End the call with the status that belongs to the error."""
+    match error:
+        case PreconditionError():
+            await abort_invalid(
+                context, [(error.field_name, error.description)], grpc.StatusCode.FAILED_PRECONDITION
+            )
+        case InvalidRequestError():
+            await abort_invalid(context, [(error.field_name, error.description)])
+        case OverloadedError():
+            await abort_retry(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.retry_seconds)
+        case BackendUnavailableError():
+            await abort_retry(context, grpc.StatusCode.UNAVAILABLE, str(error), error.retry_seconds)
+        case _:
+            raise error

@@ -1,0 +1,51 @@
+"""The scheduler's settings: environment variables ``SCHEDULER_…``, overridden by flags."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from predictive_scheduling.service_settings import ServiceSettings
+from scheduler_service.allocation import POLICIES
+from scheduler_service.templates import TEMPLATES
+
+
+class SchedulerSettings(ServiceSettings):
+    """Everything that can be set on a scheduler. Token counts are reasoning tokens unless they say otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix="SCHEDULER_", frozen=True, extra="ignore")
+
+    backend: str = Field("tgi", pattern="^(tgi|llama_cpp|embedded)$", description="kind of LLM server")
+    backend_url: str = Field("", description="its address, http://host:port; not for the embedded one")
+    backend_token: SecretStr = Field(SecretStr(""), description="bearer token for it")
+    backend_slots: int = Field(0, ge=0, description="requests that run on it at once; 0 asks it")
+    backend_ready_seconds: float = Field(120.0, gt=0, description="how long to wait for it at start")
+    model: str = Field("", description="name by which requests may ask for its model; empty accepts what it says")
+    template: str = Field("demo", description=f"prompt template: {', '.join(TEMPLATES)}")
+    temperature: float = Field(0.6, ge=0, le=5, description="temperature of requests that set none")
+
+    predictor: str = Field("", description="address of the predictor; empty gives every request the uniform budget")
+    predictor_model: str = Field("", description="the predictor's model; empty for its default")
+    predictor_timeout_ms: float = Field(100.0, gt=0, description="longest wait for a prediction, then uniform")
+
+    policy: str = Field("envelope", description=f"how windows are split: {', '.join(POLICIES)}")
+    tokens_per_query: int = Field(128, ge=1, le=1 << 20, description="mean reasoning tokens a request: the budget")
+    floor_tokens: int = Field(16, ge=0, description="least budget of a request, against starvation")
+    cap_tokens: int = Field(256, ge=1, description="largest budget of a request")
+    answer_tokens: int = Field(32, ge=1, le=1024, description="most answer tokens, on top of the budget")
+    bank_limit_tokens: int = Field(4096, ge=0, description="most unspent tokens that later windows may spend")
+    window_size: int = Field(32, ge=1, le=4096, description="requests that close a window")
+    window_ms: float = Field(20.0, ge=0, le=60000, description="age of the oldest request that closes a window")
+    max_pending: int = Field(1024, ge=1, description="requests in the house at once; more are refused")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SchedulerSettings:
+        if self.backend != "embedded" and not self.backend_url:
+            raise ValueError(f"backend_url: required for the backend {self.backend}")
+        if self.template not in TEMPLATES:
+            raise ValueError(f"template: {self.template!r} is none of {', '.join(TEMPLATES)}")
+        if self.policy not in POLICIES:
+            raise ValueError(f"policy: {self.policy!r} is none of {', '.join(POLICIES)}")
+        if not self.floor_tokens <= self.tokens_per_query <= self.cap_tokens:
+            raise ValueError("tokens_per_query: must be from floor_tokens to cap_tokens")
+        return self

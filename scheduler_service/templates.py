@@ -1,0 +1,65 @@
+"""How a model's prompt, reasoning and answer are written: what budget forcing has to know about a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A model's format.
+
+    ``prompt``: the text sent, with ``{prompt}`` for the user's. ``think_end``: what the model writes when it has
+    thought enough. ``answer_suffix``: what is appended to cut reasoning to make it answer; it contains ``think_end``.
+    ``stop``: texts that end the answer.
+    """
+
+    name: str
+    prompt: str
+    think_end: str
+    answer_suffix: str
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a template that could not be filled or forced; raises ValueError naming the field."""
+        if "{prompt}" not in self.prompt:
+            raise ValueError(f"template {self.name}: prompt: must contain {{prompt}}")
+        if not self.think_end or self.think_end not in self.answer_suffix:
+            raise ValueError(f"template {self.name}: answer_suffix: must contain think_end ({self.think_end!r})")
+
+    def render(self, prompt: str) -> str:
+        """Return the text that the backend continues; braces in the user's prompt are left alone."""
+        before, after = self.prompt.split("{prompt}", 1)
+        return f"{before}{prompt}{after}"
+
+    @property
+    def answer_opening(self) -> str:
+        """What a forced answer already says when the model goes on: the suffix after the end of thinking."""
+        return self.answer_suffix.split(self.think_end, 1)[1]
+
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        PromptTemplate(
+            name="demo",
+            prompt="Question: {prompt}\n",
+            think_end="Final answer:",
+            answer_suffix="\nFinal answer:",
+            stop=("\n\n",),
+        ),
+        PromptTemplate(
+            name="deepseek-r1",
+            prompt="<｜User｜>{prompt}<｜Assistant｜><think>\n",
+            think_end="</think>",
+            answer_suffix="\n</think>\n\n**Final Answer**\n\\boxed{",
+        ),
+        PromptTemplate(
+            name="qwen3",
+            prompt="<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n<think>\n",
+            think_end="</think>",
+            answer_suffix="\n</think>\n\nFinal answer: ",
+            stop=("<|im_end|>",),
+        ),
+    )
+}

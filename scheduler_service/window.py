@@ -1,0 +1,54 @@
+"""The request window: which requests are allocated together. Pure: the time is an argument, nothing waits here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass
+class RequestWindow(Generic[Item]):
+    """Gathers items until ``max_size`` are in or the oldest is ``max_age_seconds`` old; then it gives them up.
+
+    Items leave in order of priority (higher first), then of arrival, so that a plan and its dispatch are deterministic.
+    """
+
+    max_size: int
+    max_age_seconds: float
+    _items: list[tuple[int, Item]] = field(default_factory=list)
+    _opened_at: float = 0.0
+
+    def __len__(self) -> int:
+        """How many items wait."""
+        return len(self._items)
+
+    def add(self, item: Item, now: float, priority: int = 0) -> list[Item]:
+        """Add an item; returns the window's items if this closes it, else an empty list."""
+        if not self._items:
+            self._opened_at = now
+        self._items.append((priority, item))
+        return self.close() if len(self._items) >= self.max_size else []
+
+    def remove(self, item: Item) -> bool:
+        """Drop an abandoned item; returns whether it was still waiting."""
+        kept = [entry for entry in self._items if entry[1] is not item]
+        removed = len(kept) < len(self._items)
+        self._items = kept
+        return removed
+
+    def due_at(self) -> float | None:
+        """When the window closes by age; ``None`` while it is empty."""
+        return self._opened_at + self.max_age_seconds if self._items else None
+
+    def close_if_due(self, now: float) -> list[Item]:
+        """Return the window's items if its age closes it, else an empty list."""
+        due = self.due_at()
+        return self.close() if due is not None and now >= due else []
+
+    def close(self) -> list[Item]:
+        """Give up all items, the most urgent first."""
+        items = [item for _, item in sorted(self._items, key=lambda entry: -entry[0])]
+        self._items = []
+        return items
