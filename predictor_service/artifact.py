@@ -11,7 +11,7 @@ from typing import Any
 KINDS = ("hidden_state_mlp", "layer_mlp", "lora_difficulty", "text_curve", "hybrid")
 
 
-class ArtifactError(Exception):
+class ArtifactError(ValueError):
     """A model folder cannot be served; the message says which file and why."""
 
 

@@ -70,7 +70,7 @@ def accuracy_at(curves: Floats, tokens: Floats | Ints, window_tokens: int) -> Fl
 def spread_evenly(budgets: Ints, caps: Ints, left: int, step: int) -> Ints:
     """Raise the lowest budgets together until ``left`` tokens are spent or every cap is reached; (n,) new budgets.
 
-    Steps of ``step`` tokens; ties go to the earlier query. Spending what a plan has no use for brings it closer to
+    Levels are ``step`` tokens apart, and ties go to the earlier query. Spending what a plan has no use for brings it closer to
     uniform, the plan that needs no prediction.
     """
     level_low, level_high = 0, int(caps.max(initial=0)) // step + 1
@@ -87,10 +87,10 @@ def spread_evenly(budgets: Ints, caps: Ints, left: int, step: int) -> Ints:
             level_high = level - 1
     result = filled(level_low)
     left -= int((result - budgets).sum())
-    for query in np.flatnonzero((result == level_low * step) & (result < caps)):
-        more = min(step, int(caps[query] - result[query]))
-        if more > left:
+    for query in np.argsort(result, kind="stable").tolist():  # not enough for the next level: the lowest go first
+        if left == 0:
             break
+        more = min(step, int(caps[query] - result[query]), left)
         result[query] += more
         left -= more
     return result

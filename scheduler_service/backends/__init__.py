@@ -18,6 +18,7 @@ def make_backend(settings: SchedulerSettings) -> Backend:
     """Return the backend that the settings name, not yet started."""
     if settings.backend == "embedded":
         return EmbeddedBackend(slots=settings.backend_slots or 8)
-    server = HttpServer(settings.backend_url, token=settings.backend_token.get_secret_value())
-    kinds = {"tgi": TgiBackend, "llama_cpp": LlamaCppBackend}
-    return kinds[settings.backend](server, ready_seconds=settings.backend_ready_seconds)
+    token, ready = settings.backend_token.get_secret_value(), settings.backend_ready_seconds
+    if settings.backend == "llama_cpp":
+        return LlamaCppBackend(HttpServer(settings.backend_url, token=token, reuse_connections=False), ready_seconds=ready)
+    return TgiBackend(HttpServer(settings.backend_url, token=token), ready_seconds=ready)

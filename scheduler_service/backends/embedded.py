@@ -47,7 +47,7 @@ class EmbeddedBackend:
         self._llama = await asyncio.to_thread(self._load)
         url = str(self._llama.listening_address)
         log.info("embedded LLM listens on %s", url)
-        self._backend = LlamaCppBackend(HttpServer(url))
+        self._backend = LlamaCppBackend(HttpServer(url, reuse_connections=False))
         await self._backend.start()
 
     async def close(self) -> None:

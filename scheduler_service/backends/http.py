@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -19,24 +18,32 @@ _BUSY = frozenset({429, 502, 503, 504})
 class HttpServer:
     """One LLM server over HTTP; ``token`` is sent as a bearer token where set.
 
-    ``stall_seconds``: how long a stream may stay silent (keep-alives count as a sign of life).
+    ``stall_seconds``: how long a stream may stay silent (keep-alives count as a sign of life). ``reuse_connections``:
+    off for servers that close a connection after a stream while announcing to keep it (llama.cpp).
     """
 
     def __init__(
-        self, url: str, *, token: str = "", stall_seconds: float = 60.0, max_connections: int = 1024
+        self,
+        url: str,
+        *,
+        token: str = "",
+        stall_seconds: float = 60.0,
+        max_connections: int = 1024,
+        reuse_connections: bool = True,
     ) -> None:
         """Remember where the server is; ``open`` connects."""
         self.url = url.rstrip("/")
         self._token = token
         self._stall_seconds = stall_seconds
         self._max_connections = max_connections
+        self._reuse_connections = reuse_connections
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
         """Create the session; connections are made as they are needed."""
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._max_connections),
+            connector=aiohttp.TCPConnector(limit=self._max_connections, force_close=not self._reuse_connections),
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=self._stall_seconds),
         )

@@ -1,0 +1,5 @@
+"""``python -m predictive_scheduling_cli``."""
+
+from predictive_scheduling_cli import run
+
+run()

@@ -1,0 +1,109 @@
+"""The commands that call a running scheduler."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import grpc
+import typer
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.table import Table
+
+from predictive_scheduling.client import SchedulerClient
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+
+Address = Annotated[
+    str, typer.Option("--scheduler", envvar="SCHEDULER_ADDRESS", help="Address of a running scheduler, host:port.")
+]
+_DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
+    scheduler: Address = _DEFAULT_ADDRESS,
+    max_tokens: Annotated[int | None, typer.Option(help="Largest reasoning budget, in tokens.")] = None,
+    timeout: Annotated[float, typer.Option(help="Deadline, in seconds.")] = 120.0,
+) -> None:
+    """Generate one answer and show what it was given, what it used and what it saved."""
+    fields = {} if max_tokens is None else {"max_reasoning_tokens": max_tokens}
+    console, text = Console(stderr=True, highlight=False), Console(highlight=False)
+    with SchedulerClient(scheduler, timeout=timeout) as client:
+        try:
+            for event in client.generate(sys.stdin.read() if prompt == "-" else prompt, **fields):
+                _show(event, console, text)
+        except grpc.RpcError as error:
+            _fail(error, scheduler)
+
+
+def allocate(
+    prompts: Annotated[Path, typer.Argument(help="A text file with one prompt a line; - reads standard input.")],
+    scheduler: Address = _DEFAULT_ADDRESS,
+    tokens: Annotated[int, typer.Option(help="Mean reasoning tokens a query; 0 for the server's setting.")] = 0,
+    policy: Annotated[str, typer.Option(help="uniform, greedy or envelope; empty for the server's setting.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show how a window of prompts would share the budget. Nothing is generated or spent."""
+    lines = (sys.stdin.read() if str(prompts) == "-" else prompts.read_text()).splitlines()
+    items = [pb.PlanItem(prompt=line) for line in lines if line.strip()]
+    with SchedulerClient(scheduler, timeout=60.0) as client:
+        try:
+            request = pb.AllocateRequest(items=items, tokens_per_query=tokens, policy=policy)
+            plan = client.stub.Allocate(request, timeout=60.0)
+        except grpc.RpcError as error:
+            _fail(error, scheduler)
+    if as_json:
+        typer.echo(json.dumps(MessageToDict(plan, preserving_proto_field_name=True), indent=1))
+        return
+    table = Table("prompt", "budget", "uniform", "expected", "with uniform", "prediction")
+    for item, allocation in zip(items, plan.allocations, strict=True):
+        table.add_row(
+            item.prompt[:60],
+            str(allocation.reasoning_budget_tokens),
+            str(allocation.baseline_tokens),
+            f"{allocation.expected_accuracy:.0%}",
+            f"{allocation.baseline_expected_accuracy:.0%}",
+            _word(pb.PredictionOutcome.Name(allocation.prediction_outcome), "PREDICTION_OUTCOME_"),
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{plan.planned_tokens} of {plan.total_tokens} tokens planned; uniform would need "
+        f"{plan.tokens_saved_at_equal_accuracy:.0f} more a query for the same expected accuracy"
+    )
+
+
+def _show(event: pb.GenerateResponse, console: Console, text: Console) -> None:
+    match event.WhichOneof("event"):
+        case "allocation":
+            given = event.allocation
+            console.print(
+                f"[dim]{given.reasoning_budget_tokens} reasoning tokens (uniform: {given.baseline_tokens}) by "
+                f"{given.policy}, expected accuracy {given.expected_accuracy:.0%}, prediction "
+                f"{_word(pb.PredictionOutcome.Name(given.prediction_outcome), 'PREDICTION_OUTCOME_')}[/dim]"
+            )
+        case "text":
+            reasoning = event.text.kind == pb.TEXT_KIND_REASONING
+            text.print(event.text.text, end="", style="dim" if reasoning else "bold", markup=False, soft_wrap=True)
+        case "usage":
+            used = event.usage
+            text.print()
+            console.print(
+                f"[dim]{used.reasoning_tokens} reasoning + {used.answer_tokens} answer tokens, "
+                f"{used.tokens_saved_vs_cap} saved against the cap, {used.total_seconds * 1000:.0f} ms, finish: "
+                f"{_word(pb.FinishReason.Name(used.finish_reason), 'FINISH_REASON_')}[/dim]"
+            )
+
+
+def _word(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).lower().replace("_", " ")
+
+
+def _fail(error: grpc.RpcError, address: str) -> NoReturn:
+    code, details = error.code(), error.details()  # type: ignore[attr-defined]  # every call's error is a grpc.Call too
+    hint = f" (is a scheduler running at {address}?)" if code is grpc.StatusCode.UNAVAILABLE else ""
+    typer.secho(f"{code.name}: {details}{hint}", err=True, fg="red")
+    raise typer.Exit(1)

@@ -1,0 +1,63 @@
+"""Runs the demo: services up, questions through both policies, files out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from rich.console import Console
+
+from exporters.demo.tasks import Task
+from predictive_scheduling.interceptors import client_tracing
+from predictive_scheduling_cli.demo.live import LiveView
+from predictive_scheduling_cli.demo.otlp_receiver import OtlpReceiver
+from predictive_scheduling_cli.demo.report import write_report
+from predictive_scheduling_cli.demo.runner import Result, ask_all
+from predictive_scheduling_cli.demo.services import service
+from predictive_scheduling_cli.demo.summary import summarise
+
+_POLICIES = ("uniform", "envelope")
+# The window closes by size: all questions are sent at once, and the last, smaller one must not wait long.
+_SCHEDULER = {"backend": "embedded", "template": "demo", "answer_tokens": 12, "bank_limit_tokens": 0, "window_size": 36,
+              "window_ms": 500, "floor_tokens": 16, "cap_tokens": 256, "predictor_timeout_ms": 2000}  # fmt: skip
+
+
+async def run_demo(tasks: Sequence[Task], budgets: Sequence[int], out: Path, sockets: Path, console: Console) -> dict[str, Any]:
+    """Ask all ``tasks`` under both policies at each mean budget; write the files; returns the summary."""
+    receiver = OtlpReceiver()
+    endpoint = await receiver.start()
+    tracing = TracerProvider(resource=Resource.create({"service.name": "demo"}))
+    tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True)))
+    log = out / "services.log"
+    log.unlink(missing_ok=True)
+    runs = []
+    try:
+        async with service("predictor", f"unix:{sockets / 'predictor.sock'}", log, otlp=endpoint) as predictor:
+            for tokens in budgets:
+                results: dict[str, list[Result]] = {}
+                for policy in _POLICIES:
+                    flags = {**_SCHEDULER, "predictor": predictor, "policy": policy, "tokens_per_query": tokens}
+                    console.print(f"[dim]{policy}, {tokens} tokens a question: starting scheduler and LLM[/dim]")
+                    address = f"unix:{sockets / f'{policy}-{tokens}.sock'}"
+                    async with service("scheduler", address, log, otlp=endpoint, **flags):
+                        with LiveView(console, f"{policy}, {tokens}/question", len(tasks)) as view:
+                            results[policy] = await ask_all(
+                                address, tasks, on_result=view.add, interceptors=client_tracing(tracing), seed=0
+                            )
+                runs.append((summarise(results["uniform"], results["envelope"], tokens), *results.values()))
+        tracing.shutdown()
+    finally:
+        await receiver.stop()
+    summary = dict(runs[0][0])
+    if len(runs) > 1:
+        summary["ample"] = runs[1][0]
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_report(out / "report.html", runs)
+    receiver.write(out / "trace.json")
+    return summary

@@ -1,0 +1,63 @@
+"""Sends the questions to a scheduler and keeps what came of each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import grpc.aio
+
+from exporters.demo.tasks import Task, is_right
+from predictive_scheduling.client import AsyncSchedulerClient
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Result:
+    """One question's outcome. Tokens, seconds; ``answer``: what the model said after its reasoning."""
+
+    task: Task
+    answer: str
+    right: bool
+    allocation: pb.Allocation
+    usage: pb.Usage
+    seconds: float
+
+
+async def ask_all(
+    address: str,
+    tasks: Sequence[Task],
+    *,
+    on_result: Callable[[Result], None],
+    interceptors: list[grpc.aio.ClientInterceptor],
+    seed: int,
+) -> list[Result]:
+    """Send all questions at once; returns their results in order, and tells the scheduler which were right.
+
+    Every question samples with its own seed, the same under every policy. Raises ``grpc.aio.AioRpcError``.
+    """
+    async with AsyncSchedulerClient(address, timeout=600.0, interceptors=interceptors) as client:
+
+        async def ask(at: int, task: Task) -> Result:
+            started = time.perf_counter()
+            job = {"sampling": pb.Sampling(temperature=0.0, seed=seed + at), "request_id": f"demo-{at}"}
+            answer, allocation, usage = "", pb.Allocation(), pb.Usage()
+            async for event in client.generate(task.question, **job):
+                match event.WhichOneof("event"):
+                    case "allocation":
+                        allocation = event.allocation
+                    case "text" if event.text.kind == pb.TEXT_KIND_ANSWER:
+                        answer += event.text.text
+                    case "usage":
+                        usage = event.usage
+            right = is_right(task.answer, answer)
+            result = Result(task, answer.strip(), right, allocation, usage, time.perf_counter() - started)
+            await client.report_outcome(allocation.request_id, float(right))
+            on_result(result)
+            return result
+
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask(at, task)) for at, task in enumerate(tasks)]
+        return [task.result() for task in asked]

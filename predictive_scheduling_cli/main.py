@@ -1,0 +1,40 @@
+"""The commands: two that serve, two that call, one that shows it all."""
+
+from __future__ import annotations
+
+import typer
+
+from predictive_scheduling.version import VERSION
+from predictive_scheduling_cli import calls
+from predictive_scheduling_cli.demo import command as demo
+from predictive_scheduling_cli.serve import predictor_command, scheduler_command
+
+app = typer.Typer(
+    help="Split one reasoning-token budget across LLM queries where it buys the most accuracy.\n\n"
+    "New here? Run [bold]predictive-scheduling demo[/bold]: it starts everything on this machine and shows the gain.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("demo", rich_help_panel="See it")(demo.demo)
+app.command("generate", rich_help_panel="Call it")(calls.generate)
+app.command("allocate", rich_help_panel="Call it")(calls.allocate)
+app.command("predictor", rich_help_panel="Run it")(predictor_command())
+app.command("scheduler", rich_help_panel="Run it")(scheduler_command())
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Split one reasoning-token budget across LLM queries where it buys the most accuracy.
+
+    New here? Run [bold]predictive-scheduling demo[/bold]: it starts everything on this machine and shows the gain.
+    """

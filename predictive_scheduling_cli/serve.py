@@ -1,0 +1,99 @@
+"""The commands that run a service; one flag per setting, made from the settings class itself."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import typer
+from pydantic import SecretStr, ValidationError
+
+from predictive_scheduling.service_settings import ServiceSettings
+from predictor_service.settings import PredictorSettings
+from scheduler_service.domain import BackendUnavailableError
+from scheduler_service.settings import SchedulerSettings
+
+S = TypeVar("S", bound=ServiceSettings)
+
+
+def predictor_command() -> Callable[..., None]:
+    """Return the command that runs the predictor."""
+
+    def serve(settings: PredictorSettings) -> Coroutine[Any, Any, None]:
+        from predictor_service import server  # noqa: PLC0415  (onnxruntime comes with the extra "predictor")
+
+        return server.serve(settings)
+
+    return _command(PredictorSettings, serve, "Serve predictions: how a query's accuracy grows with reasoning tokens.")
+
+
+def scheduler_command() -> Callable[..., None]:
+    """Return the command that runs the scheduler."""
+
+    def serve(settings: SchedulerSettings) -> Coroutine[Any, Any, None]:
+        from scheduler_service import server  # noqa: PLC0415  (aiohttp comes with the extra "scheduler")
+
+        return server.serve(settings)
+
+    return _command(SchedulerSettings, serve, "Serve generations: split the budget, run each request on an LLM server.")
+
+
+def _command(
+    settings: type[S], serve: Callable[[S], Coroutine[Any, Any, None]], description: str
+) -> Callable[..., None]:
+    """Return a typer command whose flags are the fields of ``settings``; a flag beats its environment variable.
+
+    A wrong setting ends it with exit code 2 and the name of the field, a server that cannot start with 1.
+    """
+    prefix = str(settings.model_config.get("env_prefix", ""))
+
+    def command(**flags: Any) -> None:
+        loaded = _load(settings, {name: value for name, value in flags.items() if value is not None})
+        logging.basicConfig(
+            level=loaded.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+        try:
+            asyncio.run(serve(loaded))
+        except ModuleNotFoundError as error:
+            extra = prefix.lower().rstrip("_")
+            _fail(f"{error.name} is not installed: pip install 'predictive-scheduling[{extra}]'", 1)
+        except (BackendUnavailableError, ValueError, RuntimeError) as error:
+            _fail(str(error), 1)
+
+    parameters = [_flag(name, field, prefix) for name, field in settings.model_fields.items()]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # where typer reads the flags
+    command.__doc__ = description
+    return command
+
+
+def _flag(name: str, field: Any, prefix: str) -> inspect.Parameter:
+    kind = str if field.annotation is SecretStr else field.annotation
+    flag = "--" + name.replace("_", "-")
+    default = "" if kind is str and not str(field.default) else f"default {field.default}; "
+    option = typer.Option(
+        None,
+        f"{flag}/--no-{flag[2:]}" if kind is bool else flag,
+        help=f"{field.description} [dim]({default}${prefix}{name.upper()})[/dim]",
+        show_default=False,
+    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
+
+
+def _load(settings: type[S], given: dict[str, Any]) -> S:
+    try:
+        return settings(**given)
+    except ValidationError as error:
+        for fault in error.errors():
+            place = ".".join(map(str, fault["loc"]))
+            message = fault["msg"].removeprefix("Value error, ")
+            typer.secho(f"{place}: {message}" if place else message, err=True, fg="red")
+        raise typer.Exit(2) from None
+
+
+def _fail(message: str, code: int) -> None:
+    typer.secho(message, err=True, fg="red")
+    raise typer.Exit(code) from None

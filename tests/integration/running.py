@@ -1,0 +1,85 @@
+"""Runs the two services inside a test, on free loopback ports, with fakes at their edges."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from opentelemetry import trace
+
+from predictive_scheduling.serving import Serving
+from predictor_service import server as predictor_server
+from predictor_service.settings import SHIPPED_MODELS, PredictorSettings
+from scheduler_service import server as scheduler_server
+from scheduler_service.backends.base import Backend
+from scheduler_service.settings import SchedulerSettings
+
+NO_TRACES = trace.NoOpTracerProvider()
+
+
+@asynccontextmanager
+async def predictor(models: Path = SHIPPED_MODELS, provider: trace.TracerProvider = NO_TRACES, **settings: object) -> AsyncIterator[str]:
+    """Run a predictor; yields its address."""
+    started: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
+    async with asyncio.TaskGroup() as group:
+        loaded = PredictorSettings(models=models, drain_seconds=1.0, **settings)
+        group.create_task(predictor_server.serve(loaded, provider=provider, on_started=started.set_result))
+        serving = await started
+        try:
+            yield f"127.0.0.1:{serving.port}"
+        finally:
+            serving.draining.set()
+
+
+@asynccontextmanager
+async def scheduler(
+    backend: Backend | None = None, provider: trace.TracerProvider = NO_TRACES, **settings: object
+) -> AsyncIterator[str]:
+    """Run a scheduler around ``backend``; yields its address."""
+    started: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
+    defaults = {"backend": "embedded" if backend else "tgi", "window_ms": 5.0, "tokens_per_query": 64, "drain_seconds": 1.0}
+    async with asyncio.TaskGroup() as group:
+        loaded = SchedulerSettings(**{**defaults, **settings})
+        group.create_task(
+            scheduler_server.serve(loaded, backend=backend, provider=provider, on_started=started.set_result)
+        )
+        serving = await started
+        try:
+            yield f"127.0.0.1:{serving.port}"
+        finally:
+            serving.draining.set()
+
+
+def bad_fields(error: grpc.aio.AioRpcError) -> list[str]:
+    """The fields that an error's BadRequest details name."""
+    return [violation.field for violation in detail(error, error_details_pb2.BadRequest).field_violations]
+
+
+def detail(error: grpc.aio.AioRpcError, kind):
+    """The error's google.rpc detail of a kind."""
+    status = rpc_status.from_call(_Finished(error))
+    found = kind()
+    assert status is not None, f"no details: {error}"
+    assert any(packed.Unpack(found) for packed in status.details), f"no {kind.__name__} in {status}"
+    return found
+
+
+class _Finished:
+    """An AioRpcError in the shape of the synchronous call that grpc_status reads."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        self._error = error
+
+    def trailing_metadata(self):
+        return tuple((key, value) for key, value in self._error.trailing_metadata())
+
+    def code(self):
+        return self._error.code()
+
+    def details(self):
+        return self._error.details()

@@ -1,0 +1,138 @@
+"""The TGI backend on the wire: what our adapter makes of what a server sends."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from scheduler_service.backends.base import Ended, Piece
+from scheduler_service.backends.http import HttpServer
+from scheduler_service.backends.tgi import TgiBackend
+from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
+from scheduler_service.forcing import Call, CallEnd
+from tests.standins.tgi import TgiStandIn
+
+GREEDY = Sampling(temperature=0.0)
+
+
+async def started(url, **options):
+    backend = TgiBackend(HttpServer(url, **options), ready_seconds=5.0)
+    await backend.start()
+    return backend
+
+
+async def read(backend, call, headers=None):
+    return [piece async for piece in backend.stream(call, GREEDY, headers or {})]
+
+
+async def test_tokens_are_counted_one_by_one_and_the_end_is_told():
+    async with TgiStandIn(lambda _: ["a", "ü", "c"], keep_alive_every=1) as tgi:
+        backend = await started(tgi.url)
+        whole = await read(backend, Call("one two", 10))
+        cut = await read(backend, Call("one two", 2))
+        await backend.close()
+    assert whole == [Piece("a", 1), Piece("ü", 1), Piece("c", 1), Piece("", 1), Ended(CallEnd.MODEL, 2)]
+    assert cut == [Piece("a", 1), Piece("ü", 1), Ended(CallEnd.LENGTH, 2)]
+
+
+async def test_limits_are_read_from_info():
+    async with TgiStandIn() as tgi:
+        backend = await started(tgi.url)
+        limits = await backend.limits()
+        await backend.close()
+    assert (limits.model, limits.max_prompt_tokens, limits.max_concurrent_requests) == ("stand-in/model", 512, 128)
+
+
+async def test_the_bearer_token_and_the_trace_context_are_sent():
+    async with TgiStandIn(require_token="secret") as tgi:
+        backend = await started(tgi.url, token="secret")
+        await read(backend, Call("p", 2), {"traceparent": "00-1-2-01"})
+        await backend.close()
+    assert tgi.headers[0]["Authorization"] == "Bearer secret"
+    assert tgi.headers[0]["traceparent"] == "00-1-2-01"
+
+
+async def test_closing_a_stream_frees_the_slot_at_once():
+    async with TgiStandIn(lambda _: ["x"] * 500, token_seconds=0.005) as tgi:
+        backend = await started(tgi.url)
+        stream = backend.stream(Call("p", 500), GREEDY, {})
+        await anext(stream)
+        assert tgi.running == 1
+        await stream.aclose()
+        for _ in range(100):
+            if not tgi.running:
+                break
+            await asyncio.sleep(0.01)
+        await backend.close()
+    assert tgi.running == 0
+    assert tgi.cancelled == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        ({"fail_after": 1}, BackendUnavailableError, "failed during generation"),
+        ({"fail_after": 1, "reset": True}, BackendUnavailableError, "backend: "),
+        ({"max_input_tokens": 1}, PreconditionError, "must have less than 1 tokens"),
+    ],
+)
+async def test_faults_within_a_stream_become_our_errors(fault, kind, words):
+    async with TgiStandIn(lambda _: ["a", "b", "c"], **fault) as tgi:
+        backend = await started(tgi.url)
+        with pytest.raises(kind, match=words):
+            await read(backend, Call("one two", 10))
+        await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'data: {"token": {"text": "a"}', "ended before its last event"),
+        (b"data: not json\n\n", "backend: "),
+        (b"data: {}\n\n", "ended before its last event"),
+        (b"\xff\xfe\xfd\n\n", "ended before its last event"),
+        (b"data: " + b"x" * (5 << 20), "longer than"),
+    ],
+)
+async def test_bytes_that_are_no_stream_become_our_error(body, words):
+    async def answer(request):
+        return web.Response(body=body, content_type="text/event-stream")
+
+    async def health(request):
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/generate_stream", answer)
+    app.router.add_get("/health", health)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    backend = await started(f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}")
+    with pytest.raises(BackendUnavailableError, match=words):
+        await read(backend, Call("p", 10))
+    await backend.close()
+    await runner.cleanup()
+
+
+async def test_a_one_megabyte_event_is_read():
+    async with TgiStandIn(lambda _: ["x" * (1 << 20)]) as tgi:
+        backend = await started(tgi.url)
+        pieces = await read(backend, Call("p", 1))
+        await backend.close()
+    assert len(pieces[0].text) == 1 << 20
+
+
+async def test_a_silent_server_is_given_up():
+    async with TgiStandIn(lambda _: ["a", "b"], token_seconds=5.0) as tgi:
+        backend = await started(tgi.url, stall_seconds=0.1)
+        with pytest.raises(BackendUnavailableError, match="imeout"):
+            await read(backend, Call("p", 10))
+        await backend.close()
+
+
+async def test_a_server_that_is_not_there_is_named():
+    backend = TgiBackend(HttpServer("http://127.0.0.1:9"), ready_seconds=0.2)
+    with pytest.raises(BackendUnavailableError, match=r"127\.0\.0\.1:9/health did not answer"):
+        await backend.start()
+    await backend.close()

@@ -1,0 +1,153 @@
+"""The predictor over gRPC."""
+
+import asyncio
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
+from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
+from tests.integration.models import hidden_state_model
+from tests.integration.running import bad_fields, detail, predictor
+
+
+@pytest.fixture
+async def text_stub():
+    async with predictor(max_queued_queries=100) as address, grpc.aio.insecure_channel(address) as channel:
+        yield predictor_pb2_grpc.PredictorServiceStub(channel)
+
+
+@pytest.fixture
+async def hidden_stub(tmp_path):
+    hidden_state_model(tmp_path / "hidden")
+    async with (
+        predictor(tmp_path, default_model="hidden") as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
+        yield predictor_pb2_grpc.PredictorServiceStub(channel)
+
+
+def texts(*prompts):
+    return pb.PredictRequest(queries=[pb.Query(text=prompt) for prompt in prompts])
+
+
+async def refused(call):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def test_every_query_gets_a_curve_in_order(text_stub):
+    both = await text_stub.Predict(texts("What is 1 + 2?", "What is 3 + 4 + 5 + 6 + 7 + 8 + 9?"))
+    alone = await text_stub.Predict(texts("What is 3 + 4 + 5 + 6 + 7 + 8 + 9?"))
+    assert both.budget_window_tokens == 16
+    assert [len(p.curve) for p in both.predictions] == [16, 16]
+    assert list(both.predictions[1].curve) == pytest.approx(list(alone.predictions[0].curve), abs=1e-5)
+    assert list(both.predictions[0].curve) != list(both.predictions[1].curve)
+    assert all(p.status == pb.PREDICTION_STATUS_OK and len(p.uncertainty) == 16 for p in both.predictions)
+    assert both.inference_seconds > 0
+
+
+async def test_concurrent_calls_share_batches_and_each_gets_its_own_answer(hidden_stub):
+    async def ask(value):
+        state = pb.HiddenState(values=[value, 0, 0, 0], layer=3)
+        response = await hidden_stub.Predict(pb.PredictRequest(queries=[pb.Query(hidden_state=state)]))
+        return response.predictions[0].curve[0]
+
+    values = np.linspace(-3, 3, 200)
+    curves = await asyncio.gather(*(ask(value) for value in values))
+    assert curves == pytest.approx(list(1 / (1 + np.exp(-values))), abs=1e-5)
+
+
+async def test_a_call_larger_than_a_batch_is_served_whole(text_stub):
+    response = await text_stub.Predict(texts(*(f"What is {n} + 1?" for n in range(100))))
+    assert len(response.predictions) == 100
+
+
+async def test_a_full_queue_says_when_to_come_back(text_stub):
+    error = await refused(text_stub.Predict(texts(*["x"] * 101)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "field"),
+    [
+        (pb.Query(), grpc.StatusCode.INVALID_ARGUMENT, "queries[0]"),
+        (pb.Query(hidden_state=pb.HiddenState(values=[1.0])), grpc.StatusCode.FAILED_PRECONDITION, "queries[0].text"),
+        (pb.Query(text="x" * 40_000), grpc.StatusCode.FAILED_PRECONDITION, "queries[0].text"),
+    ],
+)
+async def test_a_query_that_a_text_model_cannot_take_is_named(text_stub, query, code, field):
+    error = await refused(text_stub.Predict(pb.PredictRequest(queries=[query])))
+    assert error.code() is code
+    assert bad_fields(error) == [field]
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "field"),
+    [
+        (pb.HiddenState(values=[1, 2, 3]), grpc.StatusCode.FAILED_PRECONDITION, "queries[0].hidden_state.values"),
+        (pb.HiddenState(values=[1, 2, 3, float("nan")]), grpc.StatusCode.INVALID_ARGUMENT, "queries[0].hidden_state.values[3]"),
+        (pb.HiddenState(values=[1, 2, 3, float("inf")]), grpc.StatusCode.INVALID_ARGUMENT, "queries[0].hidden_state.values[3]"),
+        (pb.HiddenState(values=[1, 2, 3, 4], layer=9), grpc.StatusCode.FAILED_PRECONDITION, "queries[0].hidden_state.layer"),
+    ],
+)
+async def test_a_hidden_state_that_does_not_fit_is_named(hidden_stub, query, code, field):
+    error = await refused(hidden_stub.Predict(pb.PredictRequest(queries=[pb.Query(hidden_state=query)])))
+    assert error.code() is code
+    assert bad_fields(error) == [field]
+
+
+async def test_an_unknown_model_and_an_empty_batch_are_refused(text_stub):
+    error = await refused(text_stub.Predict(pb.PredictRequest(model="nope", queries=[pb.Query(text="x")])))
+    assert (error.code(), bad_fields(error)) == (grpc.StatusCode.FAILED_PRECONDITION, ["model"])
+    error = await refused(text_stub.Predict(pb.PredictRequest()))
+    assert (error.code(), bad_fields(error)) == (grpc.StatusCode.INVALID_ARGUMENT, ["queries"])
+    error = await refused(text_stub.GetModel(pb.GetModelRequest(model="nope")))
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+
+
+async def test_a_curve_that_is_not_finite_becomes_an_abstention_with_the_mean_curve(tmp_path):
+    hidden_state_model(tmp_path / "broken", curve="nan", name="broken")
+    async with predictor(tmp_path, default_model="broken") as address, grpc.aio.insecure_channel(address) as channel:
+        stub = predictor_pb2_grpc.PredictorServiceStub(channel)
+        query = pb.Query(hidden_state=pb.HiddenState(values=[1, 2, 3, 4]))
+        prediction = (await stub.Predict(pb.PredictRequest(queries=[query]))).predictions[0]
+    assert prediction.status == pb.PREDICTION_STATUS_ABSTAIN
+    assert list(prediction.curve) == [0.25] * 16
+
+
+async def test_models_are_described(text_stub):
+    models = (await text_stub.ListModels(pb.ListModelsRequest())).models
+    assert models[0].name == "demo-text"
+    assert models[0].kind == pb.MODEL_KIND_TEXT_CURVE
+    assert models[0].takes_text
+    assert models[0].hidden_size == 0
+    assert (await text_stub.GetModel(pb.GetModelRequest())).model == models[0]
+
+
+async def test_health_and_reflection_answer():
+    async with predictor() as address, grpc.aio.insecure_channel(address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        name = "predictive_scheduling.predictor.v1.PredictorService"
+        for service in ("", name):
+            reply = await health.Check(health_pb2.HealthCheckRequest(service=service))
+            assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
+        listed = [service.name async for reply in call for service in reply.list_services_response.service]
+        assert name in listed
+
+
+async def test_an_abandoned_call_does_not_hold_up_others(text_stub):
+    calls = [text_stub.Predict(texts(f"What is {n} + 2?")) for n in range(50)]
+    for call in calls[::2]:
+        call.cancel()
+    answers = await asyncio.gather(*calls[1::2])
+    assert all(len(answer.predictions) == 1 for answer in answers)

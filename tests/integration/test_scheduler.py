@@ -1,0 +1,309 @@
+"""The scheduler over gRPC, with the real predictor, TGI's stand-in, or scripted edges."""
+
+import asyncio
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+
+from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from scheduler_service.domain import BackendUnavailableError, PreconditionError
+from tests.integration.models import hidden_state_model
+from tests.integration.running import bad_fields, detail, predictor, scheduler
+from tests.standins.backend import ScriptedBackend
+from tests.standins.tgi import TgiStandIn
+
+
+def thinker(prompt):
+    """A model that thinks 40 tokens and answers 42; cut short, it answers 7."""
+    if prompt.endswith("Final answer:"):
+        return [" 7", "\n\n"]
+    return [*["step "] * 40, "\n", "Final", " answer", ":", " 42", "\n\n"]
+
+
+def tgi_settings(tgi, **more):
+    return {"backend": "tgi", "backend_url": tgi.url, "template": "demo", **more}
+
+
+async def refused(call):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
+
+
+async def balanced(client):
+    """The ledger after everything has ended."""
+    budget = await client.budget()
+    assert budget.reserved_tokens == 0
+    assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
+    return budget
+
+
+async def test_a_generation_streams_allocation_text_and_usage_in_that_order():
+    async with TgiStandIn(thinker, keep_alive_every=3) as tgi, predictor() as predictions:
+        async with (
+            scheduler(**tgi_settings(tgi, predictor=predictions, tokens_per_query=128)) as address,
+            AsyncSchedulerClient(address) as client,
+        ):
+            events = [event async for event in client.generate("What is 40 + 2?", request_id="mine")]
+            budget = await balanced(client)
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds[0] == "allocation"
+    assert kinds[-1] == "usage"
+    assert set(kinds[1:-1]) == {"text"}
+    allocation, usage = events[0].allocation, events[-1].usage
+    assert allocation.request_id == "mine"
+    assert allocation.prediction_outcome == pb.PREDICTION_OUTCOME_FRESH
+    assert len(allocation.curve) == 16
+    answer = "".join(e.text.text for e in events if e.text.kind == pb.TEXT_KIND_ANSWER)
+    assert answer.strip() == "42"
+    assert usage.finish_reason == pb.FINISH_REASON_NATURAL
+    assert usage.reasoning_tokens == 44
+    assert usage.reserved_tokens == 128
+    assert usage.tokens_saved_vs_cap == 256 - 44
+    assert usage.prompt_tokens == 6
+    assert budget.used_tokens == 44
+    assert budget.returned_tokens == 84
+    assert budget.covered_requests == 1
+
+
+async def test_a_budget_that_runs_out_forces_an_answer_from_what_was_thought():
+    async with TgiStandIn(thinker, space_after_data=False) as tgi:
+        async with scheduler(**tgi_settings(tgi, tokens_per_query=32)) as address, AsyncSchedulerClient(address) as client:
+            response = await client.complete("q", max_reasoning_tokens=32)
+            await balanced(client)
+    assert response.allocation.reasoning_budget_tokens == 32
+    assert response.answer == " 7"
+    assert response.reasoning == "step " * 32
+    assert response.usage.finish_reason == pb.FINISH_REASON_FORCED
+    assert response.usage.reasoning_tokens == 32
+    assert tgi.requests[0]["parameters"]["max_new_tokens"] == 32
+    assert tgi.requests[1]["inputs"] == "Question: q\n" + ("step " * 32).rstrip() + "\nFinal answer:"
+
+
+async def test_a_window_shares_its_budget_by_prediction():
+    prompts = ["What is 2 + 3?", "What is 487 times 693?"] + [f"What is {' + '.join('456789'[:n])} + 3 + 5 + 7?" for n in range(1, 7)]
+    async with predictor() as predictions:
+        settings = {"predictor": predictions, "tokens_per_query": 32, "window_size": 8, "window_ms": 5000.0, "predictor_timeout_ms": 5000}
+        async with scheduler(ScriptedBackend(thinker), **settings) as address, AsyncSchedulerClient(address) as client:
+            responses = await asyncio.gather(*(client.complete(prompt) for prompt in prompts))
+            await balanced(client)
+    budgets = [response.allocation.reasoning_budget_tokens for response in responses]
+    assert sum(budgets) <= 8 * 32
+    assert len(set(budgets)) > 1
+    assert {response.allocation.window_size for response in responses} == {8}
+    assert {response.allocation.baseline_tokens for response in responses} == {32}
+    assert {response.allocation.policy for response in responses} == {"envelope"}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", ""])
+async def test_without_a_predictor_everybody_is_served_with_the_uniform_budget(address):
+    backend = ScriptedBackend(thinker)
+    async with scheduler(backend, predictor=address) as server, AsyncSchedulerClient(server) as client:
+        responses = await asyncio.gather(*(client.complete("q") for _ in range(3)))
+        budget = await balanced(client)
+    outcome = pb.PREDICTION_OUTCOME_UNAVAILABLE if address else pb.PREDICTION_OUTCOME_DISABLED
+    assert {response.allocation.prediction_outcome for response in responses} <= {outcome, pb.PREDICTION_OUTCOME_TIMEOUT}
+    assert {response.allocation.reasoning_budget_tokens for response in responses} == {64}
+    assert {response.allocation.policy for response in responses} == {"uniform"}
+    assert all(response.answer == " 42" for response in responses)
+    assert budget.covered_requests == 0
+
+
+async def test_a_predictor_that_hangs_costs_its_timeout_and_no_more():
+    async def hang(reader, writer):
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(hang, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = {"predictor": f"127.0.0.1:{port}", "predictor_timeout_ms": 50.0}
+    async with scheduler(ScriptedBackend(thinker), **settings) as address, AsyncSchedulerClient(address) as client:
+        response = await client.complete("q")
+        await balanced(client)
+    server.close()
+    assert response.allocation.prediction_outcome == pb.PREDICTION_OUTCOME_TIMEOUT
+    assert response.allocation.reasoning_budget_tokens == 64
+
+
+@pytest.mark.parametrize(
+    ("job", "code", "field"),
+    [
+        ({"prompt": ""}, "INVALID_ARGUMENT", "job.prompt"),
+        ({"prompt": "x", "min_reasoning_tokens": 15}, "INVALID_ARGUMENT", "job.min_reasoning_tokens"),
+        ({"prompt": "x", "max_reasoning_tokens": 257}, "INVALID_ARGUMENT", "job.max_reasoning_tokens"),
+        ({"prompt": "x", "max_reasoning_tokens": 0}, "INVALID_ARGUMENT", "job.max_reasoning_tokens"),
+        ({"prompt": "x", "min_reasoning_tokens": 64, "max_reasoning_tokens": 32}, "INVALID_ARGUMENT", "job"),
+        ({"prompt": "x", "traces": 2}, "INVALID_ARGUMENT", "job.traces"),
+        ({"prompt": "x", "hidden_state": [0.0, float("nan")]}, "INVALID_ARGUMENT", "job.hidden_state[1]"),
+        ({"prompt": "x", "sampling": pb.Sampling(temperature=-1)}, "INVALID_ARGUMENT", "job.sampling.temperature"),
+        ({"prompt": "x", "sampling": pb.Sampling(top_p=float("nan"))}, "INVALID_ARGUMENT", "job.sampling.top_p"),
+        ({"prompt": "x", "model": "gpt-9"}, "FAILED_PRECONDITION", "job.model"),
+        ({"prompt": "x", "hidden_state": [0.0]}, "FAILED_PRECONDITION", "job.hidden_state"),
+        ({"prompt": "x", "hidden_state": [0.0] * 4, "hidden_state_layer": 8}, "FAILED_PRECONDITION", "job.hidden_state_layer"),
+    ],
+)
+async def test_bad_input_is_refused_by_name_and_costs_nothing(tmp_path, job, code, field):
+    hidden_state_model(tmp_path / "hidden")
+    async with predictor(tmp_path, default_model="hidden") as predictions:
+        settings = {"predictor": predictions, "predictor_timeout_ms": 5000}
+        async with scheduler(ScriptedBackend(thinker), **settings) as address, AsyncSchedulerClient(address) as client:
+            error = await refused(client.complete(**job))
+            assert error.code().name == code
+            assert bad_fields(error) == [field]
+            with pytest.raises(grpc.aio.AioRpcError) as streamed:
+                [event async for event in client.generate(**job)]
+            assert streamed.value.code().name == code
+            budget = await balanced(client)
+    assert budget.used_tokens == 0
+    assert budget.requests == 0
+
+
+async def test_a_prompt_longer_than_the_backend_takes_is_the_callers_fault_and_costs_nothing():
+    async with TgiStandIn(thinker, max_input_tokens=20) as tgi:
+        async with scheduler(**tgi_settings(tgi)) as address, AsyncSchedulerClient(address) as client:
+            error = await refused(client.complete("word " * 100))
+            budget = await balanced(client)
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert bad_fields(error) == ["job.prompt"]
+    assert budget.used_tokens == 0
+
+
+async def test_a_hidden_state_reaches_the_predictor(tmp_path):
+    hidden_state_model(tmp_path / "hidden")
+    async with predictor(tmp_path, default_model="hidden") as predictions:
+        settings = {"predictor": predictions, "predictor_timeout_ms": 5000}
+        async with scheduler(ScriptedBackend(thinker), **settings) as address, AsyncSchedulerClient(address) as client:
+            with_state = await client.complete("q", hidden_state=[1.0, 0.0, 0.0, 0.0], hidden_state_layer=3)
+            without = await client.complete("q")
+    assert with_state.allocation.predictor == "hidden@7"
+    assert with_state.allocation.curve[0] == pytest.approx(0.731, abs=1e-3)
+    assert without.allocation.prediction_outcome == pb.PREDICTION_OUTCOME_REFUSED
+    assert without.allocation.policy == "uniform"
+
+
+@pytest.mark.parametrize("fault", [{"overloaded": False, "fail_after": 5}, {"fail_after": 5, "reset": True}])
+async def test_a_backend_that_breaks_is_unavailable_and_only_what_was_used_is_charged(fault):
+    async with TgiStandIn(thinker, **fault) as tgi:
+        async with scheduler(**tgi_settings(tgi)) as address, AsyncSchedulerClient(address) as client:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                [event async for event in client.generate("q")]
+            budget = await balanced(client)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert detail(caught.value, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+    assert budget.used_tokens == 5
+
+
+async def test_an_overloaded_backend_says_so_with_status_200_and_is_understood():
+    async with TgiStandIn(thinker) as tgi:
+        async with scheduler(**tgi_settings(tgi)) as address, AsyncSchedulerClient(address) as client:
+            tgi.overloaded = True
+            with pytest.raises(grpc.aio.AioRpcError, match="overloaded") as caught:
+                [event async for event in client.generate("q")]
+            await balanced(client)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_client_that_leaves_frees_the_backend_and_returns_its_tokens():
+    backend = ScriptedBackend(thinker, token_seconds=0.01)
+    async with scheduler(backend) as address, AsyncSchedulerClient(address) as client:
+        stream = client.stub.Generate(pb.GenerateRequest(job=pb.Job(prompt="q")))
+        seen = 0
+        async for event in stream:
+            seen += event.WhichOneof("event") == "text"
+            if seen == 3:
+                break
+        assert backend.open == 1
+        stream.cancel()
+        for _ in range(100):
+            if not backend.open:
+                break
+            await asyncio.sleep(0.01)
+        assert backend.open == 0
+        budget = await balanced(client)
+    assert 3 <= budget.used_tokens < 20
+
+
+async def test_a_client_that_leaves_while_its_window_is_open_costs_nothing():
+    backend = ScriptedBackend(thinker)
+    async with scheduler(backend, window_ms=200.0) as address, AsyncSchedulerClient(address) as client:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.stub.Complete(pb.CompleteRequest(job=pb.Job(prompt="q")), timeout=0.05)
+        await asyncio.sleep(0.3)
+        budget = await balanced(client)
+    assert budget.requests == 0
+    assert not backend.calls
+
+
+async def test_more_requests_than_the_house_holds_are_told_when_to_come_back():
+    backend = ScriptedBackend(thinker, token_seconds=0.01)
+    async with scheduler(backend, max_pending=2) as address, AsyncSchedulerClient(address) as client:
+        running = [asyncio.ensure_future(client.complete("q")) for _ in range(2)]
+        await asyncio.sleep(0.1)
+        error = await refused(client.complete("q"))
+        await asyncio.gather(*running)
+        await balanced(client)
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+
+
+async def test_the_id_of_a_running_request_cannot_be_used_again():
+    backend = ScriptedBackend(thinker, token_seconds=0.01)
+    async with scheduler(backend) as address, AsyncSchedulerClient(address) as client:
+        running = asyncio.ensure_future(client.complete("q", request_id="same"))
+        await asyncio.sleep(0.1)
+        error = await refused(client.complete("q", request_id="same"))
+        await running
+        await client.complete("q", request_id="same")
+        await balanced(client)
+    assert bad_fields(error) == ["job.request_id"]
+
+
+async def test_a_plan_spends_nothing_and_names_what_it_cannot_use():
+    async with scheduler(ScriptedBackend(thinker)) as address, AsyncSchedulerClient(address) as client:
+        items = [pb.PlanItem(curve=[0.9] * 4), pb.PlanItem(curve=[0.0, 0.0, 0.0, 0.9]), pb.PlanItem(prompt="no curve")]
+        plan = await client.stub.Allocate(pb.AllocateRequest(items=items, tokens_per_query=48, policy="envelope"))
+        error = await refused(client.stub.Allocate(pb.AllocateRequest(items=items, policy="magic")))
+        budget = await balanced(client)
+    assert [a.reasoning_budget_tokens for a in plan.allocations] == [32, 64, 48]
+    assert plan.total_tokens == 144
+    assert plan.planned_tokens == 144
+    assert bad_fields(error) == ["policy"]
+    assert budget.granted_tokens == 0
+
+
+async def test_outcomes_are_recorded_for_predicted_requests():
+    async with predictor() as predictions:
+        settings = {"predictor": predictions, "predictor_timeout_ms": 5000}
+        async with scheduler(ScriptedBackend(thinker), **settings) as address, AsyncSchedulerClient(address) as client:
+            done = await client.complete("What is 1 + 1?", request_id="a")
+            first = await client.report_outcome("a", 1.0)
+            unknown = await client.report_outcome("b", 1.0)
+            bad = await refused(client.report_outcome("a", 2.0))
+    assert first.recorded
+    assert first.outcomes == 1
+    assert first.mean_expected_accuracy == pytest.approx(done.allocation.expected_accuracy, abs=1e-6)
+    assert not unknown.recorded
+    assert bad_fields(bad) == ["score"]
+
+
+async def test_draining_lets_running_requests_finish_and_refuses_new_ones():
+    backend = ScriptedBackend(thinker, token_seconds=0.005)
+    async with AsyncSchedulerClient("unix:/nowhere") as _, scheduler(backend, drain_seconds=5.0) as address:
+        client = AsyncSchedulerClient(address)
+        running = asyncio.ensure_future(client.complete("q"))
+        await asyncio.sleep(0.1)
+    # Leaving the block drained the server while the request ran.
+    assert (await running).answer == " 42"
+    error = await refused(client.stub.Complete(pb.CompleteRequest(job=pb.Job(prompt="q"))))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    await client.__aexit__(None, None, None)
+
+
+async def test_errors_of_the_backend_become_statuses():
+    for raised, code in ((BackendUnavailableError("gone"), "UNAVAILABLE"), (PreconditionError("job.prompt", "no"), "FAILED_PRECONDITION")):
+        async with scheduler(ScriptedBackend(thinker, error=raised)) as address, AsyncSchedulerClient(address) as client:
+            assert (await refused(client.stub.Complete(pb.CompleteRequest(job=pb.Job(prompt="q"))))).code().name == code
+            await balanced(client)

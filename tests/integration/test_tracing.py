@@ -1,0 +1,98 @@
+"""One trace from the caller through scheduler, predictor and backend, with the figures on it."""
+
+import asyncio
+
+import grpc
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, StatusCode
+
+from predictive_scheduling import AsyncSchedulerClient, semconv, telemetry
+from predictive_scheduling.interceptors import client_tracing
+from tests.integration.running import predictor, scheduler
+from tests.integration.test_scheduler import thinker
+from tests.standins.backend import ScriptedBackend
+from tests.standins.tgi import TgiStandIn
+
+GENERATE = "predictive_scheduling.scheduler.v1.SchedulerService/Generate"
+PREDICT = "predictive_scheduling.predictor.v1.PredictorService/Predict"
+
+
+@pytest.fixture
+def memory():
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return provider, exporter
+
+
+def find(spans, name, kind):
+    return [span for span in spans if span.name == name and span.kind is kind]
+
+
+async def test_one_request_is_one_trace_with_prediction_latency_and_savings(memory):
+    provider, exporter = memory
+    async with TgiStandIn(thinker) as tgi, predictor(provider=provider) as predictions:
+        settings = {"backend": "tgi", "backend_url": tgi.url, "predictor": predictions, "predictor_timeout_ms": 5000}
+        async with (
+            scheduler(provider=provider, **settings) as address,
+            AsyncSchedulerClient(address, interceptors=client_tracing(provider)) as client,
+        ):
+            events = [event async for event in client.generate("What is 1 + 1?")]
+    spans = exporter.get_finished_spans()
+    assert len({span.context.trace_id for span in spans if "Predict" in span.name or "Generate" in span.name}) == 1
+    caller, server = find(spans, GENERATE, SpanKind.CLIENT)[0], find(spans, GENERATE, SpanKind.SERVER)[0]
+    allocate = find(spans, "allocate", SpanKind.INTERNAL)[0]
+    asked, answered = find(spans, PREDICT, SpanKind.CLIENT)[0], find(spans, PREDICT, SpanKind.SERVER)[0]
+    call = find(spans, "text_completion stand-in/model", SpanKind.CLIENT)[0]
+    parents = [(server, caller), (allocate, server), (asked, allocate), (answered, asked), (call, server)]
+    for child, parent in parents:
+        assert child.parent.span_id == parent.context.span_id
+    assert server.attributes[semconv.PREDICTION_DURATION] > 0
+    assert server.attributes[semconv.SAVED_VS_CAP] == events[-1].usage.tokens_saved_vs_cap
+    assert server.attributes[semconv.PREDICTION_OUTCOME] == "fresh"
+    assert server.attributes[semconv.RPC_STATUS] == "OK"
+    assert answered.attributes[semconv.INFERENCE_DURATION] > 0
+    assert call.attributes[semconv.GEN_AI_OUTPUT_TOKENS] > 0
+    assert [event.name for event in server.events] == ["allocation", "first token"]
+    assert events[0].allocation.trace_id == format(server.context.trace_id, "032x")
+    assert tgi.headers[0]["traceparent"].split("-")[1] == events[0].allocation.trace_id
+
+
+async def test_a_window_links_all_its_requests(memory):
+    provider, exporter = memory
+    settings = {"window_size": 4, "window_ms": 5000.0}
+    async with scheduler(ScriptedBackend(thinker), provider=provider, **settings) as address, AsyncSchedulerClient(address) as client:
+        await asyncio.gather(*(client.complete("q", request_id=f"r{n}") for n in range(4)))
+    allocate = find(exporter.get_finished_spans(), "allocate", SpanKind.INTERNAL)
+    assert len(allocate) == 1
+    assert {link.attributes[semconv.LINKED_REQUEST] for link in allocate[0].links} == {"r0", "r1", "r2", "r3"}
+    assert allocate[0].attributes[semconv.WINDOW_SIZE] == 4
+
+
+async def test_a_refused_request_is_no_error_of_the_server_and_prompts_stay_out(memory):
+    provider, exporter = memory
+    async with scheduler(ScriptedBackend(thinker), provider=provider) as address, AsyncSchedulerClient(address) as client:
+        await client.complete("a secret prompt")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await client.complete("")
+    spans = exporter.get_finished_spans()
+    refused = [span for span in spans if span.attributes.get(semconv.RPC_STATUS) == "INVALID_ARGUMENT"]
+    assert len(refused) == 1
+    assert refused[0].status.status_code is StatusCode.UNSET
+    assert not any("secret" in str(value) for span in spans for value in span.attributes.values())
+
+
+def test_tracing_is_off_unless_an_endpoint_is_configured():
+    assert not isinstance(telemetry.tracer_provider("x", "1", {}), TracerProvider)
+    disabled = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}
+    assert not isinstance(telemetry.tracer_provider("x", "1", disabled), TracerProvider)
+    for protocol in ("grpc", "http/protobuf"):
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+        provider = telemetry.tracer_provider("x", "1", environ)
+        assert isinstance(provider, TracerProvider)
+        telemetry.shut_down(provider)
+    with pytest.raises(ValueError, match="OTEL_EXPORTER_OTLP_PROTOCOL"):
+        telemetry.tracer_provider("x", "1", {**environ, "OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"})

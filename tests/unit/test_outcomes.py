@@ -1,0 +1,43 @@
+"""Reported outcomes measure calibration."""
+
+import pytest
+
+from scheduler_service.domain import Allocation, Prediction, PredictionOutcome
+from scheduler_service.outcomes import OutcomeBook
+
+
+def allocation(name, expected, outcome=PredictionOutcome.FRESH):
+    return Allocation(name, 16, 16, 8, 0, 64, "envelope", Prediction(outcome, (0.5,), "p@1"), expected, 0.1, 16, 1)
+
+
+def test_outcomes_are_averaged_by_predictor():
+    book = OutcomeBook()
+    book.remember(allocation("a", 0.8))
+    book.remember(allocation("b", 0.4))
+    assert book.report("a", 1.0).outcomes == 1
+    calibration = book.report("b", 0.0)
+    assert calibration.outcomes == 2
+    assert calibration.mean_expected == pytest.approx(0.6)
+    assert calibration.mean_score == pytest.approx(0.5)
+
+
+def test_an_outcome_counts_once_and_only_for_known_requests():
+    book = OutcomeBook()
+    book.remember(allocation("a", 0.8))
+    assert book.report("a", 1.0) is not None
+    assert book.report("a", 1.0) is None
+    assert book.report("nobody", 1.0) is None
+
+
+def test_a_request_without_a_prediction_is_not_remembered():
+    book = OutcomeBook()
+    book.remember(allocation("a", 0.0, PredictionOutcome.TIMEOUT))
+    assert book.report("a", 1.0) is None
+
+
+def test_memory_is_bounded():
+    book = OutcomeBook(limit=3)
+    for at in range(10):
+        book.remember(allocation(str(at), 0.5))
+    assert book.report("6", 1.0) is None
+    assert book.report("7", 1.0) is not None

@@ -1,0 +1,52 @@
+"""A window's jobs and predictions become allocations."""
+
+import pytest
+
+from scheduler_service.allocation import POLICIES
+from scheduler_service.domain import Job, Prediction, PredictionOutcome
+from scheduler_service.planning import Rules, plan_window
+
+RULES = Rules(POLICIES["envelope"], answer_tokens=8)
+EASY = Prediction(PredictionOutcome.FRESH, (0.9, 0.9, 0.9, 0.9), "p@1")
+SLOW = Prediction(PredictionOutcome.FRESH, (0.0, 0.0, 0.0, 0.9), "p@1")
+NONE = Prediction(PredictionOutcome.TIMEOUT)
+
+
+def job(name, floor=0, cap=64):
+    return Job(name, "prompt", "", floor, cap)
+
+
+def budgets(plan):
+    return [allocation.budget_tokens for allocation in plan.allocations]
+
+
+def test_tokens_go_where_they_are_expected_to_help():
+    plan = plan_window([job("a"), job("b")], [EASY, SLOW], 80, RULES)
+    assert budgets(plan) == [16, 64]
+    assert [a.baseline_tokens for a in plan.allocations] == [40, 40]
+    assert plan.allocations[0].policy == "envelope"
+
+
+def test_a_job_without_a_prediction_gets_the_uniform_budget():
+    plan = plan_window([job("a"), job("b"), job("c")], [EASY, NONE, SLOW], 120, RULES)
+    assert budgets(plan)[1] == 40
+    assert plan.allocations[1].expected_accuracy == 0
+    assert plan.allocations[1].prediction.outcome is PredictionOutcome.TIMEOUT
+
+
+def test_without_any_prediction_the_plan_is_uniform():
+    plan = plan_window([job("a"), job("b")], [NONE, NONE], 80, RULES)
+    assert budgets(plan) == [40, 40]
+    assert plan.allocations[0].policy == "uniform"
+
+
+def test_floors_that_the_total_cannot_pay_are_lowered_together():
+    plan = plan_window([job("a", floor=64), job("b", floor=16)], [NONE, NONE], 60, RULES)
+    assert budgets(plan) == [44, 16]
+    assert sum(budgets(plan)) == 60
+
+
+def test_a_cap_beyond_the_predicted_windows_is_allowed_but_promises_nothing():
+    plan = plan_window([job("a", cap=256)], [SLOW], 256, RULES)
+    assert budgets(plan) == [256]
+    assert plan.allocations[0].expected_accuracy == pytest.approx(0.9)
