@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from exporters.curves import WINDOW_TOKENS, write_curves
@@ -53,7 +53,7 @@ class Plan:
     windows: int = 16
     samples: int = 1
     answer_tokens: int = 12
-    sampling: Sampling = Sampling(temperature=0.0)
+    sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0))
 
 
 class _Recording:
@@ -89,11 +89,8 @@ async def _forced_answer(backend: Backend, plan: Plan, question: str, thought: s
     """The answer that the model gives when its reasoning is cut after ``thought``."""
     template = plan.template
     prompt = template.render(question) + thought.rstrip() + template.answer_suffix
-    pieces = []
     stream = backend.stream(Call(prompt, plan.answer_tokens, template.stop), plan.sampling, {})
-    async for piece in stream:
-        if isinstance(piece, Piece):
-            pieces.append(piece.text)
+    pieces = [piece.text async for piece in stream if isinstance(piece, Piece)]
     return template.answer_opening + "".join(pieces)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +19,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-TOKEN_PATTERN = r"[0-9]+|[A-Za-z]+|[^\sA-Za-z0-9]"
+WORD_PATTERN = r"[0-9]+|[A-Za-z]+|[^\sA-Za-z0-9]"
 LARGEST_NUMBER = 9999
 NUMERIC_FEATURES = 8
 _OPSETS = [("", 20), ("ai.onnx.ml", 4), ("com.microsoft", 1)]
@@ -37,7 +39,7 @@ class GraphBuilder:
         self.constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def add(self, operator: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: object) -> str:
+    def add(self, operator: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output; returns the output's name."""
         self.nodes.append(helper.make_node(operator, list(inputs), [output], domain=domain, **attributes))
         return output
@@ -52,7 +54,9 @@ class GraphBuilder:
             initializer=self.constants,
         )
         opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="predictive-scheduling")
+        return helper.make_model(
+            graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="predictive-scheduling"
+        )
 
 
 def add_tokens(build: GraphBuilder) -> str:
@@ -61,7 +65,7 @@ def add_tokens(build: GraphBuilder) -> str:
     build.add("StringConcat", ["text", "full_stop"], "ended")  # so that an empty text has a token as well
     return build.add(
         "Tokenizer", ["ended"], "tokens", domain="com.microsoft", mark=0, mincharnum=1, pad_value="",
-        tokenexp=TOKEN_PATTERN,
+        tokenexp=WORD_PATTERN,
     )  # fmt: skip
 
 
@@ -74,7 +78,7 @@ def add_features(build: GraphBuilder, tokens: str, vocabulary: Sequence[tuple[st
         ngram_counts=[0, singles], ngram_indexes=list(range(len(ordered))),
         pool_strings=[token for gram in ordered for token in gram],
     )  # fmt: skip
-    build.constant("one", np.float32([1]))
+    build.constant("one", np.array([1], np.float32))
     build.add("Add", ["counts", "one"], "counts_and_one")
     build.add("Log", ["counts_and_one"], "grams")
     return build.add("Concat", [_add_numbers(build, tokens), "grams"], "features", axis=1)
@@ -84,8 +88,8 @@ def _add_numbers(build: GraphBuilder, tokens: str) -> str:
     """Add the features of the numbers in the text: (n, ``NUMERIC_FEATURES``)."""
     add, constant = build.add, build.constant
     known = [str(number) for number in range(LARGEST_NUMBER + 1)]
-    constant("axis", np.int64([1]))
-    constant("zero", np.float32([0]))
+    constant("axis", np.array([1], np.int64))
+    constant("zero", np.array([0], np.float32))
     constant("nothing", np.array([""], dtype=object))
     add("Equal", [tokens, "nothing"], "is_padding")
     add("Not", ["is_padding"], "is_token")
@@ -114,8 +118,8 @@ def _add_numbers(build: GraphBuilder, tokens: str) -> str:
     add("Div", ["others", "other_count"], "other_mean")
     add("Add", ["other_mean", "one"], "other_mean_and_one")
     add("Div", ["last", "other_mean_and_one"], "last_by_mean")
-    constant("ratio_limit", np.float32([50]))
-    constant("ratio_unit", np.float32([10]))
+    constant("ratio_limit", np.array([50], np.float32))
+    constant("ratio_unit", np.array([10], np.float32))
     for name in ("first_by_last", "last_by_mean"):
         add("Min", [name, "ratio_limit"], f"limited_{name}")
         add("Div", [f"limited_{name}", "ratio_unit"], f"scaled_{name}")
@@ -145,7 +149,7 @@ def vocabulary_of(texts: Sequence[str], *, min_texts: int, most: int) -> list[tu
     """
     seen: Counter[tuple[str, ...]] = Counter()
     for tokens in tokenise(texts):
-        grams = {(token,) for token in tokens} | set(zip(tokens, tokens[1:], strict=False))
+        grams = {(token,) for token in tokens} | set(pairwise(tokens))
         seen.update(gram for gram in grams if not any(token.isdigit() for token in gram))
     return sorted(gram for gram, count in seen.most_common(most) if count >= min_texts)
 

@@ -96,7 +96,7 @@ def add_ensemble(build: GraphBuilder, features: str, members: list[Member], cent
     build.constant("hidden_bias", np.concatenate([member.first_bias for member in members]))
     build.constant("curve_weight", np.stack([member.second for member in members]))
     build.constant("curve_bias", np.stack([member.second_bias for member in members])[:, None, :])
-    build.constant("split", np.int64([-1, count, hidden]))
+    build.constant("split", np.array([-1, count, hidden], np.int64))
     build.add("Sub", [features, "centre"], "centred")
     build.add("Div", ["centred", "scale"], "scaled")
     build.add("Gemm", ["scaled", "hidden_weight", "hidden_bias"], "hidden_in")
@@ -106,20 +106,20 @@ def add_ensemble(build: GraphBuilder, features: str, members: list[Member], cent
     build.add("MatMul", ["by_member", "curve_weight"], "logits_in")
     build.add("Add", ["logits_in", "curve_bias"], "logits")
     build.add("Sigmoid", ["logits"], "member_curves")
-    build.constant("member_axis", np.int64([0]))
+    build.constant("member_axis", np.array([0], np.int64))
     return build.add("ReduceMean", ["member_curves", "member_axis"], "raw_curve", keepdims=0)
 
 
 def add_shrinkage(build: GraphBuilder, curve: str, mean_curve: Floats, keep: float) -> str:
     """Add ``mean + keep · (curve − mean)``; returns the output's name, ``curve``."""
-    build.constant("keep", np.float32([keep]))
+    build.constant("keep", np.array([keep], np.float32))
     build.constant("mean_part", (1 - keep) * mean_curve)
     build.add("Mul", [curve, "keep"], "kept")
     return build.add("Add", ["kept", "mean_part"], "curve")
 
 
 def best_shrinkage(predicted: Floats, measured: Floats, mean_curve: Floats) -> float:
-    """The factor from 0 to 1 by which predictions' distance to the mean curve fits the measured one best (least squares)."""
+    """The factor from 0 to 1 that fits predictions' distance to the mean curve to the measured one (least squares)."""
     distance = predicted - mean_curve
     power = float((distance**2).sum())
     return float(np.clip((distance * (measured - mean_curve)).sum() / power, 0.0, 1.0)) if power > 0 else 0.0
@@ -208,7 +208,14 @@ def main(curves: Path, out: Path, name: str, version: str = "1", seed: int = 0) 
     recipe = Recipe(seed=seed)
     graph, mean_curve, uncertainty, metrics = train(read_curves(curves), recipe)
     manifest = export(
-        graph, out, name=name, version=version, data=curves, mean_curve=mean_curve, uncertainty=uncertainty, metrics=metrics
+        graph,
+        out,
+        name=name,
+        version=version,
+        data=curves,
+        mean_curve=mean_curve,
+        uncertainty=uncertainty,
+        metrics=metrics,
     )
     typer.echo(json.dumps(manifest.validation, indent=1))
 

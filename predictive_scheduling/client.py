@@ -1,4 +1,4 @@
-"""Thin clients of the scheduler: ``AsyncSchedulerClient`` and ``SchedulerClient``. They need grpcio and protobuf only."""
+"""Thin clients of the scheduler, blocking and asyncio. They need grpcio and protobuf only."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ class SchedulerClient:
         """Return the client."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the channel."""
         self._channel.close()
 
@@ -103,6 +105,8 @@ class AsyncSchedulerClient:
         """Return the client."""
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the channel."""
         await self._channel.close()

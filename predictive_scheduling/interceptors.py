@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from predictive_scheduling import semconv
 
 _Details = grpc.HandlerCallDetails
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 def _start(tracer: trace.Tracer, method: str, kind: SpanKind, context: Any = None) -> trace.Span:
@@ -29,14 +30,16 @@ def _finish(span: trace.Span, code: grpc.StatusCode, *, failed: bool) -> None:
     span.end()
 
 
-_SERVER_FAULTS = frozenset({
-    grpc.StatusCode.UNKNOWN,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DATA_LOSS,
-})  # the codes that OpenTelemetry's RPC conventions count as errors of a server
+_SERVER_FAULTS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)  # the codes that OpenTelemetry's RPC conventions count as errors of a server
 
 
 class ServerTracing(grpc.aio.ServerInterceptor):
@@ -47,8 +50,8 @@ class ServerTracing(grpc.aio.ServerInterceptor):
         self._tracer = provider.get_tracer(__name__)
 
     async def intercept_service(
-        self, continuation: Callable[[_Details], Awaitable[grpc.RpcMethodHandler]], details: _Details
-    ) -> grpc.RpcMethodHandler:
+        self, continuation: Callable[[_Details], Awaitable[_Handler | None]], details: _Details
+    ) -> _Handler | None:
         """Wrap the two kinds of handler that our services have; others pass untouched."""
         handler = await continuation(details)
         if handler is None or details.method.startswith("/grpc."):
@@ -168,4 +171,6 @@ def _with_context(details: grpc.aio.ClientCallDetails) -> grpc.aio.ClientCallDet
     carrier: dict[str, str] = {}
     propagate.inject(carrier)
     metadata = grpc.aio.Metadata(*(details.metadata or ()), *carrier.items())
-    return details._replace(metadata=metadata)
+    return grpc.aio.ClientCallDetails(
+        details.method, details.timeout, metadata, details.credentials, details.wait_for_ready
+    )

@@ -22,7 +22,7 @@ def violations(request: Message) -> list[tuple[str, str]]:
     found = []
     for violation in _validator.collect_violations(request):
         path = ""
-        for element in violation.proto.field.elements:
+        for element in violation.proto.field.elements if violation.proto.field else ():
             path += f".{element.field_name}"
             if element.subscript is not None:
                 path += f"[{element.subscript.value}]"
@@ -35,8 +35,7 @@ async def abort_invalid(
 ) -> NoReturn:
     """End the call with BadRequest details for (field, description) pairs."""
     faults = [
-        error_details_pb2.BadRequest.FieldViolation(field=name, description=description)
-        for name, description in broken
+        error_details_pb2.BadRequest.FieldViolation(field=name, description=description) for name, description in broken
     ]
     message = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
     await _abort(context, code, message, error_details_pb2.BadRequest(field_violations=faults))

@@ -24,7 +24,6 @@ class ServiceSettings(BaseSettings):
     def log_masked(self) -> None:
         """Write the settings to the log as one JSON line; secrets are masked."""
         shown = {
-            name: "***" if isinstance(value, SecretStr) and value.get_secret_value() else value
-            for name, value in self
+            name: "***" if isinstance(value, SecretStr) and value.get_secret_value() else value for name, value in self
         }
         log.info("settings %s", json.dumps(shown, default=str, sort_keys=True))

@@ -58,12 +58,15 @@ class Serving:
         await self._set(health_pb2.HealthCheckResponse.SERVING)
 
     async def run_until_signal(self) -> None:
-        """Serve until SIGTERM or SIGINT, then drain."""
+        """Serve until SIGTERM or SIGINT, then drain; where the caller is cancelled instead, stop at once."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.draining.set)
-        await self.draining.wait()
-        await self.drain()
+        try:
+            await self.draining.wait()
+            await self.drain()
+        finally:
+            await self.server.stop(None)
 
     async def drain(self) -> None:
         """Turn health to NOT_SERVING, refuse new calls, and let running ones end within ``drain_seconds``."""

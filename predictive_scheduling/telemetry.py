@@ -25,7 +25,9 @@ def tracer_provider(service_name: str, version: str, environ: Mapping[str, str] 
     disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if disabled or not any(environ.get(name) for name in _ENDPOINTS):
         return trace.NoOpTracerProvider()
-    resource = Resource.create({"service.name": environ.get("OTEL_SERVICE_NAME", service_name), "service.version": version})
+    resource = Resource.create(
+        {"service.name": environ.get("OTEL_SERVICE_NAME", service_name), "service.version": version}
+    )
     provider = TracerProvider(resource=resource)
     provider.add_span_processor(BatchSpanProcessor(_exporter(environ)))
     return provider
@@ -35,11 +37,11 @@ def _exporter(environ: Mapping[str, str]) -> SpanExporter:
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     # Imported late: each exporter costs start-up time, and only one is used.
     if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
         return OTLPSpanExporter()
     if protocol == "http/protobuf":
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
             OTLPSpanExporter as HttpSpanExporter,
         )
 

@@ -103,7 +103,7 @@ def _word(name: str, prefix: str) -> str:
 
 
 def _fail(error: grpc.RpcError, address: str) -> NoReturn:
-    code, details = error.code(), error.details()  # type: ignore[attr-defined]  # every call's error is a grpc.Call too
+    code, details = error.code(), error.details()
     hint = f" (is a scheduler running at {address}?)" if code is grpc.StatusCode.UNAVAILABLE else ""
     typer.secho(f"{code.name}: {details}{hint}", err=True, fg="red")
     raise typer.Exit(1)

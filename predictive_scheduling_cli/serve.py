@@ -24,7 +24,7 @@ def predictor_command() -> Callable[..., None]:
     """Return the command that runs the predictor."""
 
     def serve(settings: PredictorSettings) -> Coroutine[Any, Any, None]:
-        from predictor_service import server  # noqa: PLC0415  (onnxruntime comes with the extra "predictor")
+        from predictor_service import server
 
         return server.serve(settings)
 
@@ -35,7 +35,7 @@ def scheduler_command() -> Callable[..., None]:
     """Return the command that runs the scheduler."""
 
     def serve(settings: SchedulerSettings) -> Coroutine[Any, Any, None]:
-        from scheduler_service import server  # noqa: PLC0415  (aiohttp comes with the extra "scheduler")
+        from scheduler_service import server
 
         return server.serve(settings)
 

@@ -9,7 +9,7 @@ from predictor_service.features import Query
 
 
 class RefusedQueryError(Exception):
-    """A query does not fit the model. ``precondition``: the request is well-formed, but not for this model."""
+    """A query does not fit. ``precondition``: the request is well-formed, but not for this model."""
 
     def __init__(self, field_name: str, description: str, *, precondition: bool) -> None:
         """Name the field as the API writes it, and say what would be accepted."""
@@ -20,7 +20,7 @@ class RefusedQueryError(Exception):
 
 
 def admit(manifest: Manifest, position: int, query: Query, layer: int) -> Query:
-    """Return the query if the model takes it, else raise RefusedQueryError. ``layer``: of the hidden state, 0 unsaid."""
+    """Return the query if the model takes it, else raise RefusedQueryError. ``layer``: of the state, 0 unsaid."""
     at = f"queries[{position}]"
     state = query.hidden_state
     if state is not None and not np.isfinite(state).all():

@@ -26,7 +26,7 @@ E = TypeVar("E", bound=Entry)
 
 @dataclass
 class BatchQueue(Generic[E]):
-    """First in, first out; batches of at most ``max_batch`` queries; the oldest entry waits ``max_delay`` seconds at most.
+    """First in, first out; batches of at most ``max_batch`` queries; no entry waits longer than ``max_delay`` seconds.
 
     ``max_queries`` bounds what may wait.
     """

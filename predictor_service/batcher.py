@@ -118,7 +118,7 @@ def _part(result: BatchResult, start: int, end: int) -> BatchResult:
 def _joined(parts: list[BatchResult]) -> BatchResult:
     if len(parts) == 1:
         return parts[0]
-    difficulty = None if parts[0].difficulty is None else np.concatenate([part.difficulty for part in parts])  # type: ignore[arg-type]
+    difficulty = None if parts[0].difficulty is None else np.concatenate([part.difficulty for part in parts])
     return BatchResult(
         np.concatenate([part.curves for part in parts]),
         difficulty,

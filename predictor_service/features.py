@@ -21,7 +21,7 @@ class Query:
 
 
 def graph_inputs(manifest: Manifest, queries: Sequence[Query]) -> dict[str, NDArray[Any]]:
-    """Return the graph's inputs for checked queries: ``text`` (n,) strings, ``hidden_state`` (n, hidden_size) float32."""
+    """Return the inputs of checked queries: ``text`` (n,) strings, ``hidden_state`` (n, hidden_size) float32."""
     inputs: dict[str, NDArray[Any]] = {}
     if manifest.takes_text:
         inputs["text"] = np.array([query.text for query in queries], dtype=object)

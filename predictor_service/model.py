@@ -81,7 +81,9 @@ class LoadedModel:
         except Exception as error:  # as above: onnxruntime's errors have no common base
             raise ArtifactError(f"{folder / 'model.onnx'}: a trial run failed: {error}") from error
         if shape != (2, self.manifest.windows):
-            raise ArtifactError(f"{folder}: the graph gives curves of {shape[-1]} windows, the manifest says {self.manifest.windows}")
+            raise ArtifactError(
+                f"{folder}: the graph gives curves of {shape[-1]} windows, the manifest says {self.manifest.windows}"
+            )
 
 
 def load_models(folder: Path, *, threads: int, provider: str) -> dict[str, LoadedModel]:

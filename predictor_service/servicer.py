@@ -30,13 +30,15 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         self._batchers = batchers
         self._default = default
 
-    async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:  # type: ignore[override]
+    async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
         """Predict every query's curve."""
         await require_valid(context, request)
         batcher = await self._batcher(request.model, context)
         manifest = batcher.model.manifest
         try:
-            queries = [admit(manifest, at, _query(query), query.hidden_state.layer) for at, query in enumerate(request.queries)]
+            queries = [
+                admit(manifest, at, _query(query), query.hidden_state.layer) for at, query in enumerate(request.queries)
+            ]
         except RefusedQueryError as refused:
             invalid = grpc.StatusCode.FAILED_PRECONDITION if refused.precondition else grpc.StatusCode.INVALID_ARGUMENT
             await abort_invalid(context, [(refused.field_name, refused.description)], invalid)
@@ -47,12 +49,12 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         _annotate(predicted, len(queries), f"{manifest.name}@{manifest.version}")
         return _response(batcher, predicted)
 
-    async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:  # type: ignore[override]
+    async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
         """Describe one model."""
         await require_valid(context, request)
         return pb.GetModelResponse(model=_model(await self._batcher(request.model, context)))
 
-    async def ListModels(self, request: pb.ListModelsRequest, context: _Context) -> pb.ListModelsResponse:  # type: ignore[override]
+    async def ListModels(self, request: pb.ListModelsRequest, context: _Context) -> pb.ListModelsResponse:
         """Describe every model, the default first."""
         names = sorted(self._batchers, key=lambda name: (name != self._default, name))
         return pb.ListModelsResponse(models=[_model(self._batchers[name]) for name in names])

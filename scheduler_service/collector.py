@@ -86,14 +86,24 @@ class Collector:
     async def _plan(self, window: list[_Waiting]) -> None:
         """Allocate one window; whatever goes wrong reaches those who wait for it, not the windows after it."""
         closed = self._clock()
-        links = [trace.Link(item.span.get_span_context(), {semconv.LINKED_REQUEST: item.job.request_id}) for item in window]
+        links = [
+            trace.Link(item.span.get_span_context(), {semconv.LINKED_REQUEST: item.job.request_id}) for item in window
+        ]
         parent = trace.set_span_in_context(window[0].span)
         with self._tracer.start_as_current_span("allocate", context=parent, links=links) as span:
             try:
                 predictions = await self._predictor.predict([item.job for item in window])
                 predicted = self._clock()
-                fresh = {item.job.request_id for item, prediction in zip(window, predictions, strict=True) if prediction.outcome is PredictionOutcome.FRESH}
-                here = [(item, prediction) for item, prediction in zip(window, predictions, strict=True) if not item.allocation.done()]
+                fresh = {
+                    item.job.request_id
+                    for item, prediction in zip(window, predictions, strict=True)
+                    if prediction.outcome is PredictionOutcome.FRESH
+                }
+                here = [
+                    (item, prediction)
+                    for item, prediction in zip(window, predictions, strict=True)
+                    if not item.allocation.done()
+                ]
                 if not here:
                     return
                 plan = plan_window(
@@ -124,12 +134,14 @@ class Collector:
 
 
 def _annotate(span: trace.Span, plan: WindowPlan, prediction_seconds: float, allocation_seconds: float) -> None:
-    span.set_attributes({
-        semconv.POLICY: plan.allocations[0].policy,
-        semconv.WINDOW_SIZE: len(plan.allocations),
-        semconv.WINDOW_TOTAL: plan.total,
-        semconv.WINDOW_PLANNED: plan.planned,
-        semconv.SAVED_AT_EQUAL_ACCURACY: plan.saved_at_equal_accuracy,
-        semconv.PREDICTION_DURATION: prediction_seconds,
-        semconv.ALLOCATION_DURATION: allocation_seconds,
-    })
+    span.set_attributes(
+        {
+            semconv.POLICY: plan.allocations[0].policy,
+            semconv.WINDOW_SIZE: len(plan.allocations),
+            semconv.WINDOW_TOTAL: plan.total,
+            semconv.WINDOW_PLANNED: plan.planned,
+            semconv.SAVED_AT_EQUAL_ACCURACY: plan.saved_at_equal_accuracy,
+            semconv.PREDICTION_DURATION: prediction_seconds,
+            semconv.ALLOCATION_DURATION: allocation_seconds,
+        }
+    )

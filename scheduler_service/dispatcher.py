@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
@@ -34,7 +34,7 @@ class Dispatcher:
         self._slots = asyncio.Semaphore(slots)
         self._tracer = tracer
 
-    async def run(self, forcing: BudgetForcing, sampling: Sampling, counted: Counted) -> AsyncIterator[Text]:
+    async def run(self, forcing: BudgetForcing, sampling: Sampling, counted: Counted) -> AsyncGenerator[Text]:
         """Yield the generation's text as it comes; ``forcing`` then holds its counts.
 
         Raises what the backend raises. Closing the iterator frees the backend's slot.
@@ -51,8 +51,8 @@ class Dispatcher:
 
     async def _call(
         self, call: Call, forcing: BudgetForcing, sampling: Sampling, counted: Counted
-    ) -> AsyncIterator[Text]:
-        attributes = {
+    ) -> AsyncGenerator[Text]:
+        attributes: dict[str, str | int] = {
             semconv.GEN_AI_OPERATION: "text_completion",
             semconv.GEN_AI_PROVIDER: self._backend.name,
             semconv.GEN_AI_REQUEST_MODEL: self._model,

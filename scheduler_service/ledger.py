@@ -80,6 +80,4 @@ class BudgetLedger:
         """Return a snapshot of the account."""
         reserved = sum(self._reservations.values())
         granted = reserved + self._used + self._returned
-        return LedgerState(
-            granted, reserved, self._used, self._returned, self._bank, self._requests, self._covered
-        )
+        return LedgerState(granted, reserved, self._used, self._returned, self._bank, self._requests, self._covered)

@@ -56,7 +56,7 @@ def job_of(message: pb.Job, *, model: str, floor: int, cap: int, temperature: fl
 
 
 def budget_range(message: pb.Job | pb.PlanItem, prefix: str, floor: int, cap: int) -> tuple[int, int]:
-    """Return the least and largest budget of a message. Raises InvalidRequestError where ``floor`` … ``cap`` is left."""
+    """Return the least and largest budget of a message. Raises InvalidRequestError outside ``floor`` … ``cap``."""
     low = message.min_reasoning_tokens if message.HasField("min_reasoning_tokens") else floor
     high = message.max_reasoning_tokens if message.HasField("max_reasoning_tokens") else cap
     if message.HasField("min_reasoning_tokens") and not floor <= low <= cap:
@@ -68,7 +68,9 @@ def budget_range(message: pb.Job | pb.PlanItem, prefix: str, floor: int, cap: in
     return low, high
 
 
-def plan_item(item: pb.PlanItem, position: int, *, floor: int, cap: int, window_tokens: int) -> tuple[Job, Prediction | None]:
+def plan_item(
+    item: pb.PlanItem, position: int, *, floor: int, cap: int, window_tokens: int
+) -> tuple[Job, Prediction | None]:
     """Return a plan item as a job, and the prediction that it brings (``None``: ask the predictor)."""
     low, high = budget_range(item, f"items[{position}].", floor, cap)
     known = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -20,8 +20,8 @@ from scheduler_service.domain import (
     InvalidRequestError,
     Job,
     OverloadedError,
-    Prediction,
     PreconditionError,
+    Prediction,
     Text,
     Usage,
 )
@@ -54,7 +54,7 @@ class Pipeline:
     clock: Callable[[], float] = time.monotonic
     _pending: set[str] = field(default_factory=set)
 
-    async def generate(self, job: Job) -> AsyncIterator[Event]:
+    async def generate(self, job: Job) -> AsyncGenerator[Event]:
         """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
 
         However it ends, the reservation is settled with what was used.
@@ -82,7 +82,9 @@ class Pipeline:
         finally:
             self._pending.discard(job.request_id)
 
-    async def plan(self, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str) -> WindowPlan:
+    async def plan(
+        self, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str
+    ) -> WindowPlan:
         """Return the plan that a window of ``jobs`` would get; nothing is reserved.
 
         ``known``: a prediction that the caller brings, or ``None`` to ask the predictor. ``tokens``: mean budget.
@@ -93,7 +95,9 @@ class Pipeline:
         asked = [job for job, prediction in zip(jobs, known, strict=True) if prediction is None]
         answers = iter(await self.predictor.predict(asked) if asked else [])
         predictions = [prediction or next(answers) for prediction in known]
-        rules = Rules(POLICIES[policy] if policy else self.rules.policy, self.rules.answer_tokens, self.rules.budget_window_tokens)
+        rules = Rules(
+            POLICIES[policy] if policy else self.rules.policy, self.rules.answer_tokens, self.rules.budget_window_tokens
+        )
         return plan_window(jobs, predictions, len(jobs) * tokens, rules)
 
     async def _admit(self, job: Job) -> None:
@@ -117,7 +121,9 @@ class Pipeline:
             return
         size = len(job.hidden_state.values)
         if size != info.hidden_size:
-            raise PreconditionError("job.hidden_state", f"has {size} components, predictor {info.name} takes {info.hidden_size}")
+            raise PreconditionError(
+                "job.hidden_state", f"has {size} components, predictor {info.name} takes {info.hidden_size}"
+            )
         if info.layer and job.hidden_state.layer and job.hidden_state.layer != info.layer:
             raise PreconditionError("job.hidden_state_layer", f"predictor {info.name} takes layer {info.layer}")
 
@@ -167,34 +173,38 @@ def _usage(allocation: Allocation, forcing: BudgetForcing, counted: Counted, tim
 
 def _record_allocation(allocation: Allocation) -> None:
     span = trace.get_current_span()
-    span.set_attributes({
-        semconv.REQUEST_ID: allocation.request_id,
-        semconv.POLICY: allocation.policy,
-        semconv.BUDGET: allocation.budget_tokens,
-        semconv.BASELINE: allocation.baseline_tokens,
-        semconv.FLOOR: allocation.floor_tokens,
-        semconv.CAP: allocation.cap_tokens,
-        semconv.PREDICTION_OUTCOME: allocation.prediction.outcome.value,
-        semconv.PREDICTOR: allocation.prediction.predictor,
-        semconv.EXPECTED_ACCURACY: allocation.expected_accuracy,
-        semconv.BASELINE_EXPECTED_ACCURACY: allocation.baseline_expected_accuracy,
-        semconv.WINDOW_SIZE: allocation.window_size,
-        semconv.WINDOW_WAIT: allocation.window_wait_seconds,
-        semconv.PREDICTION_DURATION: allocation.prediction_seconds,
-        semconv.ALLOCATION_DURATION: allocation.allocation_seconds,
-    })
+    span.set_attributes(
+        {
+            semconv.REQUEST_ID: allocation.request_id,
+            semconv.POLICY: allocation.policy,
+            semconv.BUDGET: allocation.budget_tokens,
+            semconv.BASELINE: allocation.baseline_tokens,
+            semconv.FLOOR: allocation.floor_tokens,
+            semconv.CAP: allocation.cap_tokens,
+            semconv.PREDICTION_OUTCOME: allocation.prediction.outcome.value,
+            semconv.PREDICTOR: allocation.prediction.predictor,
+            semconv.EXPECTED_ACCURACY: allocation.expected_accuracy,
+            semconv.BASELINE_EXPECTED_ACCURACY: allocation.baseline_expected_accuracy,
+            semconv.WINDOW_SIZE: allocation.window_size,
+            semconv.WINDOW_WAIT: allocation.window_wait_seconds,
+            semconv.PREDICTION_DURATION: allocation.prediction_seconds,
+            semconv.ALLOCATION_DURATION: allocation.allocation_seconds,
+        }
+    )
     span.add_event("allocation")
 
 
 def _record_usage(usage: Usage) -> None:
     span = trace.get_current_span()
-    span.set_attributes({
-        semconv.USED: usage.reasoning_tokens,
-        semconv.SAVED_VS_CAP: usage.saved_vs_cap_tokens,
-        semconv.SAVED_AT_EQUAL_ACCURACY: usage.saved_at_equal_accuracy_tokens,
-        semconv.NET_BENEFIT: usage.net_benefit_seconds,
-        semconv.GEN_AI_REASONING_TOKENS: usage.reasoning_tokens,
-        semconv.GEN_AI_OUTPUT_TOKENS: usage.reasoning_tokens + usage.answer_tokens,
-    })
+    span.set_attributes(
+        {
+            semconv.USED: usage.reasoning_tokens,
+            semconv.SAVED_VS_CAP: usage.saved_vs_cap_tokens,
+            semconv.SAVED_AT_EQUAL_ACCURACY: usage.saved_at_equal_accuracy_tokens,
+            semconv.NET_BENEFIT: usage.net_benefit_seconds,
+            semconv.GEN_AI_REASONING_TOKENS: usage.reasoning_tokens,
+            semconv.GEN_AI_OUTPUT_TOKENS: usage.reasoning_tokens + usage.answer_tokens,
+        }
+    )
     if usage.finish_reason is FinishReason.FORCED:
         span.add_event("forced answer")

@@ -47,9 +47,7 @@ def plan_window(jobs: Sequence[Job], predictions: Sequence[Prediction], total: i
         floors = spread_evenly(np.zeros_like(floors), floors, total, step=1)
     problem = Problem(curves, floors, caps, total, width)
     plan = make_plan(rules.policy, problem, known)
-    allocations = [
-        _allocation(job, predictions[at], plan, at, rules, floors, len(jobs)) for at, job in enumerate(jobs)
-    ]
+    allocations = [_allocation(job, predictions[at], plan, at, rules, floors, len(jobs)) for at, job in enumerate(jobs)]
     return WindowPlan(allocations, total, int(plan.budgets.sum()), plan.saved_at_equal_accuracy)
 
 

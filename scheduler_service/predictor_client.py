@@ -62,7 +62,9 @@ class NoPredictor:
 class GrpcPredictor:
     """The predictor service over gRPC; one call a window, cut off after ``timeout_seconds``."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, model: str, timeout_seconds: float, windows_tokens: int = 16) -> None:
+    def __init__(
+        self, channel: grpc.aio.Channel, *, model: str, timeout_seconds: float, windows_tokens: int = 16
+    ) -> None:
         """Ask over ``channel`` for predictions of ``model`` (empty: the predictor's default)."""
         self._stub = predictor_pb2_grpc.PredictorServiceStub(channel)
         self._model = model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import grpc.aio
 from opentelemetry import trace
@@ -40,24 +41,31 @@ async def serve(
 ) -> None:
     """Serve until a signal, or until ``Serving.draining`` is set by whoever got it through ``on_started``.
 
-    The server listens at once and turns ready when its backend answers. Raises BackendUnavailableError where that takes
-    longer than ``backend_ready_seconds``.
+    It listens once its backend answers, and needs no predictor to start. Raises BackendUnavailableError where the
+    backend takes longer than ``backend_ready_seconds``.
     """
     settings.log_masked()
     tracing = provider or telemetry.tracer_provider("scheduler", VERSION)
     backend = backend or make_backend(settings)
-    serving = Serving(
-        settings.listen,
-        [SERVICE],
-        settings.drain_seconds,
-        interceptors=[ServerTracing(tracing)],
-        with_reflection=settings.reflection,
-    )
-    channel = _predictor_channel(settings, tracing)
-    await backend.start()
-    try:
+    async with AsyncExitStack() as closing:
+        closing.callback(telemetry.shut_down, tracing)
+        closing.push_async_callback(backend.close)
+        await backend.start()
         limits = await backend.limits()
-        pipeline = build_pipeline(settings, backend, limits, _predictor(settings, channel), tracing)
+        predictor: Predictor = NoPredictor()
+        if settings.predictor:
+            channel = grpc.aio.insecure_channel(settings.predictor, interceptors=client_tracing(tracing))
+            closing.push_async_callback(channel.close)
+            timeout = settings.predictor_timeout_ms / 1000
+            predictor = GrpcPredictor(channel, model=settings.predictor_model, timeout_seconds=timeout)
+        pipeline = build_pipeline(settings, backend, limits, predictor, tracing)
+        serving = Serving(
+            settings.listen,
+            [SERVICE],
+            settings.drain_seconds,
+            interceptors=[ServerTracing(tracing)],
+            with_reflection=settings.reflection,
+        )
         offer = Offer(settings.model or limits.model, settings.floor_tokens, settings.cap_tokens, settings.temperature)
         servicer = SchedulerServicer(pipeline, offer, serving.draining.is_set)
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
@@ -68,11 +76,6 @@ async def serve(
             on_started(serving)
             await serving.run_until_signal()
             collecting.cancel()
-    finally:
-        await backend.close()
-        if channel is not None:
-            await channel.close()
-        telemetry.shut_down(tracing)
 
 
 def build_pipeline(
@@ -93,16 +96,3 @@ def build_pipeline(
         template=TEMPLATES[settings.template],
         max_pending=settings.max_pending,
     )
-
-
-def _predictor_channel(settings: SchedulerSettings, tracing: trace.TracerProvider) -> grpc.aio.Channel | None:
-    if not settings.predictor:
-        return None
-    return grpc.aio.insecure_channel(settings.predictor, interceptors=client_tracing(tracing))
-
-
-def _predictor(settings: SchedulerSettings, channel: grpc.aio.Channel | None) -> Predictor:
-    if channel is None:
-        return NoPredictor()
-    timeout = settings.predictor_timeout_ms / 1000
-    return GrpcPredictor(channel, model=settings.predictor_model, timeout_seconds=timeout)

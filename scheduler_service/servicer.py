@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -55,7 +55,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self._offer = offer
         self._draining = draining
 
-    async def Generate(self, request: pb.GenerateRequest, context: _Context) -> AsyncIterator[pb.GenerateResponse]:  # type: ignore[override]
+    async def Generate(self, request: pb.GenerateRequest, context: _Context) -> AsyncIterator[pb.GenerateResponse]:
         """Stream one allocation, the text, and the usage."""
         await require_valid(context, request)
         try:
@@ -65,7 +65,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         except SchedulingError as error:
             await _abort(context, error)
 
-    async def Complete(self, request: pb.CompleteRequest, context: _Context) -> pb.CompleteResponse:  # type: ignore[override]
+    async def Complete(self, request: pb.CompleteRequest, context: _Context) -> pb.CompleteResponse:
         """Return a whole generation."""
         await require_valid(context, request)
         response = pb.CompleteResponse()
@@ -77,7 +77,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             await _abort(context, error)
         return response
 
-    async def Allocate(self, request: pb.AllocateRequest, context: _Context) -> pb.AllocateResponse:  # type: ignore[override]
+    async def Allocate(self, request: pb.AllocateRequest, context: _Context) -> pb.AllocateResponse:
         """Return the plan of a window without spending anything."""
         await require_valid(context, request)
         pipeline, offer = self._pipeline, self._offer
@@ -103,7 +103,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             tokens_saved_at_equal_accuracy=plan.saved_at_equal_accuracy,
         )
 
-    async def ReportOutcome(self, request: pb.ReportOutcomeRequest, context: _Context) -> pb.ReportOutcomeResponse:  # type: ignore[override]
+    async def ReportOutcome(self, request: pb.ReportOutcomeRequest, context: _Context) -> pb.ReportOutcomeResponse:
         """Record whether an answer was right."""
         await require_valid(context, request)
         calibration = self._pipeline.outcomes.report(request.request_id, request.score)
@@ -116,7 +116,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             mean_score=calibration.mean_score,
         )
 
-    async def GetBudget(self, request: pb.GetBudgetRequest, context: _Context) -> pb.GetBudgetResponse:  # type: ignore[override]
+    async def GetBudget(self, request: pb.GetBudgetRequest, context: _Context) -> pb.GetBudgetResponse:
         """Return the ledger."""
         ledger = self._pipeline.ledger
         state = ledger.state()
@@ -132,7 +132,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             covered_requests=state.covered,
         )
 
-    def _events(self, message: pb.Job) -> AsyncIterator[Event]:
+    def _events(self, message: pb.Job) -> AsyncGenerator[Event]:
         if self._draining():
             raise DrainingError("the scheduler is shutting down")
         return self._pipeline.generate(self._job(message))
@@ -174,9 +174,7 @@ async def _abort(context: _Context, error: SchedulingError) -> NoReturn:
     """End the call with the status that belongs to the error."""
     match error:
         case PreconditionError():
-            await abort_invalid(
-                context, [(error.field_name, error.description)], grpc.StatusCode.FAILED_PRECONDITION
-            )
+            await abort_invalid(context, [(error.field_name, error.description)], grpc.StatusCode.FAILED_PRECONDITION)
         case InvalidRequestError():
             await abort_invalid(context, [(error.field_name, error.description)])
         case OverloadedError():

@@ -15,8 +15,10 @@ from exporters.demo.tasks import split_tasks
 
 
 def demo(
-    questions: Annotated[int, typer.Option(min=32, max=108, help="How many questions to ask.")] = 72,
-    tokens: Annotated[int, typer.Option(min=16, max=256, help="The tight budget: mean reasoning tokens a question.")] = 32,
+    questions: Annotated[int, typer.Option(min=32, max=108, help="How many questions to ask.")] = 108,
+    tokens: Annotated[
+        int, typer.Option(min=16, max=256, help="The tight budget: mean reasoning tokens a question.")
+    ] = 32,
     ample: Annotated[int, typer.Option(min=0, max=256, help="A second, ample budget; 0 leaves it out.")] = 96,
     out: Annotated[Path, typer.Option(help="Where the summary, the report and the trace go.")] = Path("out/demo"),
 ) -> None:
@@ -26,7 +28,7 @@ def demo(
     """
     console = Console(highlight=False)
     try:
-        from predictive_scheduling_cli.demo.run import run_demo  # noqa: PLC0415  (the extra "demo")
+        from predictive_scheduling_cli.demo.run import run_demo
     except ModuleNotFoundError as error:
         console.print(f"[red]{error.name} is not installed: pip install 'predictive-scheduling[demo]'[/red]")
         raise typer.Exit(1) from None
@@ -41,12 +43,12 @@ def demo(
 
 def _print(summary: dict[str, Any], console: Console) -> None:
     table = Table(title="same questions, same model, same total budget")
-    for name in ("budget", "policy", "accuracy", "reserved", "used", "answer", "p50", "p99"):
+    for name in ("tokens a question", "policy", "accuracy", "reserved", "used", "answer", "p50", "p99"):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for run in [summary, *([summary["ample"]] if "ample" in summary else [])]:
         for policy, figures in run["policies"].items():
             table.add_row(
-                f"{run['tokens_per_query']}/question",
+                str(run["tokens_per_query"]),
                 policy,
                 f"{figures['accuracy']:.1%}",
                 f"{figures['reserved_tokens']:,}",
@@ -62,5 +64,3 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         f"cap, {summary['tokens_saved_at_equal_accuracy']:,.0f} at equal expected accuracy; prediction "
         f"{summary['prediction_ms_p50']:.1f} ms (median window); coverage {summary['coverage']:.0%}"
     )
-
-

@@ -18,7 +18,8 @@ class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer):
         """Receive nothing yet; ``start`` listens."""
         self._resource_spans: list[dict[str, Any]] = []
         self._server = grpc.aio.server()
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(self, self._server)
+        register: Any = trace_service_pb2_grpc.add_TraceServiceServicer_to_server
+        register(self, self._server)
 
     async def start(self) -> str:
         """Listen on a free port of loopback; returns the endpoint for ``OTEL_EXPORTER_OTLP_ENDPOINT``."""
@@ -30,7 +31,7 @@ class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer):
         """Stop listening."""
         await self._server.stop(1.0)
 
-    async def Export(self, request: Any, context: Any) -> Any:  # noqa: N802  (gRPC's name)
+    async def Export(self, request: Any, context: Any) -> Any:
         """Take a batch of spans."""
         self._resource_spans += [MessageToDict(spans) for spans in request.resource_spans]
         return trace_service_pb2.ExportTraceServiceResponse()

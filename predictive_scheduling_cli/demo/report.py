@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from predictive_scheduling_cli.demo.runner import Result
 from predictive_scheduling_cli.demo.summary import by_family
 
-mpl.rcParams.update({"svg.hashsalt": "predictive-scheduling", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+mpl.rcParams.update(
+    {"svg.hashsalt": "predictive-scheduling", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
+)
 _GREY, _BLUE, _RED = "#8a8f98", "#2563eb", "#c2410c"
 
 _PAGE = """<!doctype html>
@@ -22,11 +24,13 @@ _PAGE = """<!doctype html>
 <title>Predictive scheduling: demo report</title>
 <style>
 body {{ font: 16px/1.55 system-ui, sans-serif; color: #1c2024; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }}
-h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
+h1 {{ font-size: 1.6rem; }}
+h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e4e7eb; }}
 th:first-child, td:first-child {{ text-align: left; }}
-figure {{ margin: 1rem 0; }} svg {{ max-width: 100%; height: auto; }} figcaption, .note {{ color: #5a6270; font-size: .9rem; }}
+figure {{ margin: 1rem 0; }} svg {{ max-width: 100%; height: auto; }}
+figcaption, .note {{ color: #5a6270; font-size: .9rem; }}
 .big {{ font-size: 1.25rem; }} .right {{ color: #15803d; }} .wrong {{ color: #b91c1c; }}
 </style></head><body>
 {body}
@@ -38,11 +42,17 @@ def write_report(path: Path, runs: Sequence[tuple[dict[str, Any], Sequence[Resul
     """Write the report of runs (summary, uniform's results, envelope's results); the first run is the tight budget."""
     summary, uniform, envelope = runs[0]
     parts = ["<h1>One token budget, split where it buys the most</h1>", _headline(summary), _totals(runs)]
-    parts += ["<h2>Who got the tokens</h2>", _figure(_families(uniform, envelope), "Mean budget and accuracy by kind of task.")]
+    parts += [
+        "<h2>Who got the tokens</h2>",
+        _figure(_families(uniform, envelope), "Mean budget and accuracy by kind of task."),
+    ]
     parts.append(_family_table(uniform, envelope))
     parts += [
         "<h2>Budgets and latency</h2>",
-        _figure(_budgets(uniform, envelope), "Each question's reserved budget and what it used, questions in order of budget."),
+        _figure(
+            _budgets(uniform, envelope),
+            "Each question's reserved budget and what it used, questions in order of budget.",
+        ),
         _figure(_latencies(uniform, envelope), "Share of questions answered within a time, all sent at once."),
         "<h2>Prediction against savings</h2>",
         _figure(_savings(envelope), "Each question: time of its window's prediction call against tokens saved."),
@@ -71,7 +81,10 @@ def _totals(runs: Sequence[tuple[dict[str, Any], Sequence[Result], Sequence[Resu
             f"{summary['tokens_per_query']} a question",
             name,
             f"{figures['accuracy']:.1%}",
-            *(f"{figures[key]:,.0f}" for key in ("reserved_tokens", "reasoning_tokens", "answer_tokens", "p50_ms", "p99_ms")),
+            *(
+                f"{figures[key]:,.0f}"
+                for key in ("reserved_tokens", "reasoning_tokens", "answer_tokens", "p50_ms", "p99_ms")
+            ),
         ]
         for summary, _, _ in runs
         for name, figures in summary["policies"].items()
@@ -99,14 +112,19 @@ def _questions(uniform: Sequence[Result], envelope: Sequence[Result]) -> str:
     head = ["question", "uniform", "scheduled", "used", "expected", "answer"]
     rows = []
     for before, after in zip(uniform, envelope, strict=True):
-        marks = [f"<span class={'right' if r.right else 'wrong'}>{r.usage.reserved_tokens} {'✓' if r.right else '✗'}</span>" for r in (before, after)]
-        rows.append([
-            html.escape(after.task.question),
-            *marks,
-            str(after.usage.reasoning_tokens),
-            f"{after.allocation.expected_accuracy:.0%}",
-            html.escape(after.answer[:20]),
-        ])
+        marks = [
+            f"<span class={'right' if r.right else 'wrong'}>{r.usage.reserved_tokens} {'✓' if r.right else '✗'}</span>"
+            for r in (before, after)
+        ]
+        rows.append(
+            [
+                html.escape(after.task.question),
+                *marks,
+                str(after.usage.reasoning_tokens),
+                f"{after.allocation.expected_accuracy:.0%}",
+                html.escape(after.answer[:20]),
+            ]
+        )
     return _table(head, rows)
 
 
@@ -130,8 +148,12 @@ def _families(uniform: Sequence[Result], envelope: Sequence[Result]) -> Figure:
     axes = figure.subplots(1, 2)
     places = range(len(rows))
     for axis, key, label, scale in ((axes[0], "budget", "tokens", 1), (axes[1], "accuracy", "% right", 100)):
-        axis.bar([p - 0.2 for p in places], [scale * r[f"uniform_{key}"] for r in rows], 0.4, color=_GREY, label="uniform")
-        axis.bar([p + 0.2 for p in places], [scale * r[f"envelope_{key}"] for r in rows], 0.4, color=_BLUE, label="scheduled")
+        axis.bar(
+            [p - 0.2 for p in places], [scale * r[f"uniform_{key}"] for r in rows], 0.4, color=_GREY, label="uniform"
+        )
+        axis.bar(
+            [p + 0.2 for p in places], [scale * r[f"envelope_{key}"] for r in rows], 0.4, color=_BLUE, label="scheduled"
+        )
         axis.set_xticks(list(places), [r["family"] for r in rows], rotation=40, ha="right")
         axis.set_ylabel(label)
     axes[0].legend(frameon=False)
@@ -142,8 +164,21 @@ def _budgets(uniform: Sequence[Result], envelope: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(9, 2.8))
     axis = figure.subplots()
     ordered = sorted(envelope, key=lambda result: result.usage.reserved_tokens)
-    axis.step(range(len(ordered)), [r.usage.reserved_tokens for r in ordered], where="mid", color=_BLUE, label="scheduled: reserved")
-    axis.scatter(range(len(ordered)), [r.usage.reasoning_tokens for r in ordered], s=12, color=_RED, label="scheduled: used", zorder=3)
+    axis.step(
+        range(len(ordered)),
+        [r.usage.reserved_tokens for r in ordered],
+        where="mid",
+        color=_BLUE,
+        label="scheduled: reserved",
+    )
+    axis.scatter(
+        range(len(ordered)),
+        [r.usage.reasoning_tokens for r in ordered],
+        s=12,
+        color=_RED,
+        label="scheduled: used",
+        zorder=3,
+    )
     axis.plot(range(len(uniform)), [r.usage.reserved_tokens for r in uniform], color=_GREY, label="uniform: reserved")
     axis.set_xlabel("questions")
     axis.set_ylabel("reasoning tokens")
@@ -167,8 +202,16 @@ def _savings(envelope: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(9, 2.8))
     axis = figure.subplots()
     milliseconds = [1000 * result.allocation.prediction_seconds for result in envelope]
-    axis.scatter(milliseconds, [r.usage.tokens_saved_vs_cap for r in envelope], s=14, color=_GREY, label="against the cap")
-    axis.scatter(milliseconds, [r.usage.tokens_saved_at_equal_accuracy for r in envelope], s=14, color=_BLUE, label="at equal accuracy (window's mean)")
+    axis.scatter(
+        milliseconds, [r.usage.tokens_saved_vs_cap for r in envelope], s=14, color=_GREY, label="against the cap"
+    )
+    axis.scatter(
+        milliseconds,
+        [r.usage.tokens_saved_at_equal_accuracy for r in envelope],
+        s=14,
+        color=_BLUE,
+        label="at equal accuracy (window's mean)",
+    )
     axis.set_xlabel("prediction, ms")
     axis.set_ylabel("tokens saved")
     axis.legend(frameon=False)

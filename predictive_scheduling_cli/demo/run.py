@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +29,9 @@ _SCHEDULER = {"backend": "embedded", "template": "demo", "answer_tokens": 12, "b
               "window_ms": 500, "floor_tokens": 16, "cap_tokens": 256, "predictor_timeout_ms": 2000}  # fmt: skip
 
 
-async def run_demo(tasks: Sequence[Task], budgets: Sequence[int], out: Path, sockets: Path, console: Console) -> dict[str, Any]:
+async def run_demo(
+    tasks: Sequence[Task], budgets: Sequence[int], out: Path, sockets: Path, console: Console
+) -> dict[str, Any]:
     """Ask all ``tasks`` under both policies at each mean budget; write the files; returns the summary."""
     receiver = OtlpReceiver()
     endpoint = await receiver.start()
@@ -36,7 +39,7 @@ async def run_demo(tasks: Sequence[Task], budgets: Sequence[int], out: Path, soc
     tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True)))
     log = out / "services.log"
     log.unlink(missing_ok=True)
-    runs = []
+    runs: list[tuple[dict[str, Any], list[Result], list[Result]]] = []
     try:
         async with service("predictor", f"unix:{sockets / 'predictor.sock'}", log, otlp=endpoint) as predictor:
             for tokens in budgets:
@@ -50,8 +53,9 @@ async def run_demo(tasks: Sequence[Task], budgets: Sequence[int], out: Path, soc
                             results[policy] = await ask_all(
                                 address, tasks, on_result=view.add, interceptors=client_tracing(tracing), seed=0
                             )
-                runs.append((summarise(results["uniform"], results["envelope"], tokens), *results.values()))
-        tracing.shutdown()
+                summary = summarise(results["uniform"], results["envelope"], tokens)
+                runs.append((summary, results["uniform"], results["envelope"]))
+        await asyncio.to_thread(tracing.shutdown)  # it exports to the receiver on this loop
     finally:
         await receiver.stop()
     summary = dict(runs[0][0])

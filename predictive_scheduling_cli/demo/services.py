@@ -52,5 +52,5 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, address: str, l
             if reply is not None and reply.status == health_pb2.HealthCheckResponse.SERVING:
                 return
             await asyncio.sleep(0.1)
-    lines = log.read_text(errors="replace").splitlines()[-5:]
+    lines = (await asyncio.to_thread(log.read_text, errors="replace")).splitlines()[-5:]
     raise ServiceFailedError(f"the service ended before it was ready (log: {log}):\n" + "\n".join(lines))

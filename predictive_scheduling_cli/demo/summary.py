@@ -48,12 +48,14 @@ def by_family(uniform: Sequence[Result], envelope: Sequence[Result]) -> list[dic
     rows = []
     for family in dict.fromkeys(result.task.family for result in envelope):
         pair = [[r for r in results if r.task.family == family] for results in (uniform, envelope)]
-        rows.append({
-            "family": family,
-            "questions": len(pair[1]),
-            "uniform_accuracy": fmean(r.right for r in pair[0]),
-            "envelope_accuracy": fmean(r.right for r in pair[1]),
-            "uniform_budget": fmean(r.allocation.reasoning_budget_tokens for r in pair[0]),
-            "envelope_budget": fmean(r.allocation.reasoning_budget_tokens for r in pair[1]),
-        })
+        rows.append(
+            {
+                "family": family,
+                "questions": len(pair[1]),
+                "uniform_accuracy": fmean(r.right for r in pair[0]),
+                "envelope_accuracy": fmean(r.right for r in pair[1]),
+                "uniform_budget": fmean(r.allocation.reasoning_budget_tokens for r in pair[0]),
+                "envelope_budget": fmean(r.allocation.reasoning_budget_tokens for r in pair[1]),
+            }
+        )
     return rows

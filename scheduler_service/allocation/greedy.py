@@ -24,7 +24,10 @@ class Greedy:
         budgets = problem.floors.copy()
         left = problem.total - int(budgets.sum())
         for longest in (1, points.shape[1]):
-            steps = [self._best_step(points[i], int(budgets[i]), int(problem.caps[i]), width, longest) for i in range(len(points))]
+            steps = [
+                self._best_step(points[i], int(budgets[i]), int(problem.caps[i]), width, longest)
+                for i in range(len(points))
+            ]
             heap = [(-gain, i, tokens) for i, (gain, tokens) in enumerate(steps) if gain > 0]
             heapq.heapify(heap)
             while heap:

@@ -12,10 +12,10 @@ from scheduler_service.allocation.uniform import Uniform
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Budgets of a window. ``budgets``, ``baselines``: (n,) tokens; ``expected``, ``baseline_expected``: (n,) fractions.
+    """A window's plan. ``budgets``, ``baselines``: (n,) tokens; ``expected``, ``baseline_expected``: (n,) fractions.
 
     ``policy`` is the one that made the plan: ``uniform`` where the guard preferred it.
-    ``saved_at_equal_accuracy``: tokens a query that uniform would need for the plan's expected accuracy, less the plan's.
+    ``saved_at_equal_accuracy``: tokens a query that uniform needs for the plan's expected accuracy, less the plan's.
     """
 
     policy: str
@@ -38,7 +38,9 @@ def make_plan(policy: Policy, problem: Problem, known: np.ndarray) -> Plan:
     if known.any():
         shared = Problem(curves[known], problem.floors[known], problem.caps[known], int(baselines[known].sum()), width)
         planned = policy.allocate(shared)
-        gain = accuracy_at(shared.curves, planned, width).sum() - accuracy_at(shared.curves, baselines[known], width).sum()
+        gain = (
+            accuracy_at(shared.curves, planned, width).sum() - accuracy_at(shared.curves, baselines[known], width).sum()
+        )
         if gain > 0:
             budgets[known], name = planned, policy.name
     expected = np.where(known, accuracy_at(curves, budgets, width), 0.0)
@@ -50,7 +52,7 @@ def make_plan(policy: Policy, problem: Problem, known: np.ndarray) -> Plan:
 def _saved_at_equal_accuracy(problem: Problem, known: np.ndarray, budgets: Ints, reached: float) -> float:
     """Tokens a query that uniform needs to reach the same total expected accuracy, less the plan's.
 
-    Where no uniform budget reaches it, uniform is charged its most expensive plan: a lower bound on the saving.
+    Where no uniform budget reaches it, uniform is charged the cheapest plan that reaches its own best: a lower bound.
     """
     if not known.any():
         return 0.0
@@ -59,6 +61,6 @@ def _saved_at_equal_accuracy(problem: Problem, known: np.ndarray, budgets: Ints,
     uniform = np.clip(levels[:, None], floors, caps)
     repeated = np.broadcast_to(curves, (len(levels), *curves.shape)).reshape(-1, curves.shape[1])
     accuracies = accuracy_at(repeated, uniform.ravel(), problem.window_tokens).reshape(uniform.shape).sum(axis=1)
-    enough = np.flatnonzero(accuracies >= reached - 1e-9)
-    needed = int(uniform[enough[0] if len(enough) else -1].sum())
+    cheapest = int(np.argmax(accuracies >= min(reached, accuracies.max()) - 1e-9))
+    needed = int(uniform[cheapest].sum())
     return max(0.0, (needed - int(budgets[known].sum())) / len(budgets))

@@ -58,20 +58,21 @@ class Policy(Protocol):
 
 
 def accuracy_at(curves: Floats, tokens: Floats | Ints, window_tokens: int) -> Floats:
-    """Expected accuracy of each query at its budget: (n,) from (n, K) curves, linear between windows, 0 at no tokens."""
+    """Expected accuracy of each query at its budget: (n,) from (n, K) curves; linear between windows."""
     windows = np.clip(np.asarray(tokens, float) / window_tokens, 0, curves.shape[1])
     whole = windows.astype(np.int64)
     points = np.concatenate([np.zeros((len(curves), 1)), curves], axis=1)
     rows = np.arange(len(curves))
     below, above = points[rows, whole], points[rows, np.minimum(whole + 1, curves.shape[1])]
-    return below + (windows - whole) * (above - below)
+    result: Floats = below + (windows - whole) * (above - below)
+    return result
 
 
 def spread_evenly(budgets: Ints, caps: Ints, left: int, step: int) -> Ints:
-    """Raise the lowest budgets together until ``left`` tokens are spent or every cap is reached; (n,) new budgets.
+    """Raise the lowest budgets together until ``left`` tokens are spent or all caps are reached; (n,) new budgets.
 
-    Levels are ``step`` tokens apart, and ties go to the earlier query. Spending what a plan has no use for brings it closer to
-    uniform, the plan that needs no prediction.
+    Levels are ``step`` tokens apart, and ties go to the earlier query. Spending what a plan has no use for brings it
+    closer to uniform, the plan that needs no prediction.
     """
     level_low, level_high = 0, int(caps.max(initial=0)) // step + 1
 

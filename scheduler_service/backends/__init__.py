@@ -20,5 +20,7 @@ def make_backend(settings: SchedulerSettings) -> Backend:
         return EmbeddedBackend(slots=settings.backend_slots or 8)
     token, ready = settings.backend_token.get_secret_value(), settings.backend_ready_seconds
     if settings.backend == "llama_cpp":
-        return LlamaCppBackend(HttpServer(settings.backend_url, token=token, reuse_connections=False), ready_seconds=ready)
+        return LlamaCppBackend(
+            HttpServer(settings.backend_url, token=token, reuse_connections=False), ready_seconds=ready
+        )
     return TgiBackend(HttpServer(settings.backend_url, token=token), ready_seconds=ready)

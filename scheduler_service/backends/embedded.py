@@ -61,9 +61,7 @@ class EmbeddedBackend:
         """What a slot holds."""
         return await self._started().limits()
 
-    def stream(
-        self, call: Call, sampling: Sampling, headers: Mapping[str, str]
-    ) -> AsyncIterator[Piece | Ended]:
+    def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
         """Run one call."""
         return self._started().stream(call, sampling, headers)
 
@@ -74,7 +72,7 @@ class EmbeddedBackend:
 
     def _load(self) -> Any:
         try:
-            import xllamacpp  # noqa: PLC0415  (an optional dependency: the extra "embedded")
+            import xllamacpp
         except ImportError as error:
             raise BackendUnavailableError(
                 "the embedded LLM needs the extra 'embedded': pip install 'predictive-scheduling[embedded]'"

@@ -82,7 +82,7 @@ class HttpServer:
         """Poll ``path`` until it answers 200. Raises BackendUnavailableError after ``timeout_seconds``."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                while not await self._answers(path):
+                while not await self._answers(path):  # noqa: ASYNC110  (nobody tells us when a server is up)
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise BackendUnavailableError(f"{self.url}{path} did not answer in {timeout_seconds:g} s") from None

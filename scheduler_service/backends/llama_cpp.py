@@ -41,9 +41,7 @@ class LlamaCppBackend:
             max_concurrent_requests=int(props.get("total_slots") or 0),
         )
 
-    async def stream(
-        self, call: Call, sampling: Sampling, headers: Mapping[str, str]
-    ) -> AsyncIterator[Piece | Ended]:
+    async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
         """Run one call on ``/completion``."""
         async for event in self._server.events("/completion", parameters(call, sampling), headers):
             if "error" in event:

@@ -40,9 +40,7 @@ class TgiBackend:
             max_concurrent_requests=int(info.get("max_concurrent_requests") or 0),
         )
 
-    async def stream(
-        self, call: Call, sampling: Sampling, headers: Mapping[str, str]
-    ) -> AsyncIterator[Piece | Ended]:
+    async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
         """Run one call on ``/generate_stream``, where every refusal comes as an event with HTTP 200."""
         body = {"inputs": call.prompt, "parameters": parameters(call, sampling)}
         async for event in self._server.events("/generate_stream", body, headers):
@@ -61,7 +59,7 @@ class TgiBackend:
 
 
 def parameters(call: Call, sampling: Sampling) -> dict[str, Any]:
-    """Return TGI's parameters: a temperature of 0 means no sampling, and a top_p of 1 is left out (TGI refuses both)."""
+    """Return TGI's parameters: a temperature of 0 means no sampling, a top_p of 1 is left out (TGI refuses both)."""
     wanted: dict[str, Any] = {"max_new_tokens": call.max_tokens, "details": True, "stop": list(call.stop[:4])}
     wanted["do_sample"] = sampling.temperature is None or sampling.temperature > 0
     if sampling.temperature:

@@ -13,19 +13,26 @@ from predictor_service.artifact import Manifest, write_manifest
 WINDOWS = 16
 
 
-def hidden_state_model(folder: Path, *, size: int = 4, layer: int = 3, name: str = "hidden", curve: str = "sum") -> Path:
+def hidden_state_model(
+    folder: Path, *, size: int = 4, layer: int = 3, name: str = "hidden", curve: str = "sum"
+) -> Path:
     """Write a model whose curve is sigmoid(sum of the hidden state) in every window, or NaN with ``curve="nan"``."""
     folder.mkdir(parents=True)
     value = np.nan if curve == "nan" else 1.0
     weights = numpy_helper.from_array(np.full((size, WINDOWS), value, np.float32), "weights")
     graph = helper.make_graph(
-        [helper.make_node("MatMul", ["hidden_state", "weights"], ["logits"]), helper.make_node("Sigmoid", ["logits"], ["curve"])],
+        [
+            helper.make_node("MatMul", ["hidden_state", "weights"], ["logits"]),
+            helper.make_node("Sigmoid", ["logits"], ["curve"]),
+        ],
         "hidden",
         [helper.make_tensor_value_info("hidden_state", TensorProto.FLOAT, ["n", size])],
         [helper.make_tensor_value_info("curve", TensorProto.FLOAT, ["n", WINDOWS])],
         initializer=[weights],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "model.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "model.onnx"
+    )
     write_manifest(
         folder,
         Manifest(

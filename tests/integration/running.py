@@ -23,7 +23,9 @@ NO_TRACES = trace.NoOpTracerProvider()
 
 
 @asynccontextmanager
-async def predictor(models: Path = SHIPPED_MODELS, provider: trace.TracerProvider = NO_TRACES, **settings: object) -> AsyncIterator[str]:
+async def predictor(
+    models: Path = SHIPPED_MODELS, provider: trace.TracerProvider = NO_TRACES, **settings: object
+) -> AsyncIterator[str]:
     """Run a predictor; yields its address."""
     started: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
@@ -38,15 +40,20 @@ async def predictor(models: Path = SHIPPED_MODELS, provider: trace.TracerProvide
 
 @asynccontextmanager
 async def scheduler(
-    backend: Backend | None = None, provider: trace.TracerProvider = NO_TRACES, **settings: object
+    fake: Backend | None = None, provider: trace.TracerProvider = NO_TRACES, **settings: object
 ) -> AsyncIterator[str]:
-    """Run a scheduler around ``backend``; yields its address."""
+    """Run a scheduler, around a ``fake`` backend where one is given; yields its address."""
     started: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
-    defaults = {"backend": "embedded" if backend else "tgi", "window_ms": 5.0, "tokens_per_query": 64, "drain_seconds": 1.0}
+    defaults = {
+        "backend": "embedded" if fake else "tgi",
+        "window_ms": 5.0,
+        "tokens_per_query": 64,
+        "drain_seconds": 1.0,
+    }
     async with asyncio.TaskGroup() as group:
         loaded = SchedulerSettings(**{**defaults, **settings})
         group.create_task(
-            scheduler_server.serve(loaded, backend=backend, provider=provider, on_started=started.set_result)
+            scheduler_server.serve(loaded, backend=fake, provider=provider, on_started=started.set_result)
         )
         serving = await started
         try:

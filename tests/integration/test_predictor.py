@@ -93,9 +93,21 @@ async def test_a_query_that_a_text_model_cannot_take_is_named(text_stub, query, 
     ("query", "code", "field"),
     [
         (pb.HiddenState(values=[1, 2, 3]), grpc.StatusCode.FAILED_PRECONDITION, "queries[0].hidden_state.values"),
-        (pb.HiddenState(values=[1, 2, 3, float("nan")]), grpc.StatusCode.INVALID_ARGUMENT, "queries[0].hidden_state.values[3]"),
-        (pb.HiddenState(values=[1, 2, 3, float("inf")]), grpc.StatusCode.INVALID_ARGUMENT, "queries[0].hidden_state.values[3]"),
-        (pb.HiddenState(values=[1, 2, 3, 4], layer=9), grpc.StatusCode.FAILED_PRECONDITION, "queries[0].hidden_state.layer"),
+        (
+            pb.HiddenState(values=[1, 2, 3, float("nan")]),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "queries[0].hidden_state.values[3]",
+        ),
+        (
+            pb.HiddenState(values=[1, 2, 3, float("inf")]),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "queries[0].hidden_state.values[3]",
+        ),
+        (
+            pb.HiddenState(values=[1, 2, 3, 4], layer=9),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "queries[0].hidden_state.layer",
+        ),
     ],
 )
 async def test_a_hidden_state_that_does_not_fit_is_named(hidden_stub, query, code, field):

@@ -64,7 +64,10 @@ async def test_one_request_is_one_trace_with_prediction_latency_and_savings(memo
 async def test_a_window_links_all_its_requests(memory):
     provider, exporter = memory
     settings = {"window_size": 4, "window_ms": 5000.0}
-    async with scheduler(ScriptedBackend(thinker), provider=provider, **settings) as address, AsyncSchedulerClient(address) as client:
+    async with (
+        scheduler(ScriptedBackend(thinker), provider=provider, **settings) as address,
+        AsyncSchedulerClient(address) as client,
+    ):
         await asyncio.gather(*(client.complete("q", request_id=f"r{n}") for n in range(4)))
     allocate = find(exporter.get_finished_spans(), "allocate", SpanKind.INTERNAL)
     assert len(allocate) == 1
@@ -74,7 +77,10 @@ async def test_a_window_links_all_its_requests(memory):
 
 async def test_a_refused_request_is_no_error_of_the_server_and_prompts_stay_out(memory):
     provider, exporter = memory
-    async with scheduler(ScriptedBackend(thinker), provider=provider) as address, AsyncSchedulerClient(address) as client:
+    async with (
+        scheduler(ScriptedBackend(thinker), provider=provider) as address,
+        AsyncSchedulerClient(address) as client,
+    ):
         await client.complete("a secret prompt")
         with pytest.raises(grpc.aio.AioRpcError):
             await client.complete("")

@@ -71,7 +71,9 @@ def test_envelope_is_exact_on_concave_curves(problem):
 
 @given(problem=problems(concave=True, aligned=True))
 def test_greedy_equals_envelope_on_concave_curves(problem):
-    reached = [accuracy_at(problem.curves, POLICIES[name].allocate(problem), WIDTH).sum() for name in ("greedy", "envelope")]
+    reached = [
+        accuracy_at(problem.curves, POLICIES[name].allocate(problem), WIDTH).sum() for name in ("greedy", "envelope")
+    ]
     assert reached[0] == pytest.approx(reached[1], abs=1e-9)
 
 
@@ -100,8 +102,10 @@ def _best_by_dynamic_programming(problem: Problem) -> float:
     points = np.concatenate([np.zeros((len(problem.curves), 1)), problem.curves], axis=1)
     for row, floor, cap in zip(points, problem.floors // WIDTH, problem.caps // WIDTH, strict=True):
         choices = range(floor, cap + 1)
-        best = np.array([
-            max((best[spent - choice] + row[choice] for choice in choices if choice <= spent), default=-np.inf)
-            for spent in range(windows + 1)
-        ])
+        best = np.array(
+            [
+                max((best[spent - choice] + row[choice] for choice in choices if choice <= spent), default=-np.inf)
+                for spent in range(windows + 1)
+            ]
+        )
     return float(best.max())

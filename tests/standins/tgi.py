@@ -87,17 +87,19 @@ class TgiStandIn:
         return web.Response()
 
     async def _info(self, request: web.Request) -> web.Response:
-        return web.json_response({
-            "model_id": "stand-in/model",
-            "max_concurrent_requests": self.max_concurrent_requests,
-            "max_best_of": 2,
-            "max_stop_sequences": 4,
-            "max_input_tokens": self.max_input_tokens,
-            "max_total_tokens": self.max_total_tokens,
-            "max_client_batch_size": 4,
-            "router": "text-generation-router",
-            "version": "3.3.7",
-        })
+        return web.json_response(
+            {
+                "model_id": "stand-in/model",
+                "max_concurrent_requests": self.max_concurrent_requests,
+                "max_best_of": 2,
+                "max_stop_sequences": 4,
+                "max_input_tokens": self.max_input_tokens,
+                "max_total_tokens": self.max_total_tokens,
+                "max_client_batch_size": 4,
+                "router": "text-generation-router",
+                "version": "3.3.7",
+            }
+        )
 
     async def _body(self, request: web.Request) -> dict[str, Any]:
         try:
@@ -177,10 +179,17 @@ class TgiStandIn:
                 if self.reset and request.transport is not None:
                     request.transport.abort()
                     return None
-                return await self._event(response, RefusedError(424, "Request failed during generation", "generation").body())
+                return await self._event(
+                    response, RefusedError(424, "Request failed during generation", "generation").body()
+                )
             if self.keep_alive_every and at % self.keep_alive_every == 0:
                 await response.write(b":\n\n")
-            event: dict[str, Any] = {"index": at + 1, "token": _token(at, text), "generated_text": None, "details": None}
+            event: dict[str, Any] = {
+                "index": at + 1,
+                "token": _token(at, text),
+                "generated_text": None,
+                "details": None,
+            }
             if at == len(tokens) - 1:
                 event["generated_text"] = _text(tokens)
                 event["details"] = {

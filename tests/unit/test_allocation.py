@@ -78,6 +78,12 @@ def test_saved_at_equal_accuracy_counts_what_uniform_would_need():
     ],
 )
 def test_what_cannot_be_planned_is_refused_by_name(change, field):
-    good = {"curves": np.array([[0.1, 0.2]]), "floors": np.array([0]), "caps": np.array([32]), "total": 32, "window_tokens": 16}
+    good = {
+        "curves": np.array([[0.1, 0.2]]),
+        "floors": np.array([0]),
+        "caps": np.array([32]),
+        "total": 32,
+        "window_tokens": 16,
+    }
     with pytest.raises(ValueError, match=f"^{field}: "):
         Problem(**{**good, **change})

