@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from predictive_scheduling_cli.demo.runner import Result
-from predictive_scheduling_cli.demo.summary import by_family
+from predictive_scheduling_cli.demo.summary import by_family, overhead_seconds
 
 mpl.rcParams.update(
     {"svg.hashsalt": "predictive-scheduling", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
@@ -55,7 +55,10 @@ def write_report(path: Path, runs: Sequence[tuple[dict[str, Any], Sequence[Resul
         ),
         _figure(_latencies(uniform, envelope), "Share of questions answered within a time, all sent at once."),
         "<h2>Prediction against savings</h2>",
-        _figure(_savings(envelope), "Each question: time of its window's prediction call against tokens saved."),
+        _figure(
+            _savings(envelope),
+            "Each question: what scheduling it took against what fewer tokens than its cap saved, in milliseconds.",
+        ),
         "<h2>Every question</h2>",
         _questions(uniform, envelope),
     ]
@@ -201,18 +204,14 @@ def _latencies(uniform: Sequence[Result], envelope: Sequence[Result]) -> Figure:
 def _savings(envelope: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(9, 2.8))
     axis = figure.subplots()
-    milliseconds = [1000 * result.allocation.prediction_seconds for result in envelope]
-    axis.scatter(
-        milliseconds, [r.usage.tokens_saved_vs_cap for r in envelope], s=14, color=_GREY, label="against the cap"
-    )
-    axis.scatter(
-        milliseconds,
-        [r.usage.tokens_saved_at_equal_accuracy for r in envelope],
-        s=14,
-        color=_BLUE,
-        label="at equal accuracy (window's mean)",
-    )
-    axis.set_xlabel("prediction, ms")
-    axis.set_ylabel("tokens saved")
+    cost = [1000 * overhead_seconds(result) for result in envelope]
+    saved = [1000 * (result.usage.net_benefit_seconds + overhead_seconds(result)) for result in envelope]
+    prediction = [1000 * result.allocation.prediction_seconds for result in envelope]
+    axis.scatter(cost, saved, s=14, color=_BLUE, label="prediction, allocation and window wait")
+    axis.scatter(prediction, saved, s=14, color=_RED, label="prediction alone")
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel("cost of scheduling, ms")
+    axis.set_ylabel("time saved, ms")
     axis.legend(frameon=False)
     return figure

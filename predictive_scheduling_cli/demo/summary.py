@@ -29,6 +29,12 @@ def of_policy(results: Sequence[Result]) -> dict[str, float]:
     }
 
 
+def overhead_seconds(result: Result) -> float:
+    """What scheduling added to a question: window wait, prediction and allocation."""
+    given = result.allocation
+    return given.window_wait_seconds + given.prediction_seconds + given.allocation_seconds
+
+
 def summarise(uniform: Sequence[Result], envelope: Sequence[Result], tokens_per_query: int) -> dict[str, Any]:
     """Both policies side by side, and what scheduling saved, cost and covered."""
     fresh = [r for r in envelope if r.allocation.prediction_outcome == pb.PREDICTION_OUTCOME_FRESH]

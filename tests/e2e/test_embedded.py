@@ -1,0 +1,73 @@
+"""The embedded LLM: a real llama.cpp with the shipped adapter."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from exporters.demo.tasks import is_right, split_tasks
+from predictive_scheduling import AsyncSchedulerClient
+from scheduler_service.backends.base import Ended, Piece
+from scheduler_service.backends.embedded import EmbeddedBackend
+from scheduler_service.domain import PreconditionError, Sampling
+from scheduler_service.forcing import Call, CallEnd
+from tests.integration.running import predictor, scheduler
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture
+async def backend():
+    started = EmbeddedBackend(slots=4)
+    await started.start()
+    yield started
+    await started.close()
+
+
+async def test_tokens_are_counted_and_limits_known(backend):
+    pieces = [piece async for piece in backend.stream(Call("Question: What is 2 + 3?\n", 5), GREEDY, {})]
+    assert sum(piece.tokens for piece in pieces if isinstance(piece, Piece)) == 5
+    assert isinstance(pieces[-1], Ended)
+    assert pieces[-1].end is CallEnd.LENGTH
+    assert pieces[-1].prompt_tokens > 5
+    limits = await backend.limits()
+    assert (limits.max_concurrent_requests, limits.max_prompt_tokens) == (4, 1024)
+
+
+async def test_a_prompt_beyond_the_context_is_the_callers_fault(backend):
+    with pytest.raises(PreconditionError, match=r"job\.prompt"):
+        [piece async for piece in backend.stream(Call("word " * 3000, 5), GREEDY, {})]
+
+
+async def test_a_closed_stream_frees_its_slot_within_a_second(backend):
+    stream = backend.stream(Call("Question: Tell me a story.\n", 900), Sampling(temperature=1.0), {})
+    await anext(stream)
+    url = backend._started()._server.url
+
+    async def busy():
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/slots") as response:
+            return sum(slot["is_processing"] for slot in await response.json())
+
+    assert await busy() == 1
+    await stream.aclose()
+    async with asyncio.timeout(1.0):
+        while await busy():  # noqa: ASYNC110  (the server tells nobody)
+            await asyncio.sleep(0.05)
+
+
+async def test_the_tuned_model_answers_through_the_whole_path():
+    tasks = [task for task in split_tasks().test if task.family in ("lookup", "largest")][:8]
+    settings = {"tokens_per_query": 96, "window_size": 8, "answer_tokens": 12, "template": "demo", "temperature": 0.0}
+    async with predictor() as predictions:
+        async with scheduler(
+            EmbeddedBackend(slots=4), predictor=predictions, predictor_timeout_ms=5000, **settings
+        ) as address:
+            async with AsyncSchedulerClient(address) as client:
+                answers = await asyncio.gather(*(client.complete(task.question) for task in tasks))
+                budget = await client.budget()
+    right = sum(is_right(task.answer, answer.answer) for task, answer in zip(tasks, answers, strict=True))
+    assert right >= 6
+    assert budget.reserved_tokens == 0
+    assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
+    for answer in answers:
+        assert answer.usage.reasoning_tokens <= answer.allocation.reasoning_budget_tokens

@@ -1,0 +1,118 @@
+"""The collector: one trace serves every window, killed runs go on, and files are checked when read."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from exporters.collect import Plan, Question, collect
+from exporters.curves import CurvesFileError, read_curves, write_curves
+from scheduler_service.domain import BackendUnavailableError
+from scheduler_service.templates import TEMPLATES
+from tests.standins.backend import ScriptedBackend
+
+PLAN = Plan(TEMPLATES["demo"], windows=4, answer_tokens=4)
+
+
+def thinks(tokens):
+    """A model that thinks ``tokens`` tokens and answers right; cut short before its 20th token, it answers wrong."""
+
+    def script(prompt):
+        if prompt.endswith("Final answer:"):
+            return [" yes" if prompt.count("t") >= 20 else " no", "\n\n"]
+        return [*["t"] * tokens, "Final answer:", " yes", "\n\n"]
+
+    return script
+
+
+def questions(count):
+    return [Question(f"q{n}", f"question {n}?", "yes", "g") for n in range(count)]
+
+
+def right(expected, answer):
+    return answer.strip() == expected
+
+
+async def test_a_curve_has_the_forced_answer_of_each_window_and_then_the_models_own(tmp_path):
+    backend = ScriptedBackend(thinks(40))
+    measured = await collect(backend, PLAN, questions(1), right, tmp_path / "c.parquet")
+    # 16 tokens: too few; 32 and 48: enough (the "t" of the question counts too, hence 20, not 16); 64: its own answer.
+    assert measured[0].accuracy_at_window == [0.0, 1.0, 1.0, 1.0]
+    assert measured[0].reasoning_tokens == 41
+    assert len(backend.calls) == 3  # one trace and the forced answers of two windows
+
+
+async def test_what_was_measured_before_a_failure_is_not_measured_again(tmp_path):
+    out = tmp_path / "c.parquet"
+    backend = ScriptedBackend(thinks(10))
+    await collect(backend, PLAN, questions(3), right, tmp_path / "other.parquet")
+    per_question = len(backend.calls) // 3
+    broken = ScriptedBackend(thinks(10))
+    seen = []
+
+    def break_after_two(item):
+        seen.append(item)
+        if len(seen) == 2:
+            broken.error = BackendUnavailableError("gone")
+
+    with pytest.raises(ExceptionGroup):
+        await collect(broken, PLAN, questions(6), right, out, concurrency=1, on_measured=break_after_two)
+    progress = out.with_suffix(".progress.jsonl")
+    progress.write_text(progress.read_text() + '{"question_id": "q5", "cut sho')  # as a kill may leave it
+    again = ScriptedBackend(thinks(10))
+    measured = await collect(again, PLAN, questions(6), right, out, concurrency=2)
+    assert [item.question_id for item in measured] == [f"q{n}" for n in range(6)]
+    assert len(again.calls) == 4 * per_question
+    assert not progress.exists()
+    assert read_curves(out).ids == [f"q{n}" for n in range(6)]
+
+
+async def test_samples_are_averaged(tmp_path):
+    calls = []
+
+    def moody(prompt):
+        if prompt.endswith("Final answer:"):
+            return [" no", "\n\n"]
+        calls.append(prompt)
+        return ["t", "Final answer:", " yes" if len(calls) % 2 else " no", "\n\n"]
+
+    plan = Plan(TEMPLATES["demo"], windows=2, samples=4, answer_tokens=4)
+    measured = await collect(ScriptedBackend(moody), plan, questions(1), right, tmp_path / "c.parquet")
+    assert measured[0].accuracy_at_window == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"question_id": ["a"], "question": ["q"]}, "no column accuracy_at_window"),
+        ({"question_id": ["a"], "question": ["q"], "accuracy_at_window": [[0.5, 1.5]]}, "row 0.*window 1 is 1.5"),
+        ({"question_id": ["a"], "question": ["q"], "accuracy_at_window": [[0.5, float("nan")]]}, "window 1 is nan"),
+        ({"question_id": ["a"], "question": ["q"], "accuracy_at_window": [[0.5, None]]}, "window 1 is None"),
+        (
+            {"question_id": ["a", "b"], "question": ["q", "r"], "accuracy_at_window": [[0.5], [0.5, 0.6]]},
+            "row 1.*2 windows, the first row has 1",
+        ),
+        (
+            {"question_id": ["a", "a"], "question": ["q", "r"], "accuracy_at_window": [[0.5], [0.5]]},
+            "row 1, question_id: a is also in row 0",
+        ),
+    ],
+)
+def test_a_faulty_curves_file_is_refused_with_row_and_column(tmp_path, columns, words):
+    path = tmp_path / "c.parquet"
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(CurvesFileError, match=words):
+        read_curves(path)
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path):
+    path = tmp_path / "c.parquet"
+    path.write_bytes(b"not parquet")
+    with pytest.raises(CurvesFileError, match="not a readable parquet file"):
+        read_curves(path)
+
+
+def test_curves_come_back_as_written(tmp_path):
+    path = tmp_path / "deep" / "c.parquet"
+    write_curves(path, {"question_id": ["a"], "question": ["q"], "accuracy_at_window": [[0.25, 0.5]], "more": [1]})
+    curves = read_curves(path)
+    assert (curves.ids, curves.questions, curves.accuracy.tolist()) == (["a"], ["q"], [[0.25, 0.5]])
