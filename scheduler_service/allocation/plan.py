@@ -9,6 +9,8 @@ import numpy as np
 from scheduler_service.allocation.policy import Floats, Ints, Policy, Problem, accuracy_at
 from scheduler_service.allocation.uniform import Uniform
 
+_EQUAL_ACCURACY = 0.001
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -52,7 +54,8 @@ def make_plan(policy: Policy, problem: Problem, known: np.ndarray) -> Plan:
 def _saved_at_equal_accuracy(problem: Problem, known: np.ndarray, budgets: Ints, reached: float) -> float:
     """Tokens a query that uniform needs to reach the same total expected accuracy, less the plan's.
 
-    Where no uniform budget reaches it, uniform is charged the cheapest plan that reaches its own best: a lower bound.
+    Accuracies count as equal within a tenth of a point: on a plateau, noise would decide otherwise. Where no uniform
+    budget reaches it, uniform is charged the cheapest plan that reaches its own best: a lower bound.
     """
     if not known.any():
         return 0.0
@@ -61,6 +64,6 @@ def _saved_at_equal_accuracy(problem: Problem, known: np.ndarray, budgets: Ints,
     uniform = np.clip(levels[:, None], floors, caps)
     repeated = np.broadcast_to(curves, (len(levels), *curves.shape)).reshape(-1, curves.shape[1])
     accuracies = accuracy_at(repeated, uniform.ravel(), problem.window_tokens).reshape(uniform.shape).sum(axis=1)
-    cheapest = int(np.argmax(accuracies >= min(reached, accuracies.max()) - 1e-9))
+    cheapest = int(np.argmax(accuracies >= min(reached, accuracies.max()) - _EQUAL_ACCURACY * len(curves)))
     needed = int(uniform[cheapest].sum())
     return max(0.0, (needed - int(budgets[known].sum())) / len(budgets))
