@@ -46,8 +46,9 @@ def envelope_segments(problem: Problem) -> Segments:
         open_places = (places[None, :] > at_tokens[active, None]) & (np.arange(windows + 1) <= last[active, None])
         with np.errstate(divide="ignore", invalid="ignore"):
             slope = np.where(open_places, (points[active] - at_value[active, None]) / distance, -np.inf)
-        best = windows - np.argmax(slope[:, ::-1], axis=1)  # the farthest of equal slopes: fewer, longer segments
-        steepest = slope[np.arange(len(active)), best]
+        steepest = slope.max(axis=1)
+        # The nearest of equal slopes: short segments leave less unspent. Rounding must not hide that they are equal.
+        best = np.argmax(slope >= (steepest - np.abs(steepest) * 1e-9)[:, None], axis=1)
         rising = steepest > 0
         active, best, steepest = active[rising], best[rising], steepest[rising]
         queries.append(active)

@@ -117,6 +117,7 @@ async def test_the_demo_says_what_went_wrong_when_a_service_cannot_start(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 async def test_the_demo_leaves_a_summary_a_report_and_a_trace(tmp_path):
     started = time.monotonic()
     code, out, err = await cli("demo", "--questions", "36", "--ample", "0", "--out", str(tmp_path))

@@ -27,6 +27,11 @@ def test_segments_are_the_least_concave_majorant():
     assert segments.slope.tolist() == pytest.approx([0.6 / 48])
 
 
+def test_a_straight_curve_is_bought_window_by_window():
+    segments = envelope_segments(problem([[0.1, 0.2, 0.3]], total=48))
+    assert segments.tokens.tolist() == [16, 16, 16]
+
+
 def test_a_curve_that_falls_is_bought_up_to_its_peak_only():
     plan = POLICIES["envelope"].allocate(problem([[0.5, 0.2, 0.1], [0.1, 0.2, 0.3]], total=64))
     assert plan.tolist() == [16, 48]
