@@ -9,25 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from exporters.curves import WINDOW_TOKENS, write_curves
+import pyarrow.parquet as pq
+
+from exporters.checkers import Checker
+from exporters.curves import WINDOW_TOKENS, read_curves, write_curves
+from exporters.faults import CurvesFileError
+from exporters.questions import Question
 from scheduler_service.backends.base import Backend, Ended, Piece
 from scheduler_service.domain import Sampling, TextKind
 from scheduler_service.forcing import BudgetForcing, Call
 from scheduler_service.templates import PromptTemplate
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question to measure: ``expected`` is what its answer is checked against, ``group`` is kept for reports."""
-
-    question_id: str
-    question: str
-    expected: str
-    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,9 +35,6 @@ class Measured:
     accuracy_at_window: list[float]
     reasoning_tokens: float
     samples: int
-
-
-Checker = Callable[[str, str], bool]
 
 
 @dataclass(frozen=True)
@@ -156,6 +148,28 @@ async def collect(
     write_curves(out, {name: [getattr(item, name) for item in measured] for name in Measured.__dataclass_fields__})
     progress.unlink()
     return measured
+
+
+def merge(parts: Sequence[Path], questions: Sequence[Question], out: Path) -> None:
+    """Merge the parts that shards measured into one curves file, in the order of ``questions``.
+
+    Raises CurvesFileError where a question was measured twice, not at all, or is not among ``questions``.
+    """
+    rows: dict[str, dict[str, object]] = {}
+    for part in parts:
+        read_curves(part)
+        for row in pq.read_table(part).to_pylist():
+            name = str(row["question_id"])
+            if name in rows:
+                raise CurvesFileError(f"{part}: question_id: {name} was measured by another part too")
+            rows[name] = row
+    missing = [question.question_id for question in questions if question.question_id not in rows]
+    if missing:
+        raise CurvesFileError(f"{len(missing)} questions were not measured by any part, such as {missing[0]}")
+    if strangers := rows.keys() - {question.question_id for question in questions}:
+        raise CurvesFileError(f"question_id: {min(strangers)} is not in the questions file")
+    ordered = [rows[question.question_id] for question in questions]
+    write_curves(out, {name: [row[name] for row in ordered] for name in Measured.__dataclass_fields__})
 
 
 def _read_progress(path: Path) -> list[Measured]:

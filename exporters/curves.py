@@ -10,12 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from exporters.faults import CurvesFileError
+
 WINDOW_TOKENS = 16
 REQUIRED = ("question_id", "question", "accuracy_at_window")
-
-
-class CurvesFileError(Exception):
-    """A curves file cannot be used; the message says which file, row and column, and why."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,52 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+
+from exporters.onnx_graph import TEXT, GraphBuilder, session
 
 WORD_PATTERN = r"[0-9]+|[A-Za-z]+|[^\sA-Za-z0-9]"
 LARGEST_NUMBER = 9999
 NUMERIC_FEATURES = 8
-_OPSETS = [("", 20), ("ai.onnx.ml", 4), ("com.microsoft", 1)]
-_IR_VERSION = 9
-
-
-class GraphBuilder:
-    """Collects the nodes and constants of a graph whose input is ``text`` (n,) strings."""
-
-    def __init__(self) -> None:
-        """Start an empty graph."""
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def constant(self, name: str, value: NDArray[np.generic]) -> str:
-        """Add a constant; returns its name."""
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
-
-    def add(self, operator: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
-        """Add a node with one output; returns the output's name."""
-        self.nodes.append(helper.make_node(operator, list(inputs), [output], domain=domain, **attributes))
-        return output
-
-    def model(self, output: str, columns: int | str) -> onnx.ModelProto:
-        """Return the checked model whose output is ``output`` (n, ``columns``) float32."""
-        graph = helper.make_graph(
-            self.nodes,
-            "text_curve",
-            [helper.make_tensor_value_info("text", TensorProto.STRING, ["n"])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", columns])],
-            initializer=self.constants,
-        )
-        opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS]
-        return helper.make_model(
-            graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="predictive-scheduling"
-        )
 
 
 def add_tokens(build: GraphBuilder) -> str:
@@ -127,17 +91,10 @@ def _add_numbers(build: GraphBuilder, tokens: str) -> str:
     return add("Concat", [*logs, "scaled_first_by_last", "scaled_last_by_mean"], "number_features", axis=1)
 
 
-def session(model: onnx.ModelProto) -> ort.InferenceSession:
-    """Return a CPU session of a model."""
-    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
 def tokenise(texts: Sequence[str]) -> list[list[str]]:
     """Return the tokens that the graph sees, per text."""
-    build = GraphBuilder()
-    tokens = add_tokens(build)
-    model = build.model(tokens, "tokens")
-    model.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
+    build = GraphBuilder([TEXT])
+    model = build.model(add_tokens(build), "tokens", TensorProto.STRING)
     rows = session(model).run(None, {"text": np.array(texts, dtype=object)})[0]
     return [[token for token in row if token] for row in rows.tolist()]
 
@@ -156,7 +113,7 @@ def vocabulary_of(texts: Sequence[str], *, min_texts: int, most: int) -> list[tu
 
 def text_features(texts: Sequence[str], vocabulary: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
     """Return the features of texts: (n, ``NUMERIC_FEATURES`` + vocabulary)."""
-    build = GraphBuilder()
+    build = GraphBuilder([TEXT])
     model = build.model(add_features(build, add_tokens(build), vocabulary), NUMERIC_FEATURES + len(vocabulary))
     features: NDArray[np.float32] = session(model).run(None, {"text": np.array(texts, dtype=object)})[0]
     return features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from exporters import cli as exporters
 from predictive_scheduling.version import VERSION
 from predictive_scheduling_cli import calls
 from predictive_scheduling_cli.demo import command as demo
@@ -20,6 +21,10 @@ app = typer.Typer(
 app.command("demo", rich_help_panel="See it")(demo.demo)
 app.command("generate", rich_help_panel="Call it")(calls.generate)
 app.command("allocate", rich_help_panel="Call it")(calls.allocate)
+app.command("collect", rich_help_panel="Make predictors")(exporters.collect)
+app.command("merge", rich_help_panel="Make predictors")(exporters.merge)
+app.command("train", rich_help_panel="Make predictors")(exporters.train)
+app.command("evaluate", rich_help_panel="Make predictors")(exporters.evaluate)
 app.command("predictor", rich_help_panel="Run it")(predictor_command())
 app.command("scheduler", rich_help_panel="Run it")(scheduler_command())
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import typer
 
-from exporters.collect import Measured, Plan, Question, collect
+from exporters.collect import Measured, Plan, collect
 from exporters.demo.tasks import Task, is_right, split_tasks
+from exporters.questions import Question
 from scheduler_service.backends.embedded import EmbeddedBackend
 from scheduler_service.backends.gguf_files import ADAPTER
 from scheduler_service.templates import TEMPLATES

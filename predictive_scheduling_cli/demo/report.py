@@ -3,39 +3,15 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from exporters.html_page import BLUE, GREY, RED, figure, page, table
 from predictive_scheduling_cli.demo.runner import Result
 from predictive_scheduling_cli.demo.summary import by_family, overhead_seconds
-
-mpl.rcParams.update(
-    {"svg.hashsalt": "predictive-scheduling", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False}
-)
-_GREY, _BLUE, _RED = "#8a8f98", "#2563eb", "#c2410c"
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Predictive scheduling: demo report</title>
-<style>
-body {{ font: 16px/1.55 system-ui, sans-serif; color: #1c2024; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; }}
-h1 {{ font-size: 1.6rem; }}
-h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
-th, td {{ text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #e4e7eb; }}
-th:first-child, td:first-child {{ text-align: left; }}
-figure {{ margin: 1rem 0; }} svg {{ max-width: 100%; height: auto; }}
-figcaption, .note {{ color: #5a6270; font-size: .9rem; }}
-.big {{ font-size: 1.25rem; }} .right {{ color: #15803d; }} .wrong {{ color: #b91c1c; }}
-</style></head><body>
-{body}
-</body></html>
-"""
 
 
 def write_report(path: Path, runs: Sequence[tuple[dict[str, Any], Sequence[Result], Sequence[Result]]]) -> None:
@@ -44,25 +20,25 @@ def write_report(path: Path, runs: Sequence[tuple[dict[str, Any], Sequence[Resul
     parts = ["<h1>One token budget, split where it buys the most</h1>", _headline(summary), _totals(runs)]
     parts += [
         "<h2>Who got the tokens</h2>",
-        _figure(_families(uniform, envelope), "Mean budget and accuracy by kind of task."),
+        figure(_families(uniform, envelope), "Mean budget and accuracy by kind of task."),
     ]
     parts.append(_family_table(uniform, envelope))
     parts += [
         "<h2>Budgets and latency</h2>",
-        _figure(
+        figure(
             _budgets(uniform, envelope),
             "Each question's reserved budget and what it used, questions in order of budget.",
         ),
-        _figure(_latencies(uniform, envelope), "Share of questions answered within a time, all sent at once."),
+        figure(_latencies(uniform, envelope), "Share of questions answered within a time, all sent at once."),
         "<h2>Prediction against savings</h2>",
-        _figure(
+        figure(
             _savings(envelope),
             "Each question: what scheduling it took against what fewer tokens than its cap saved, in milliseconds.",
         ),
         "<h2>Every question</h2>",
         _questions(uniform, envelope),
     ]
-    path.write_text(_PAGE.format(body="\n".join(parts)))
+    path.write_text(page("Predictive scheduling: demo report", parts))
 
 
 def _headline(summary: dict[str, Any]) -> str:
@@ -92,7 +68,7 @@ def _totals(runs: Sequence[tuple[dict[str, Any], Sequence[Result], Sequence[Resu
         for summary, _, _ in runs
         for name, figures in summary["policies"].items()
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _family_table(uniform: Sequence[Result], envelope: Sequence[Result]) -> str:
@@ -108,7 +84,7 @@ def _family_table(uniform: Sequence[Result], envelope: Sequence[Result]) -> str:
         ]
         for row in by_family(uniform, envelope)
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _questions(uniform: Sequence[Result], envelope: Sequence[Result]) -> str:
@@ -128,90 +104,76 @@ def _questions(uniform: Sequence[Result], envelope: Sequence[Result]) -> str:
                 html.escape(after.answer[:20]),
             ]
         )
-    return _table(head, rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{name}</th>" for name in head)
-    lines = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>{lines}</tbody></table>"
-
-
-def _figure(figure: Figure, caption: str) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight")
-    svg = buffer.getvalue()
-    drawing = svg[svg.index("<svg") :]
-    return f"<figure role=img aria-label='{caption}'>{drawing}<figcaption>{caption}</figcaption></figure>"
+    return table(head, rows)
 
 
 def _families(uniform: Sequence[Result], envelope: Sequence[Result]) -> Figure:
     rows = by_family(uniform, envelope)
-    figure = Figure(figsize=(9, 3.2))
-    axes = figure.subplots(1, 2)
+    drawing = Figure(figsize=(9, 3.2))
+    axes = drawing.subplots(1, 2)
     places = range(len(rows))
     for axis, key, label, scale in ((axes[0], "budget", "tokens", 1), (axes[1], "accuracy", "% right", 100)):
         axis.bar(
-            [p - 0.2 for p in places], [scale * r[f"uniform_{key}"] for r in rows], 0.4, color=_GREY, label="uniform"
+            [p - 0.2 for p in places], [scale * r[f"uniform_{key}"] for r in rows], 0.4, color=GREY, label="uniform"
         )
         axis.bar(
-            [p + 0.2 for p in places], [scale * r[f"envelope_{key}"] for r in rows], 0.4, color=_BLUE, label="scheduled"
+            [p + 0.2 for p in places], [scale * r[f"envelope_{key}"] for r in rows], 0.4, color=BLUE, label="scheduled"
         )
         axis.set_xticks(list(places), [r["family"] for r in rows], rotation=40, ha="right")
         axis.set_ylabel(label)
     axes[0].legend(frameon=False)
-    return figure
+    return drawing
 
 
 def _budgets(uniform: Sequence[Result], envelope: Sequence[Result]) -> Figure:
-    figure = Figure(figsize=(9, 2.8))
-    axis = figure.subplots()
+    drawing = Figure(figsize=(9, 2.8))
+    axis = drawing.subplots()
     ordered = sorted(envelope, key=lambda result: result.usage.reserved_tokens)
     axis.step(
         range(len(ordered)),
         [r.usage.reserved_tokens for r in ordered],
         where="mid",
-        color=_BLUE,
+        color=BLUE,
         label="scheduled: reserved",
     )
     axis.scatter(
         range(len(ordered)),
         [r.usage.reasoning_tokens for r in ordered],
         s=12,
-        color=_RED,
+        color=RED,
         label="scheduled: used",
         zorder=3,
     )
-    axis.plot(range(len(uniform)), [r.usage.reserved_tokens for r in uniform], color=_GREY, label="uniform: reserved")
+    axis.plot(range(len(uniform)), [r.usage.reserved_tokens for r in uniform], color=GREY, label="uniform: reserved")
     axis.set_xlabel("questions")
     axis.set_ylabel("reasoning tokens")
     axis.legend(frameon=False)
-    return figure
+    return drawing
 
 
 def _latencies(uniform: Sequence[Result], envelope: Sequence[Result]) -> Figure:
-    figure = Figure(figsize=(9, 2.6))
-    axis = figure.subplots()
-    for results, colour, label in ((uniform, _GREY, "uniform"), (envelope, _BLUE, "scheduled")):
+    drawing = Figure(figsize=(9, 2.6))
+    axis = drawing.subplots()
+    for results, colour, label in ((uniform, GREY, "uniform"), (envelope, BLUE, "scheduled")):
         seconds = sorted(result.seconds for result in results)
         axis.step(seconds, [100 * (at + 1) / len(seconds) for at in range(len(seconds))], color=colour, label=label)
     axis.set_xlabel("seconds")
     axis.set_ylabel("% of questions")
     axis.legend(frameon=False)
-    return figure
+    return drawing
 
 
 def _savings(envelope: Sequence[Result]) -> Figure:
-    figure = Figure(figsize=(9, 2.8))
-    axis = figure.subplots()
+    drawing = Figure(figsize=(9, 2.8))
+    axis = drawing.subplots()
     cost = [1000 * overhead_seconds(result) for result in envelope]
     saved = [1000 * (result.usage.net_benefit_seconds + overhead_seconds(result)) for result in envelope]
     prediction = [1000 * result.allocation.prediction_seconds for result in envelope]
-    axis.scatter(cost, saved, s=14, color=_BLUE, label="prediction, allocation and window wait")
-    axis.scatter(prediction, saved, s=14, color=_RED, label="prediction alone")
+    axis.scatter(cost, saved, s=14, color=BLUE, label="prediction, allocation and window wait")
+    axis.scatter(prediction, saved, s=14, color=RED, label="prediction alone")
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("cost of scheduling, ms")
     axis.set_ylabel("time saved, ms")
     axis.legend(frameon=False)
-    return figure
+    return drawing

@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scheduler_service.allocation import POLICIES, Problem, accuracy_at, make_plan
+from scheduler_service.allocation.price import Price
 
 WIDTH = 16
 POLICY = pytest.mark.parametrize("policy", POLICIES.values(), ids=lambda policy: policy.name)
@@ -109,3 +110,29 @@ def _best_by_dynamic_programming(problem: Problem) -> float:
             ]
         )
     return float(best.max())
+
+
+@given(problem=problems())
+def test_the_price_never_spends_what_it_was_not_granted(problem):
+    budgets = Price().allocate(problem)
+    assert (budgets >= problem.floors).all()
+    assert (budgets <= problem.caps).all()
+    assert budgets.sum() <= problem.total
+
+
+def test_the_price_nears_the_gain_of_one_allocation_over_all_queries():
+    rng = np.random.default_rng(0)
+    reached = rng.integers(1, 17, size=2000)
+    height = rng.random(2000)
+    steps = np.arange(1, 17)
+    curves = np.clip(height[:, None] * (1 - np.exp(-2 * steps / reached[:, None])), 0, 1)
+    for mean in (32, 64, 128):
+        problem = Problem(curves, np.full(2000, 16), np.full(2000, 256), mean * 2000, WIDTH)
+        expected = {
+            name: accuracy_at(curves, policy.allocate(problem), WIDTH).mean() for name, policy in POLICIES.items()
+        }
+        budgets = Price().allocate(problem)
+        price = accuracy_at(curves, budgets, WIDTH).mean()
+        gain = expected["envelope"] - expected["uniform"]
+        assert price - expected["uniform"] > 0.85 * gain
+        assert budgets.mean() > 0.99 * mean

@@ -1,11 +1,16 @@
 """The collector: one trace serves every window, killed runs go on, and files are checked when read."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exporters.collect import Plan, Question, collect
-from exporters.curves import CurvesFileError, read_curves, write_curves
+from exporters.checkers import checker
+from exporters.collect import Plan, collect, merge
+from exporters.curves import read_curves, write_curves
+from exporters.faults import CurvesFileError
+from exporters.questions import Question, Shard, read_questions
 from scheduler_service.domain import BackendUnavailableError
 from scheduler_service.templates import TEMPLATES
 from tests.standins.backend import ScriptedBackend
@@ -116,3 +121,74 @@ def test_curves_come_back_as_written(tmp_path):
     write_curves(path, {"question_id": ["a"], "question": ["q"], "accuracy_at_window": [[0.25, 0.5]], "more": [1]})
     curves = read_curves(path)
     assert (curves.ids, curves.questions, curves.accuracy.tolist()) == (["a"], ["q"], [[0.25, 0.5]])
+
+
+def write_questions(path, count):
+    rows = [{"question_id": f"q{n}", "question": f"question {n}?", "expected": "yes"} for n in range(count)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return read_questions(path)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+async def test_shards_merge_to_one_dataset_with_no_question_lost_or_doubled(tmp_path, count):
+    asked = write_questions(tmp_path / "q.jsonl", 10)
+    parts = []
+    for index in range(count):
+        parts.append(tmp_path / f"part-{index}.parquet")
+        await collect(ScriptedBackend(thinks(10)), PLAN, Shard(index, count).of(asked), right, parts[-1])
+    merge(parts, asked, tmp_path / "all.parquet")
+    assert read_curves(tmp_path / "all.parquet").ids == [f"q{n}" for n in range(10)]
+    if count > 1:
+        with pytest.raises(CurvesFileError, match="not measured by any part"):
+            merge(parts[1:], asked, tmp_path / "all.parquet")
+        with pytest.raises(CurvesFileError, match="is not in the questions file"):
+            merge(parts, asked[:-1], tmp_path / "all.parquet")
+    with pytest.raises(CurvesFileError, match="measured by another part too"):
+        merge([*parts, parts[0]], asked, tmp_path / "all.parquet")
+
+
+def test_a_shard_comes_from_an_indexed_jobs_environment():
+    assert Shard.from_environment({}) == Shard(0, 1)
+    assert Shard.from_environment({"JOB_COMPLETION_INDEX": "2", "SHARD_COUNT": "5"}) == Shard(2, 5)
+    for environ in ({"JOB_COMPLETION_INDEX": "5", "SHARD_COUNT": "5"}, {"SHARD_COUNT": "many"}):
+        with pytest.raises(ValueError, match="JOB_COMPLETION_INDEX, SHARD_COUNT"):
+            Shard.from_environment(environ)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["{"], "line 1: not a JSON object"),
+        (["[]"], "line 1: not a JSON object"),
+        (['{"question_id": "a", "question": "q"}'], "line 1: no expected"),
+        (['{"question_id": "a", "question": "q", "expected": "e"}'] * 2, "line 2: question_id a is also in line 1"),
+    ],
+)
+def test_a_faulty_questions_file_is_refused_with_its_line(tmp_path, lines, words):
+    path = tmp_path / "q.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(CurvesFileError, match=words):
+        read_questions(path)
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "equal"),
+    [
+        ("72", "\n\n**Final Answer**\n\\boxed{72}", True),
+        ("72", "\\boxed{72", True),
+        ("0.5", "\\boxed{\\frac{1}{2}}", True),
+        ("1000", "\\boxed{1,000}", True),
+        ("72", "\\boxed{73}", False),
+        ("72", "", False),
+    ],
+)
+def test_mathematical_answers_are_compared_by_value(expected, answer, equal):
+    assert checker("maths")(expected, answer) is equal
+
+
+def test_checkers_are_found_by_name_or_refused():
+    assert checker("exact")("Yes", " yes.\nmore")
+    assert checker("exporters.checkers:exact")("a", "A")
+    for name in ("nope", "os:nope", "nomodule:f", "os:name"):
+        with pytest.raises(ValueError, match="--check"):
+            checker(name)

@@ -1,0 +1,45 @@
+"""Is an answer right? Exact match, mathematical equality by math-verify, or a function of the user's."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+Checker = Callable[[str, str], bool]
+
+
+def exact(expected: str, answer: str) -> bool:
+    """Whether the answer's first line is the expected text, but for case, white space and a final full stop."""
+    lines = answer.strip().splitlines()
+    return bool(lines) and lines[0].strip().rstrip(".").lower() == expected.strip().rstrip(".").lower()
+
+
+def maths(expected: str, answer: str) -> bool:
+    r"""Whether the answer is mathematically equal to the expected one; reads \boxed{…}, fractions, numbers and units.
+
+    An answer that opens ``\boxed{`` and was cut before its brace closes is closed first.
+    """
+    from math_verify import parse, verify
+
+    text = answer + "}" * max(0, answer.count("{") - answer.count("}"))
+    # No timeouts: they are signals, which only a process's main thread may set.
+    gold = parse(expected, parsing_timeout=None)
+    return bool(verify(gold, parse(text, parsing_timeout=None), timeout_seconds=None))
+
+
+def checker(name: str) -> Checker:
+    """Return the checker ``exact``, ``maths``, or the user's ``package.module:function`` (expected, answer) → bool.
+
+    Raises ValueError where there is no such function.
+    """
+    if name in ("exact", "maths"):
+        return exact if name == "exact" else maths
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--check: {name!r} is neither exact nor maths nor module:function ({error})") from None
+    if not callable(found):
+        raise ValueError(f"--check: {name!r} is no function")
+    chosen: Checker = found
+    return chosen

@@ -1,0 +1,70 @@
+"""The questions file: a JSON object a line: ``question_id``, ``question``, ``expected`` and, if wanted, ``group``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exporters.faults import CurvesFileError
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question to measure: ``expected`` is what its answer is checked against, ``group`` is kept for reports."""
+
+    question_id: str
+    question: str
+    expected: str
+    group: str = ""
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read a questions file. Raises CurvesFileError with the line of the first fault."""
+    questions: list[Question] = []
+    lines: dict[str, int] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            question = Question(
+                *(str(row[key]) for key in ("question_id", "question", "expected")), str(row.get("group", ""))
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            raise CurvesFileError(f"{path}: line {number}: not a JSON object: {error}") from None
+        except KeyError as error:
+            raise CurvesFileError(f"{path}: line {number}: no {error.args[0]}") from None
+        name = question.question_id
+        if name in lines:
+            raise CurvesFileError(f"{path}: line {number}: question_id {name} is also in line {lines[name]}")
+        lines[name] = number
+        questions.append(question)
+    return questions
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of ``count`` parts of the questions; part ``index`` has every count-th question from the index-th on."""
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a part that does not exist; raises ValueError."""
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"shard {self.index} of {self.count}: the index must be from 0 to {self.count - 1}")
+
+    def of(self, questions: Sequence[Question]) -> list[Question]:
+        """Return this part's questions."""
+        return list(questions[self.index :: self.count])
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Shard:
+        """The part that a Kubernetes Indexed Job gives: ``JOB_COMPLETION_INDEX`` of ``SHARD_COUNT``; else the whole."""
+        try:
+            return cls(int(environ.get("JOB_COMPLETION_INDEX", "0")), int(environ.get("SHARD_COUNT", "1")))
+        except ValueError as error:
+            raise ValueError(f"JOB_COMPLETION_INDEX, SHARD_COUNT: {error}") from None
