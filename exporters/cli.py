@@ -101,7 +101,12 @@ def train(
     members: Annotated[int, typer.Option(min=2, help="Networks in the ensemble, and folds.")] = 10,
     hidden: Annotated[int, typer.Option(min=4, help="Width of a network.")] = 64,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions.")] = 20,
+    batch: Annotated[int, typer.Option(min=2, help="Questions a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Largest learning rate of the one-cycle schedule.")] = 1e-3,
     dropout: Annotated[float, typer.Option(min=0, max=0.9, help="Dropout within a network.")] = 0.5,
+    input_dropout: Annotated[float | None, typer.Option(help="Dropout of inputs; by default 0.5 with text.")] = None,
+    mixup: Annotated[float, typer.Option(min=0, help="Beta parameter of mixup; 0 for none.")] = 0.4,
+    min_texts: Annotated[int, typer.Option(min=1, help="Questions that an n-gram must occur in.")] = 8,
     float32: Annotated[bool, typer.Option("--float32", help="Store all weights in float32.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
@@ -113,14 +118,16 @@ def train(
     from predictor_service.artifact import digest
 
     with_text = kind != "hidden_state_mlp"
+    if input_dropout is None:
+        input_dropout = 0.5 if with_text else 0.25
     recipe = Recipe(
-        members=members, hidden=hidden, epochs=epochs, dropout=dropout, seed=seed,
-        input_dropout=0.5 if with_text else 0.25, scale_power=0.5 if with_text else 1.0,
+        members=members, hidden=hidden, epochs=epochs, batch=batch, learning_rate=learning_rate, dropout=dropout,
+        input_dropout=input_dropout, mixup=mixup, seed=seed, scale_power=0.5 if with_text else 1.0,
     )  # fmt: skip
     try:
         measured = read_curves(curves)
         states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
-        trained = training.train(kind, measured, states, recipe)
+        trained = training.train(kind, measured, states, recipe, training.TextRecipe(min_texts=min_texts))
     except (CurvesFileError, ValueError) as error:
         raise _failed(error) from None
     data = {"name": curves.name, "digest": digest(curves)}

@@ -189,12 +189,12 @@ def add_ensemble(build: GraphBuilder, features: str, ensemble: Ensemble, *, half
 def predict(ensemble: Ensemble, x: Floats) -> Floats:
     """The ensemble's curves by numpy: the reference that the ONNX graph is compared with. (n, d) → (n, K)."""
     inputs = standardised(x, ensemble.centre, ensemble.scale, ensemble.clip)
-    total = np.zeros((len(x), len(ensemble.mean_curve)), np.float32)
+    curves: list[Floats] = []
     for member in ensemble.members:
         raw = inputs @ member.first + member.first_bias
         normal = (raw - raw.mean(axis=1, keepdims=True)) / np.sqrt(raw.var(axis=1, keepdims=True) + 1e-5)
         hidden = torch.nn.functional.gelu(torch.from_numpy(normal * member.norm_scale + member.norm_bias)).numpy()
-        total += 1 / (1 + np.exp(-(hidden @ member.second + member.second_bias)))
-    mean = total / len(ensemble.members)
+        curves.append(1 / (1 + np.exp(-(hidden @ member.second + member.second_bias))))
+    mean = np.mean(curves, axis=0)
     result: Floats = ensemble.mean_curve + ensemble.keep * (mean - ensemble.mean_curve)
     return result

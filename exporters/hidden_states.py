@@ -35,7 +35,7 @@ def read_hidden_states(path: Path, ids: Sequence[str]) -> NDArray[np.float32]:
     absent = [name for name in ids if name not in places]
     if absent:
         raise CurvesFileError(f"{path}: question_id: no row for {absent[0]} ({len(absent)} of {len(ids)} are missing)")
-    chosen = states[[places[name] for name in ids]].astype(np.float32)
+    chosen: NDArray[np.float32] = states[[places[name] for name in ids]].astype(np.float32)
     faulty = np.flatnonzero(~np.isfinite(chosen).all(axis=1))
     if len(faulty):
         name = ids[int(faulty[0])]

@@ -37,7 +37,6 @@ def read_questions(path: Path) -> list[Question]:
             raise CurvesFileError(f"{path}: line {number}: not a JSON object: {error}") from None
         except KeyError as error:
             raise CurvesFileError(f"{path}: line {number}: no {error.args[0]}") from None
-        name = question.question_id
         if name in lines:
             raise CurvesFileError(f"{path}: line {number}: question_id {name} is also in line {lines[name]}")
         lines[name] = number
