@@ -30,9 +30,8 @@ def read_questions(path: Path) -> list[Question]:
             continue
         try:
             row = json.loads(line)
-            question = Question(
-                *(str(row[key]) for key in ("question_id", "question", "expected")), str(row.get("group", ""))
-            )
+            name, text, expected = (str(row[key]) for key in ("question_id", "question", "expected"))
+            question = Question(name, text, expected, str(row.get("group", "")))
         except (ValueError, TypeError, AttributeError) as error:
             raise CurvesFileError(f"{path}: line {number}: not a JSON object: {error}") from None
         except KeyError as error:
