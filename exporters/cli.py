@@ -90,6 +90,31 @@ def merge(
     typer.echo(f"{len(parts)} parts in {out}")
 
 
+def features(
+    questions: QuestionsOption,
+    model: Annotated[Path, typer.Option(help="The LLM: a GGUF file or a transformers model folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for one .npz per layer.")],
+    layers: Annotated[str, typer.Option(help="Layers, such as 8,16; 0 is the embedding; empty for all.")] = "",
+    template: Annotated[str, typer.Option(help="Prompt template of the model.")] = "deepseek-r1",
+    shard: Annotated[str, typer.Option(help="i/n: part i (from 0) of n; in an Indexed Job it is known.")] = "",
+) -> None:
+    """Read hidden states of an LLM at each question's last prompt token, for predictors that take them."""
+    from exporters.features import StateReader, write_features  # transformers comes with the extra "train"
+    from exporters.questions import Shard, read_questions
+    from scheduler_service.templates import TEMPLATES
+
+    try:
+        part = Shard(*map(int, shard.split("/"))) if shard else Shard.from_environment()
+        wanted = part.of(read_questions(questions))
+        reader = StateReader(model)
+        chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(reader.layers + 1))
+        with typer.progressbar(length=len(wanted), label="read") as bar:
+            paths = write_features(reader, TEMPLATES[template], wanted, chosen, out, lambda: bar.update(1))
+    except (CurvesFileError, ValueError, OSError) as error:
+        raise _failed(error) from None
+    typer.echo(f"{len(wanted)} questions, {len(paths)} layers in {out}")
+
+
 def train(
     kind: Annotated[str, typer.Argument(help="text_curve, hidden_state_mlp or hybrid.")],
     curves: CurvesOption,

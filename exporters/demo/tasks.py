@@ -202,9 +202,3 @@ def split_tasks(*, test: int = 108, curves: int = 720, adapter: int = 2700, seed
     stream = unique_tasks(seed)
     taken = [list(islice(stream, count)) for count in (test, curves, adapter)]
     return Splits(*taken)
-
-
-def is_right(task_answer: str, text: str) -> bool:
-    """Whether an answer text, as generated after ``Final answer:``, states the expected answer."""
-    lines = text.strip().splitlines()
-    return bool(lines) and lines[0].strip().rstrip(".").lower() == task_answer.lower()

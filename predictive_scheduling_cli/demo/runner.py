@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from exporters.demo.tasks import Task, is_right
+from exporters.checkers import exact
+from exporters.demo.tasks import Task
 from predictive_scheduling.client import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 
@@ -52,7 +53,7 @@ async def ask_all(
                         answer += event.text.text
                     case "usage":
                         usage = event.usage
-            right = is_right(task.answer, answer)
+            right = exact(task.answer, answer)
             result = Result(task, answer.strip(), right, allocation, usage, time.perf_counter() - started)
             await client.report_outcome(allocation.request_id, float(right))
             on_result(result)

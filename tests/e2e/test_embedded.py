@@ -5,7 +5,8 @@ import asyncio
 import aiohttp
 import pytest
 
-from exporters.demo.tasks import is_right, split_tasks
+from exporters.checkers import exact
+from exporters.demo.tasks import split_tasks
 from predictive_scheduling import AsyncSchedulerClient
 from scheduler_service.backends.base import Ended, Piece
 from scheduler_service.backends.embedded import EmbeddedBackend
@@ -65,7 +66,7 @@ async def test_the_tuned_model_answers_through_the_whole_path():
             async with AsyncSchedulerClient(address) as client:
                 answers = await asyncio.gather(*(client.complete(task.question) for task in tasks))
                 budget = await client.budget()
-    right = sum(is_right(task.answer, answer.answer) for task, answer in zip(tasks, answers, strict=True))
+    right = sum(exact(task.answer, answer.answer) for task, answer in zip(tasks, answers, strict=True))
     assert right >= 6
     assert budget.reserved_tokens == 0
     assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens

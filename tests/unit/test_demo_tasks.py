@@ -8,8 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from exporters.checkers import exact
 from exporters.demo import data as demo_data
-from exporters.demo.tasks import FAMILIES, is_right, split_tasks, unique_tasks
+from exporters.demo.questions import main as write_questions
+from exporters.demo.tasks import FAMILIES, split_tasks, unique_tasks
+from exporters.questions import read_questions
 
 DATA = Path(demo_data.__file__).parent
 
@@ -66,4 +69,11 @@ def test_steps_end_in_the_answer(family):
     ],
 )
 def test_an_answer_is_right_when_its_first_line_states_it(text, right):
-    assert is_right("12", text) is right
+    assert exact("12", text) is right
+
+
+def test_the_questions_file_of_a_split_can_be_read(tmp_path):
+    write_questions("test", tmp_path / "q.jsonl")
+    questions = read_questions(tmp_path / "q.jsonl")
+    assert [question.question for question in questions] == [task.question for task in split_tasks().test]
+    assert {question.group for question in questions} == set(FAMILIES)
