@@ -161,6 +161,52 @@ def train(
     typer.echo(json.dumps(found, indent=1))
 
 
+def train_encoder(
+    kind: Annotated[str, typer.Argument(help="layer_mlp or lora_difficulty.")],
+    curves: CurvesOption,
+    encoder: Annotated[Path, typer.Option(help="The encoder: a model folder, or for layer_mlp a GGUF file.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    name: Annotated[str, typer.Option(help="The model's name.")],
+    version: Annotated[str, typer.Option(help="The model's version.")] = "1",
+    layer: Annotated[int, typer.Option(help="layer_mlp: the layer to read, from 1.")] = 16,
+    template: Annotated[str, typer.Option(help="layer_mlp: the LLM's prompt template.")] = "deepseek-r1",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions.")] = 4,
+    members: Annotated[int, typer.Option(min=2, help="layer_mlp: networks in the head.")] = 5,
+    int8: Annotated[bool, typer.Option("--int8/--float32", help="Precision of the graph.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Train a predictor with an encoder of its own: an LLM's first layers, or a LoRA difficulty classifier."""
+    import logging
+
+    from exporters import train_encoder as training  # torch comes with the extra "train"
+    from exporters.curves import read_curves
+    from exporters.ensemble import Recipe
+    from exporters.lora_difficulty import LoraRecipe
+    from predictor_service.artifact import digest
+    from scheduler_service.templates import TEMPLATES
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    data = {"name": curves.name, "digest": digest(curves)}
+    try:
+        measured = read_curves(curves)
+        if kind == "layer_mlp":
+            recipe = Recipe(members=members, epochs=epochs, batch=64, dropout=0.3, input_dropout=0.2, seed=seed)
+            found = training.train_layer_mlp(
+                measured, encoder, layer, TEMPLATES[template], recipe, out,
+                name=name, version=version, data=data, int8=int8,
+            )  # fmt: skip
+        elif kind == "lora_difficulty":
+            lora = LoraRecipe(epochs=epochs, seed=seed)
+            found = training.train_lora_difficulty(
+                measured, encoder, lora, out, name=name, version=version, data=data, int8=int8
+            )
+        else:
+            raise ValueError(f"kind: {kind!r} is neither layer_mlp nor lora_difficulty")
+    except (CurvesFileError, ValueError, OSError) as error:
+        raise _failed(error) from None
+    typer.echo(json.dumps(training.as_json(*found), indent=1))
+
+
 def evaluate(
     curves: CurvesOption,
     model: Annotated[Path, typer.Option(help="The model folder.")],

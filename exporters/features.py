@@ -24,15 +24,15 @@ class StateReader:
         """Load the model; a GGUF is dequantised. Raises OSError where it cannot be read."""
         gguf = model.suffix == ".gguf"
         folder, options = (model.parent, {"gguf_file": model.name}) if gguf else (model, {})
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        self._model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
-        self.layers: int = self._model.config.num_hidden_layers
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
+        self.layers: int = self.model.config.num_hidden_layers
 
     def read(self, prompt: str, layers: Sequence[int]) -> NDArray[np.float16]:
         """Return the states of ``layers`` at the prompt's last token: (layers, size) float16."""
-        tokens = self._tokenizer(prompt, return_tensors="pt")
+        tokens = self.tokenizer(prompt, return_tensors="pt")
         with torch.no_grad():
-            states = self._model(**tokens, output_hidden_states=True).hidden_states
+            states = self.model(**tokens, output_hidden_states=True).hidden_states
         result: NDArray[np.float16] = np.stack([states[layer][0, -1].numpy() for layer in layers]).astype(np.float16)
         return result
 

@@ -22,6 +22,8 @@ class Manifest:
     ``windows`` and ``budget_window_tokens``: the length and the step of a curve. ``hidden_size``: components of the
     hidden state that the model takes, 0 for none. ``mean_curve``: mean accuracy of the training data per window;
     ``uncertainty``: standard deviation of the error per window on validation data. ``files``: name → ``sha256:…``.
+    ``max_tokens``: where above 0, text goes through ``tokenizer.json``, within ``prompt``, and is cut after so many
+    tokens. ``class_curves``: the mean curve of each difficulty class, for models that classify.
     """
 
     name: str
@@ -39,6 +41,9 @@ class Manifest:
     mean_curve: list[float]
     uncertainty: list[float]
     files: dict[str, str] = field(default_factory=dict)
+    max_tokens: int = 0
+    prompt: str = "{prompt}"
+    class_curves: dict[str, list[float]] = field(default_factory=dict)
 
 
 def digest(path: Path) -> str:
@@ -86,5 +91,9 @@ def _check(path: Path, manifest: Manifest) -> None:
         raise ArtifactError(f"{path}: kind: {manifest.kind!r} is none of {', '.join(KINDS)}")
     if not manifest.takes_text and manifest.hidden_size < 1:
         raise ArtifactError(f"{path}: takes_text, hidden_size: the model takes no input at all")
+    if manifest.max_tokens and "tokenizer.json" not in manifest.files:
+        raise ArtifactError(f"{path}: files: tokenizer.json is not listed, though max_tokens says that it is needed")
+    if "{prompt}" not in manifest.prompt:
+        raise ArtifactError(f"{path}: prompt: must contain {{prompt}}")
     if "model.onnx" not in manifest.files:
         raise ArtifactError(f"{path}: files: model.onnx is not listed")

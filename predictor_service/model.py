@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from predictor_service.artifact import ArtifactError, Manifest, read_manifest
-from predictor_service.features import Query, graph_inputs
+from predictor_service.features import GraphInputs, Query
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class LoadedModel:
     def __init__(self, folder: Path, *, threads: int = 1, provider: str = "cpu") -> None:
         """Check the folder, load its graph and warm it up. Raises ArtifactError with the reason where it cannot."""
         self.manifest: Manifest = read_manifest(folder)
+        self._inputs = GraphInputs(folder, self.manifest)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -66,7 +67,7 @@ class LoadedModel:
     def run(self, queries: Sequence[Query]) -> BatchResult:
         """Predict a batch; curves are clipped to 0…1 (rounding may leave them a little outside)."""
         started = time.perf_counter()
-        inputs = graph_inputs(self.manifest, queries)
+        inputs = self._inputs.of(queries)
         ready = time.perf_counter()
         outputs = dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
         done = time.perf_counter()

@@ -23,7 +23,8 @@ def test_as_predictions_turn_to_noise_the_shrunk_plan_turns_to_uniform(measured)
     gain = {(row[0], row[1]): [float(cell) for cell in row[3:]] for row in rows}
     assert gain["0", "shrunk"][1] > gain["2", "shrunk"][1] > gain["8", "shrunk"][1] > 0
     assert min(gain["exchanged", "as it is"]) < -2
-    assert all(abs(points) < 1.5 for points in gain["exchanged", "shrunk"])
+    # What is left is what the mean curve alone can gain: where it is convex, unequal budgets beat equal ones.
+    assert min(gain["exchanged", "shrunk"]) > -1
 
 
 def test_a_higher_floor_starves_fewer(measured):
