@@ -110,6 +110,24 @@ class HttpServer:
         return _Translated()
 
 
+class HttpBackend:
+    """What the backends over HTTP have in common: they are ready when ``/health`` says so."""
+
+    def __init__(self, server: HttpServer, *, ready_seconds: float = 60.0) -> None:
+        """Serve from ``server``; ``start`` waits ``ready_seconds`` at most (a model that loads answers 503)."""
+        self._server = server
+        self._ready_seconds = ready_seconds
+
+    async def start(self) -> None:
+        """Connect and wait for ``/health``."""
+        await self._server.open()
+        await self._server.wait_until_ready("/health", self._ready_seconds)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._server.close()
+
+
 class _Translated:
     """Translates transport errors and malformed bodies to the scheduler's own error."""
 

@@ -6,29 +6,15 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from scheduler_service.backends.base import Ended, Limits, Piece
-from scheduler_service.backends.http import HttpServer, http_error
+from scheduler_service.backends.http import HttpBackend, http_error
 from scheduler_service.domain import BackendUnavailableError, Sampling
 from scheduler_service.forcing import Call, CallEnd
 
 
-class LlamaCppBackend:
+class LlamaCppBackend(HttpBackend):
     """One llama.cpp server."""
 
     name = "llama_cpp"
-
-    def __init__(self, server: HttpServer, *, ready_seconds: float = 60.0) -> None:
-        """Serve from ``server``; ``start`` waits ``ready_seconds`` at most while the model loads (HTTP 503)."""
-        self._server = server
-        self._ready_seconds = ready_seconds
-
-    async def start(self) -> None:
-        """Connect and wait for ``/health``."""
-        await self._server.open()
-        await self._server.wait_until_ready("/health", self._ready_seconds)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._server.close()
 
     async def limits(self) -> Limits:
         """Read ``/props``; a slot's context holds prompt and generation together."""
