@@ -12,7 +12,9 @@ from predictor_service.features import Query
 from predictor_service.model import LoadedModel
 
 TEXTS = [task.question for task in split_tasks().test]
-RECIPE = Recipe(members=3, hidden=16, epochs=60, batch=16, dropout=0.1, input_dropout=0.1)
+RECIPE = Recipe(
+    members=3, hidden=16, epochs=60, batch=16, learning_rate=1e-2, dropout=0.1, input_dropout=0.0, mixup=0.0
+)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +70,8 @@ def test_a_trained_model_predicts_what_can_be_known(tmp_path, learnable):
     curves, hidden = learnable
     trained = train("hidden_state_mlp", curves, hidden, RECIPE)
     export(trained, tmp_path, name="m", version="1", data={})
-    assert trained.validation["pearson"] > 0.6
-    assert trained.validation["rmse"] < 0.9 * trained.validation["rmse_of_mean_curve"]
+    assert trained.validation["pearson"] > 0.8
+    assert trained.validation["rmse"] < 0.6 * trained.validation["rmse_of_mean_curve"]
     served = LoadedModel(tmp_path).run([Query(hidden_state=state) for state in hidden]).curves
     assert np.corrcoef(served.ravel(), curves.accuracy.ravel())[0, 1] > 0.7
 
