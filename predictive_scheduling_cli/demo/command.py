@@ -27,11 +27,8 @@ def demo(
     Starts a predictor, a scheduler and the embedded LLM; needs no GPU and no network. Takes a few minutes.
     """
     console = Console(highlight=False)
-    try:
-        from predictive_scheduling_cli.demo.run import run_demo
-    except ModuleNotFoundError as error:
-        console.print(f"[red]{error.name} is not installed: pip install 'predictive-scheduling[demo]'[/red]")
-        raise typer.Exit(1) from None
+    from predictive_scheduling_cli.demo.run import run_demo  # the extra "demo"
+
     tasks = split_tasks().test[:questions]
     out.mkdir(parents=True, exist_ok=True)
     budgets = [tokens, ample] if ample else [tokens]

@@ -148,3 +148,16 @@ async def test_the_demo_leaves_a_summary_a_report_and_a_trace(tmp_path):
         for span in scope["spans"]
     }
     assert {"allocate", "predictive_scheduling.predictor.v1.PredictorService/Predict"} <= names
+
+
+async def test_a_command_whose_libraries_are_missing_says_which_extra_to_install(tmp_path):
+    # A stand-in that fails to import as an absent library does.
+    (tmp_path / "pyarrow.py").write_text('raise ModuleNotFoundError("no pyarrow", name="pyarrow")')
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "predictive_scheduling_cli", "evaluate", "--curves=c", "--model=m", "--json=j",
+        stderr=asyncio.subprocess.PIPE, env={"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    _, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"pyarrow is not installed" in err
+    assert b"[train]" in err
