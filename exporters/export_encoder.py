@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -122,8 +123,15 @@ def write_graph(net: torch.nn.Module, outputs: Sequence[str], path: Path, *, int
         quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
         quantize_dynamic(
             str(prepared), str(path), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True,
-            op_types_to_quantize=["MatMul", "Gemm"],
+            op_types_to_quantize=["MatMul", "Gemm"], nodes_to_exclude=_stacked_products(prepared),
         )  # fmt: skip
+
+
+def _stacked_products(path: Path) -> list[str]:
+    """Names of the products with stacked weights (an ensemble's heads), which cannot be quantised per channel."""
+    graph = onnx.load(str(path)).graph
+    stacked = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and stacked & set(node.input)]
 
 
 def export_encoder(

@@ -61,18 +61,20 @@ def bert(tmp_path_factory):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-def test_a_truncated_llm_and_its_head_serve_what_was_trained(tmp_path, curves, llama):
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_truncated_llm_and_its_head_serve_what_was_trained(tmp_path, curves, llama, int8):
     layer, recipe = 2, Recipe(members=3, hidden=16, epochs=30, batch=16)
     validation, parity = train_layer_mlp(
-        curves, llama, layer, TEMPLATE, recipe, tmp_path, name="layer", version="1", data={}, int8=False
+        curves, llama, layer, TEMPLATE, recipe, tmp_path, name="layer", version="1", data={}, int8=int8
     )
-    assert parity.largest < 5e-3  # hidden states were stored in float16
+    assert parity.largest < (0.2 if int8 else 5e-3)  # hidden states were stored in float16
     manifest = read_manifest(tmp_path)
     assert (manifest.kind, manifest.layer, manifest.prompt) == ("layer_mlp", layer, TEMPLATE.prompt)
     assert "pearson" in validation
     model = LoadedModel(tmp_path)
     together = model.run([Query("w1"), Query("w2 w3 w4 w5 w6")]).curves
-    assert np.allclose(together[0], model.run([Query("w1")]).curves[0], atol=1e-5)
+    # int8 scales its inputs by the whole batch, so that company changes an answer a little
+    assert np.allclose(together[0], model.run([Query("w1")]).curves[0], atol=0.05 if int8 else 1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
