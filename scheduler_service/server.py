@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -28,6 +29,8 @@ from scheduler_service.settings import SchedulerSettings
 from scheduler_service.templates import TEMPLATES
 from scheduler_service.window import RequestWindow
 
+log = logging.getLogger(__name__)
+
 SERVICE = scheduler_pb2.DESCRIPTOR.services_by_name["SchedulerService"].full_name
 _DEFAULT_SLOTS = 128
 
@@ -42,7 +45,7 @@ async def serve(
     """Serve until a signal, or until ``Serving.draining`` is set by whoever got it through ``on_started``.
 
     It listens once its backend answers, and needs no predictor to start. Raises BackendUnavailableError where the
-    backend takes longer than ``backend_ready_seconds``.
+    backend takes longer than ``backend_ready_seconds``, ValueError where its context is too short for the cap.
     """
     settings.log_masked()
     tracing = provider or telemetry.tracer_provider("scheduler", VERSION)
@@ -52,6 +55,7 @@ async def serve(
         closing.push_async_callback(backend.close)
         await backend.start()
         limits = await backend.limits()
+        _check_fits(settings, limits)
         predictor: Predictor = NoPredictor()
         if settings.predictor:
             channel = grpc.aio.insecure_channel(settings.predictor, interceptors=client_tracing(tracing))
@@ -76,6 +80,17 @@ async def serve(
             on_started(serving)
             await serving.run_until_signal()
             collecting.cancel()
+
+
+def _check_fits(settings: SchedulerSettings, limits: Limits) -> None:
+    """Refuse a cap that no prompt would leave room for; raises ValueError naming the setting."""
+    log.info("backend %s: %s", settings.backend, limits)
+    wanted = settings.cap_tokens + settings.answer_tokens
+    if limits.max_total_tokens and wanted >= limits.max_total_tokens:
+        raise ValueError(
+            f"cap_tokens: {settings.cap_tokens} and {settings.answer_tokens} answer tokens leave no room for a prompt; "
+            f"the backend takes {limits.max_total_tokens} tokens in all"
+        )
 
 
 def build_pipeline(

@@ -344,3 +344,12 @@ async def test_health_and_reflection_answer():
         call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
         listed = [service.name async for reply in call for service in reply.list_services_response.service]
     assert name in listed
+
+
+async def test_a_cap_that_leaves_no_room_for_a_prompt_is_refused_at_start():
+    async with TgiStandIn(thinker, max_total_tokens=280) as tgi:
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(ValueError, match="cap_tokens: 256 and 32 answer tokens leave no room")
+        ):
+            async with scheduler(**tgi_settings(tgi)):
+                pass
