@@ -172,7 +172,7 @@ def train_encoder(
     template: Annotated[str, typer.Option(help="layer_mlp: the LLM's prompt template.")] = "deepseek-r1",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions.")] = 4,
     members: Annotated[int, typer.Option(min=2, help="layer_mlp: networks in the head.")] = 5,
-    int8: Annotated[bool, typer.Option("--int8/--float32", help="Precision of the graph.")] = True,
+    int8: Annotated[bool, typer.Option("--int8/--float32", help="Precision of the graph.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
     """Train a predictor with an encoder of its own: an LLM's first layers, or a LoRA difficulty classifier."""

@@ -7,6 +7,7 @@ the finished graph, per channel. Both precisions are compared with torch before 
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from predictor_service.features import Query
 from predictor_service.model import LoadedModel
 
 Floats = NDArray[np.float64]
+_WORST_PARITY = 0.05
 
 
 class DifficultyCurves(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
@@ -146,7 +148,8 @@ def export_encoder(
 ) -> EncoderParity:
     """Write a model folder with its tokenizer; returns how far it is from ``reference``, torch's curves of ``texts``.
 
-    Raises ArtifactError where the predictor could not serve it.
+    Raises ArtifactError where the predictor could not serve it, and ValueError, removing the folder, where the served
+    curves are not those that were trained.
     """
     folder.mkdir(parents=True, exist_ok=True)
     outputs = ["curve", "difficulty"] if manifest.kind == "lora_difficulty" else ["curve"]
@@ -155,6 +158,9 @@ def export_encoder(
     write_manifest(folder, manifest)
     served = LoadedModel(folder).run([Query(text) for text in texts]).curves
     error = np.abs(served - np.clip(reference, 0, 1))
+    if error.mean() > _WORST_PARITY:
+        shutil.rmtree(folder)
+        raise ValueError(f"--int8: the served curves are off by {error.mean():.3f} on average; use --float32")
     size = (folder / "model.onnx").stat().st_size / 1e6
     return EncoderParity("int8" if int8 else "float32", len(texts), float(error.max()), float(error.mean()), size)
 

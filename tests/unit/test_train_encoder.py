@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, P
 
 from exporters.curves import Curves
 from exporters.ensemble import Recipe
+from exporters.export_encoder import DifficultyCurves, difficulty_manifest, export_encoder
 from exporters.lora_difficulty import LoraRecipe, difficulty_of, train_lora
 from exporters.train_encoder import train_layer_mlp, train_lora_difficulty
 from predictor_service.artifact import ArtifactError, read_manifest
@@ -97,6 +98,17 @@ def test_the_classifier_learns_what_can_be_known(curves, bert):
     recipe = LoraRecipe(epochs=60, batch=16, learning_rate=1e-2, target_modules=("query", "value", "dense"))
     classifier = train_lora(curves, bert, recipe)
     assert (classifier.probabilities(curves.questions).argmax(axis=1) == difficulty_of(curves.accuracy)).mean() > 0.7
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_graph_that_does_not_serve_what_was_trained_is_not_left_behind(tmp_path, curves, bert):
+    classifier = train_lora(curves, bert, LoraRecipe(epochs=1, rank=4, target_modules=("query", "value")))
+    manifest = difficulty_manifest("d", "1", curves, classifier, {}, {})
+    net, texts = DifficultyCurves(classifier), curves.questions[:4]
+    wrong = classifier.curves(texts) - 0.2
+    with pytest.raises(ValueError, match="use --float32"):
+        export_encoder(net, classifier.tokenizer, tmp_path / "d", manifest, wrong, texts, int8=False)
+    assert not (tmp_path / "d").exists()
 
 
 def test_classes_are_the_best_and_the_worst_fifth():
