@@ -58,8 +58,7 @@ def collect(
             await server.close()
 
     try:
-        part = Shard(*map(int, shard.split("/"))) if shard else Shard.from_environment()
-        wanted = part.of(read_questions(questions))
+        wanted = Shard.named(shard).of(read_questions(questions))
         check_answer = checker(check)
         settings = SchedulerSettings(backend=backend, backend_url=backend_url, template=template)
         plan = collecting.Plan(
@@ -104,8 +103,7 @@ def features(
     from scheduler_service.templates import TEMPLATES
 
     try:
-        part = Shard(*map(int, shard.split("/"))) if shard else Shard.from_environment()
-        wanted = part.of(read_questions(questions))
+        wanted = Shard.named(shard).of(read_questions(questions))
         reader = StateReader(model)
         chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(reader.layers + 1))
         with typer.progressbar(length=len(wanted), label="read") as bar:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +54,11 @@ def _check_curve(path: Path, row: int, curve: list[float | None] | None, windows
     for window, value in enumerate(curve):
         if value is None or not 0 <= value <= 1:
             raise CurvesFileError(f"{place}: window {window} is {value}, not a number from 0 to 1")
+
+
+def pearson(predicted: NDArray[np.floating[Any]], measured: NDArray[np.floating[Any]]) -> float:
+    """Correlation of predicted and measured accuracy, (n, K) each, over questions × windows."""
+    return float(np.corrcoef(predicted.ravel(), measured.ravel())[0, 1])
 
 
 def write_curves(path: Path, columns: dict[str, list[object]]) -> None:

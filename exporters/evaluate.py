@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.curves import WINDOW_TOKENS, Curves
+from exporters.curves import WINDOW_TOKENS, Curves, pearson
 from predictor_service.features import Query
 from predictor_service.model import LoadedModel
 from scheduler_service.allocation import POLICIES, Policy, Problem, accuracy_at, make_plan
@@ -80,9 +80,8 @@ def evaluate(
     """Score ``predicted`` curves (n, K) against ``measured`` ones; ``samples``: how many a measured value averages."""
     rng = np.random.default_rng(seed)
     halves = [split_samples(measured, samples, rng) for _ in range(4)]
-    pearson = float(np.corrcoef(predicted.ravel(), measured.ravel())[0, 1])
     budgets = [_at_budget(budget, predicted, measured, halves, rng) for budget in BUDGETS]
-    return Evaluation(len(measured), model, pearson, budgets)
+    return Evaluation(len(measured), model, pearson(predicted, measured), budgets)
 
 
 def split_samples(measured: Floats, samples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:

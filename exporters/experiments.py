@@ -14,7 +14,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from exporters.curves import WINDOW_TOKENS, Curves, read_curves
+from exporters.curves import WINDOW_TOKENS, Curves, pearson, read_curves
 from exporters.ensemble import Recipe, best_shrinkage
 from exporters.evaluate import plan_problem, predict_curves
 from exporters.hidden_states import read_hidden_states
@@ -53,10 +53,6 @@ def _points(values: Sequence[float]) -> list[str]:
     return [f"{value:+.1f}" for value in values]
 
 
-def _correlation(predicted: Floats, measured: Floats) -> float:
-    return float(np.corrcoef(predicted.ravel(), measured.ravel())[0, 1])
-
-
 def noise(predicted: Floats, measured: Floats, seed: int = 0) -> Table:
     """Add a normal error of growing deviation to each question's log-odds curve, one draw a question; last, pure noise:
     every question gets another one's prediction.
@@ -65,7 +61,8 @@ def noise(predicted: Floats, measured: Floats, seed: int = 0) -> Table:
     questions best, applied to the other half and back: what a scheduler that measures its predictor does.
     """
     rng = np.random.default_rng(seed)
-    odds = np.log(np.clip(predicted, 1e-3, 1 - 1e-3) / (1 - np.clip(predicted, 1e-3, 1 - 1e-3)))
+    inside = np.clip(predicted, 1e-3, 1 - 1e-3)
+    odds = np.log(inside / (1 - inside))
     direction = rng.normal(size=(len(predicted), 1))
     rows = []
     disturbed = {f"{size:g}": 1 / (1 + np.exp(-(odds + size * direction))) for size in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)}
@@ -73,7 +70,7 @@ def noise(predicted: Floats, measured: Floats, seed: int = 0) -> Table:
     for deviation, noisy in disturbed.items():
         shrunk = _cross_shrunk(noisy, measured, rng)
         for name, curves in (("as it is", noisy), ("shrunk", shrunk)):
-            correlation = f"{_correlation(curves, measured):.2f}"
+            correlation = f"{pearson(curves, measured):.2f}"
             rows.append([deviation, name, correlation, *_points(gains(curves, measured))])
     return Table(["deviation", "curves", "r", *[f"{budget} tokens" for budget in BUDGETS]], rows)
 
@@ -171,7 +168,7 @@ def training_size(
         recipe = Recipe(members=5, epochs=min(100, 20 * 3000 // count), batch=min(128, count // 4))
         trained = train("hidden_state_mlp", part, hidden[chosen], recipe)
         curves = np.clip(predict(trained.ensemble, test_hidden), 0, 1).astype(np.float64)
-        rows.append([f"{count}", f"{_correlation(curves, test.accuracy):.3f}", *_points(gains(curves, test.accuracy))])
+        rows.append([f"{count}", f"{pearson(curves, test.accuracy):.3f}", *_points(gains(curves, test.accuracy))])
     return Table(["questions", "r", *[f"{budget} tokens" for budget in BUDGETS]], rows)
 
 

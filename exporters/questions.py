@@ -60,6 +60,11 @@ class Shard:
         return list(questions[self.index :: self.count])
 
     @classmethod
+    def named(cls, text: str) -> Shard:
+        """The part that ``i/n`` names; for an empty text, the one that the environment gives."""
+        return cls(*map(int, text.split("/"))) if text else cls.from_environment()
+
+    @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Shard:
         """The part that a Kubernetes Indexed Job gives: ``JOB_COMPLETION_INDEX`` of ``SHARD_COUNT``; else the whole."""
         try:

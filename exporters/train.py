@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from exporters.curves import WINDOW_TOKENS, Curves
+from exporters.curves import WINDOW_TOKENS, Curves, pearson
 from exporters.ensemble import Ensemble, Recipe, add_ensemble, predict, train_ensemble
 from exporters.onnx_graph import TEXT, GraphBuilder, hidden_state_input
 from exporters.text_graph import add_features, add_tokens, text_features, vocabulary_of
@@ -50,7 +50,7 @@ class Trained:
         held_out, measured = self.ensemble.held_out, self.curves.accuracy
         mean = self.ensemble.mean_curve
         return {
-            "pearson": float(np.corrcoef(held_out.ravel(), measured.ravel())[0, 1]),
+            "pearson": pearson(held_out, measured),
             "rmse": float(np.sqrt(((held_out - measured) ** 2).mean())),
             "rmse_of_mean_curve": float(np.sqrt(((mean - measured) ** 2).mean())),
             "shrinkage": self.ensemble.keep,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.curves import Curves
+from exporters.curves import Curves, pearson
 from exporters.ensemble import Recipe, predict
 from exporters.export_encoder import (
     DifficultyCurves,
@@ -76,7 +76,7 @@ def train_lora_difficulty(
     predicted = probabilities @ classifier.class_curves
     validation = {
         "class_accuracy": float((probabilities.argmax(axis=1) == difficulty_of(rest.accuracy)).mean()),
-        "pearson": float(np.corrcoef(predicted.ravel(), rest.accuracy.ravel())[0, 1]),
+        "pearson": pearson(predicted, rest.accuracy),
         "questions": float(len(kept.ids)),
     }
     manifest = difficulty_manifest(name, version, kept, classifier, validation, data)

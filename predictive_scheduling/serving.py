@@ -11,6 +11,10 @@ from dataclasses import dataclass, field
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from opentelemetry import trace
+
+from predictive_scheduling.interceptors import ServerTracing
+from predictive_scheduling.service_settings import ServiceSettings
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,17 @@ class Serving:
     server: grpc.aio.Server = field(init=False)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
+
+    @classmethod
+    def by_settings(cls, settings: ServiceSettings, name: str, tracing: trace.TracerProvider) -> Serving:
+        """Set up the server of the service ``name`` as its settings say, every call traced."""
+        return cls(
+            settings.listen,
+            [name],
+            settings.drain_seconds,
+            interceptors=[ServerTracing(tracing)],
+            with_reflection=settings.reflection,
+        )
 
     def __post_init__(self) -> None:
         """Create the server; services are registered on ``server`` before ``start``."""

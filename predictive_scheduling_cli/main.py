@@ -11,8 +11,6 @@ from predictive_scheduling_cli.demo import command as demo
 from predictive_scheduling_cli.serve import predictor_command, scheduler_command
 
 app = typer.Typer(
-    help="Split one reasoning-token budget across LLM queries where it buys the most accuracy.\n\n"
-    "New here? Run [bold]predictive-scheduling demo[/bold]: it starts everything on this machine and shows the gain.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

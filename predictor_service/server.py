@@ -8,7 +8,6 @@ from collections.abc import Callable
 from opentelemetry import trace
 
 from predictive_scheduling import telemetry
-from predictive_scheduling.interceptors import ServerTracing
 from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
 from predictive_scheduling.serving import Serving
 from predictive_scheduling.version import VERSION
@@ -37,13 +36,7 @@ async def serve(
     if settings.default_model not in models:
         raise ArtifactError(f"default_model: {settings.default_model!r} is none of {', '.join(models)}")
     tracing = provider or telemetry.tracer_provider("predictor", VERSION)
-    serving = Serving(
-        settings.listen,
-        [SERVICE],
-        settings.drain_seconds,
-        interceptors=[ServerTracing(tracing)],
-        with_reflection=settings.reflection,
-    )
+    serving = Serving.by_settings(settings, SERVICE, tracing)
     delay = settings.max_batch_delay_ms / 1000
     batchers = {
         name: Batcher(model, BatchQueue(settings.max_batch_size, delay, settings.max_queued_queries))

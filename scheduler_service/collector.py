@@ -94,11 +94,6 @@ class Collector:
             try:
                 predictions = await self._predictor.predict([item.job for item in window])
                 predicted = self._clock()
-                fresh = {
-                    item.job.request_id
-                    for item, prediction in zip(window, predictions, strict=True)
-                    if prediction.outcome is PredictionOutcome.FRESH
-                }
                 here = [
                     (item, prediction)
                     for item, prediction in zip(window, predictions, strict=True)
@@ -113,7 +108,8 @@ class Collector:
                     self._rules,
                 )
                 budgets = {allocation.request_id: allocation.budget_tokens for allocation in plan.allocations}
-                self._ledger.reserve(budgets, covered=len(fresh & budgets.keys()))
+                covered = sum(prediction.outcome is PredictionOutcome.FRESH for _, prediction in here)
+                self._ledger.reserve(budgets, covered)
             except Exception as error:  # handed to every caller of the window
                 for item in window:
                     if not item.allocation.done():

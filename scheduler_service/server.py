@@ -11,7 +11,7 @@ import grpc.aio
 from opentelemetry import trace
 
 from predictive_scheduling import telemetry
-from predictive_scheduling.interceptors import ServerTracing, client_tracing
+from predictive_scheduling.interceptors import client_tracing
 from predictive_scheduling.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from predictive_scheduling.serving import Serving
 from predictive_scheduling.version import VERSION
@@ -63,13 +63,7 @@ async def serve(
             timeout = settings.predictor_timeout_ms / 1000
             predictor = GrpcPredictor(channel, model=settings.predictor_model, timeout_seconds=timeout)
         pipeline = build_pipeline(settings, backend, limits, predictor, tracing)
-        serving = Serving(
-            settings.listen,
-            [SERVICE],
-            settings.drain_seconds,
-            interceptors=[ServerTracing(tracing)],
-            with_reflection=settings.reflection,
-        )
+        serving = Serving.by_settings(settings, SERVICE, tracing)
         offer = Offer(settings.model or limits.model, settings.floor_tokens, settings.cap_tokens, settings.temperature)
         servicer = SchedulerServicer(pipeline, offer, serving.draining.is_set)
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
