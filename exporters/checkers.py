@@ -27,6 +27,25 @@ def maths(expected: str, answer: str) -> bool:
     return bool(verify(gold, parse(text, parsing_timeout=None), timeout_seconds=None))
 
 
+def canonical(name: str) -> Callable[[str], str]:
+    """Return the function that brings answers into the form in which a vote counts them as the same.
+
+    For ``maths`` the value that math-verify reads, for anything else the first line without case and full stop.
+    """
+
+    def value(answer: str) -> str:
+        from math_verify import parse
+
+        found = parse(answer, parsing_timeout=None)
+        return str(found[0]) if found else first_line(answer)
+
+    def first_line(answer: str) -> str:
+        lines = answer.strip().splitlines()
+        return lines[0].strip().rstrip(".").lower() if lines else ""
+
+    return value if name == "maths" else first_line
+
+
 def checker(name: str) -> Checker:
     """Return the checker ``exact``, ``maths``, or the user's ``package.module:function`` (expected, answer) → bool.
 

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from exporters.checkers import Checker
-from exporters.curves import WINDOW_TOKENS, read_curves, write_curves
-from exporters.faults import CurvesFileError
+from exporters.curves import WINDOW_TOKENS, write_curves
 from exporters.questions import Question
 from scheduler_service.backends.base import Backend, Ended, Piece
 from scheduler_service.domain import Sampling, TextKind
@@ -27,7 +24,10 @@ from scheduler_service.templates import PromptTemplate
 
 @dataclass(frozen=True)
 class Measured:
-    """A question's measured curve: fractions per window; ``reasoning_tokens``: mean length of the uncut reasoning."""
+    """A question's measured curve: fractions per window; ``reasoning_tokens``: mean length of the uncut reasoning.
+
+    ``answers``: what each trace answered after each window (traces × windows), for votes over traces.
+    """
 
     question_id: str
     question: str
@@ -35,6 +35,7 @@ class Measured:
     accuracy_at_window: list[float]
     reasoning_tokens: float
     samples: int
+    answers: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -86,29 +87,30 @@ async def _forced_answer(backend: Backend, plan: Plan, question: str, thought: s
     return template.answer_opening + "".join(pieces)
 
 
-async def measure_trace(backend: Backend, plan: Plan, question: Question, is_right: Checker) -> tuple[list[bool], int]:
-    """Measure one trace; returns whether each window's answer was right, and the uncut reasoning's tokens."""
+async def measure_trace(backend: Backend, plan: Plan, question: Question) -> tuple[list[str], int]:
+    """Measure one trace; returns each window's answer, and the uncut reasoning's tokens."""
     longest = plan.windows * WINDOW_TOKENS
     forcing = BudgetForcing(plan.template, question.question, longest, plan.answer_tokens)
     record = _Recording()
     own_answer = await _generate(backend, forcing, plan.sampling, record)
-    right = []
+    answers: list[str] = []
     for window in range(1, plan.windows + 1):
         tokens = window * WINDOW_TOKENS
         if tokens >= forcing.reasoning_tokens:
-            right += [is_right(question.expected, own_answer)] * (plan.windows + 1 - window)
+            answers += [own_answer] * (plan.windows + 1 - window)
             break
-        thought = record.prefix(tokens)
-        right.append(is_right(question.expected, await _forced_answer(backend, plan, question.question, thought)))
-    return right, forcing.reasoning_tokens
+        answers.append(await _forced_answer(backend, plan, question.question, record.prefix(tokens)))
+    return [answer.strip() for answer in answers], forcing.reasoning_tokens
 
 
 async def measure_question(backend: Backend, plan: Plan, question: Question, is_right: Checker) -> Measured:
     """Measure a question's curve over all its samples."""
-    traces = [await measure_trace(backend, plan, question, is_right) for _ in range(plan.samples)]
-    curve = [sum(window) / plan.samples for window in zip(*(right for right, _ in traces), strict=True)]
+    traces = [await measure_trace(backend, plan, question) for _ in range(plan.samples)]
+    answers = [given for given, _ in traces]
+    right = {answer: is_right(question.expected, answer) for answer in {text for given in answers for text in given}}
+    curve = [sum(right[text] for text in window) / plan.samples for window in zip(*answers, strict=True)]
     length = sum(tokens for _, tokens in traces) / plan.samples
-    return Measured(question.question_id, question.question, question.group, curve, length, plan.samples)
+    return Measured(question.question_id, question.question, question.group, curve, length, plan.samples, answers)
 
 
 async def collect(
@@ -148,28 +150,6 @@ async def collect(
     write_curves(out, {name: [getattr(item, name) for item in measured] for name in Measured.__dataclass_fields__})
     progress.unlink()
     return measured
-
-
-def merge(parts: Sequence[Path], questions: Sequence[Question], out: Path) -> None:
-    """Merge the parts that shards measured into one curves file, in the order of ``questions``.
-
-    Raises CurvesFileError where a question was measured twice, not at all, or is not among ``questions``.
-    """
-    rows: dict[str, dict[str, object]] = {}
-    for part in parts:
-        read_curves(part)
-        for row in pq.read_table(part).to_pylist():
-            name = str(row["question_id"])
-            if name in rows:
-                raise CurvesFileError(f"{part}: question_id: {name} was measured by another part too")
-            rows[name] = row
-    missing = [question.question_id for question in questions if question.question_id not in rows]
-    if missing:
-        raise CurvesFileError(f"{len(missing)} questions were not measured by any part, such as {missing[0]}")
-    if strangers := rows.keys() - {question.question_id for question in questions}:
-        raise CurvesFileError(f"question_id: {min(strangers)} is not in the questions file")
-    ordered = [rows[question.question_id] for question in questions]
-    write_curves(out, {name: [row[name] for row in ordered] for name in Measured.__dataclass_fields__})
 
 
 def _read_progress(path: Path) -> list[Measured]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from exporters.classes import DIFFICULTY, difficulty_of
 from exporters.faults import CurvesFileError
 
 WINDOW_TOKENS = 16
@@ -19,11 +21,31 @@ REQUIRED = ("question_id", "question", "accuracy_at_window")
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Measured curves. ``accuracy``: (n, K) fractions after W, 2W, … tokens, in the order of ``ids``."""
+    """Measured curves. ``accuracy``: (n, K) fractions after W, 2W, … tokens, in the order of ``ids``.
+
+    ``difficulty``: classes (n,), easy 0 to hard 2, of the file's column ``difficulty``; without one, by its own curves.
+    """
 
     ids: list[str]
     questions: list[str]
     accuracy: NDArray[np.float64]
+    difficulty: NDArray[np.int64]
+
+    @classmethod
+    def measured(cls, ids: list[str], questions: list[str], accuracy: NDArray[np.float64]) -> Curves:
+        """Curves whose difficulty follows from themselves."""
+        return cls(ids, questions, accuracy, difficulty_of(accuracy))
+
+    def chosen(self, rows: Sequence[int] | NDArray[np.int64]) -> Curves:
+        """The curves of some rows, in their order."""
+        at = np.asarray(rows, dtype=np.int64)
+        pick = at.tolist()
+        return Curves(
+            [self.ids[row] for row in pick],
+            [self.questions[row] for row in pick],
+            self.accuracy[at],
+            self.difficulty[at],
+        )
 
 
 def read_curves(path: Path) -> Curves:
@@ -44,7 +66,17 @@ def read_curves(path: Path) -> Curves:
         seen[question_id] = row
         _check_curve(path, row, curve, len(rows[0] or ()))
     questions = [str(value) for value in table["question"].to_pylist()]
-    return Curves(ids, questions, np.array(rows, dtype=np.float64))
+    accuracy = np.array(rows, dtype=np.float64)
+    if "difficulty" not in table.column_names:
+        return Curves.measured(ids, questions, accuracy)
+    return Curves(ids, questions, accuracy, _classes(path, table["difficulty"].to_pylist()))
+
+
+def _classes(path: Path, names: list[object]) -> NDArray[np.int64]:
+    for row, name in enumerate(names):
+        if name not in DIFFICULTY:
+            raise CurvesFileError(f"{path}: row {row}, difficulty: {name!r} is none of {', '.join(DIFFICULTY)}")
+    return np.array([DIFFICULTY.index(str(name)) for name in names], dtype=np.int64)
 
 
 def _check_curve(path: Path, row: int, curve: list[float | None] | None, windows: int) -> None:
@@ -62,6 +94,8 @@ def pearson(predicted: NDArray[np.floating[Any]], measured: NDArray[np.floating[
 
 
 def write_curves(path: Path, columns: dict[str, list[object]]) -> None:
-    """Write a curves file; ``columns`` holds the required columns and any others, all of one length."""
+    """Write a curves file, whole or not at all; ``columns``: the required ones and any others, all of one length."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    unfinished = path.with_suffix(".unfinished")
+    pq.write_table(pa.table(columns), unfinished, compression="zstd")
+    unfinished.replace(path)

@@ -6,8 +6,9 @@ mean budget; each question gets at least one budget window, as in the paper.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,28 +51,50 @@ class AtBudget:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A model on a curves file. ``pearson``: of predicted and measured accuracy, over questions × windows."""
+    """A model on a curves file. ``pearson``: of predicted and measured accuracy, over questions × windows.
+
+    ``reliability``: (predicted, measured) accuracy in twenty bins of equal size. ``difficulty_accuracy``: share of
+    questions put into the right class, by models that classify.
+    """
 
     queries: int
     model: dict[str, str]
     pearson: float
     budgets: list[AtBudget]
+    reliability: list[tuple[float, float]]
+    difficulty_accuracy: float | None = None
 
     def as_json(self) -> dict[str, object]:
         """The evaluation as plain values."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Evaluation:
+        """The evaluation that ``as_json`` gave. Raises KeyError or TypeError where it is none."""
+        budgets = [
+            AtBudget(**{**at, "policies": {name: Scored(**one) for name, one in at["policies"].items()}})
+            for at in raw["budgets"]
+        ]
+        return cls(**{**raw, "budgets": budgets})
 
-def predict_curves(model: LoadedModel, curves: Curves, hidden: NDArray[np.float32] | None, batch: int = 64) -> Floats:
-    """Return the model's curves for every question: (n, K). Raises ValueError where it needs hidden states."""
+
+def predictions(
+    model: LoadedModel, curves: Curves, hidden: NDArray[np.float32] | None, batch: int = 64
+) -> tuple[Floats, Floats | None]:
+    """Return the model's curves for every question (n, K), and its class probabilities (n, 3) where it has them.
+
+    Raises ValueError where it needs hidden states.
+    """
     if model.manifest.hidden_size and hidden is None:
         raise ValueError(f"--hidden-states: model {model.name} needs them")
     queries = [
         Query(question, None if hidden is None or not model.manifest.hidden_size else hidden[row])
         for row, question in enumerate(curves.questions)
     ]
-    parts = [model.run(queries[at : at + batch]).curves for at in range(0, len(queries), batch)]
-    return np.concatenate(parts).astype(np.float64)
+    parts = [model.run(queries[at : at + batch]) for at in range(0, len(queries), batch)]
+    difficulty = [part.difficulty for part in parts if part.difficulty is not None]
+    found = np.concatenate([part.curves for part in parts]).astype(np.float64)
+    return found, np.concatenate(difficulty).astype(np.float64) if difficulty else None
 
 
 def evaluate(
@@ -81,7 +104,13 @@ def evaluate(
     rng = np.random.default_rng(seed)
     halves = [split_samples(measured, samples, rng) for _ in range(4)]
     budgets = [_at_budget(budget, predicted, measured, halves, rng) for budget in BUDGETS]
-    return Evaluation(len(measured), model, pearson(predicted, measured), budgets)
+    return Evaluation(len(measured), model, pearson(predicted, measured), budgets, reliability(predicted, measured))
+
+
+def reliability(predicted: Floats, measured: Floats, bins: int = 20) -> list[tuple[float, float]]:
+    """Mean predicted and measured accuracy in bins of equally many values, by predicted accuracy."""
+    parts = np.array_split(np.argsort(predicted, axis=None), bins)
+    return [(float(predicted.ravel()[part].mean()), float(measured.ravel()[part].mean())) for part in parts]
 
 
 def split_samples(measured: Floats, samples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -138,8 +167,8 @@ def _bootstrap(gains: Floats, rng: np.random.Generator, rounds: int = 1000) -> t
     return float(low), float(high)
 
 
-def evaluate_folder(folder: Path, curves: Curves, hidden: NDArray[np.float32] | None) -> tuple[Evaluation, Floats]:
-    """Evaluate a model folder; returns the evaluation and the predicted curves."""
+def evaluate_folder(folder: Path, curves: Curves, hidden: NDArray[np.float32] | None) -> Evaluation:
+    """Evaluate a model folder. Raises ValueError where it does not fit the curves or the hidden states."""
     model = LoadedModel(folder)
     windows = curves.accuracy.shape[1]
     if model.manifest.windows != windows:
@@ -148,6 +177,8 @@ def evaluate_folder(folder: Path, curves: Curves, hidden: NDArray[np.float32] | 
         raise ValueError(
             f"--hidden-states: {hidden.shape[1]} components, {model.name} takes {model.manifest.hidden_size}"
         )
-    predicted = predict_curves(model, curves, hidden)
-    name = {"name": model.manifest.name, "version": model.manifest.version}
-    return evaluate(predicted, curves.accuracy, name), predicted
+    predicted, classes = predictions(model, curves, hidden)
+    found = evaluate(predicted, curves.accuracy, {"name": model.manifest.name, "version": model.manifest.version})
+    if classes is None:
+        return found
+    return replace(found, difficulty_accuracy=float((classes.argmax(axis=1) == curves.difficulty).mean()))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
+from exporters.hidden_states import write_hidden_states
 from exporters.questions import Question
 from scheduler_service.templates import PromptTemplate
 
@@ -53,9 +54,8 @@ def write_features(
         rows.append(reader.read(template.render(question.question), layers))
         on_read()
     states = np.stack(rows, axis=1)
-    ids = np.array([question.question_id for question in questions])
-    out.mkdir(parents=True, exist_ok=True)
+    ids = [question.question_id for question in questions]
     paths = [out / f"layer-{layer:02}.npz" for layer in layers]
     for path, state in zip(paths, states, strict=True):
-        np.savez_compressed(path, question_id=ids, hidden_state=state)
+        write_hidden_states(path, ids, state)
     return paths

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 from exporters.faults import CurvesFileError
 
 
-def read_hidden_states(path: Path, ids: Sequence[str]) -> NDArray[np.float32]:
-    """Read the hidden states of the questions ``ids``, in their order: (n, size) float32.
+def read_npz(path: Path) -> tuple[list[str], NDArray[np.floating[Any]]]:
+    """Read a hidden states file as it is: ids and states (n, size), of one length.
 
-    Raises CurvesFileError for a file that cannot be read (or is cut short), lacks a key, has another number of rows
-    than ids, repeats an id, lacks one of ``ids``, or holds a number that is not finite; with the row if there is one.
+    Raises CurvesFileError for a file that cannot be read (or is cut short), lacks a key, or has another number of rows
+    than ids.
     """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -28,6 +29,24 @@ def read_hidden_states(path: Path, ids: Sequence[str]) -> NDArray[np.float32]:
         raise CurvesFileError(f"{path}: not a readable .npz file: {error}") from error
     if states.ndim != 2 or len(states) != len(found):
         raise CurvesFileError(f"{path}: hidden_state: shape {states.shape} does not fit {len(found)} question ids")
+    return found, states
+
+
+def write_hidden_states(path: Path, ids: Sequence[str], states: NDArray[np.floating[Any]]) -> None:
+    """Write a hidden states file, whole or not at all: a killed worker leaves none that looks finished."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished.npz")
+    np.savez_compressed(unfinished, question_id=np.array(ids), hidden_state=states)
+    unfinished.replace(path)
+
+
+def read_hidden_states(path: Path, ids: Sequence[str]) -> NDArray[np.float32]:
+    """Read the hidden states of the questions ``ids``, in their order: (n, size) float32.
+
+    Raises CurvesFileError for what ``read_npz`` refuses, a repeated id, one of ``ids`` missing, or a number that is not
+    finite; with the row if there is one.
+    """
+    found, states = read_npz(path)
     places = {name: row for row, name in enumerate(found)}
     if len(places) != len(found):
         twice = next(name for row, name in enumerate(found) if places[name] != row)

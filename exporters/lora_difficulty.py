@@ -1,7 +1,5 @@
 """Train a difficulty classifier: an encoder with a LoRA adapter and a small head, as the paper does with its LLM.
 
-The head is the paper's: LayerNorm → Linear → ReLU → Linear to three classes. A class's accuracy curve is the mean
-measured curve of the training questions in it; a query's curve is the mean of those, weighted by its probabilities.
 The encoder is any transformers model folder; the mean of its token states is pooled.
 """
 
@@ -19,12 +17,11 @@ from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, AutoTokenizer
 
+from exporters.classes import soft_difficulty
 from exporters.curves import Curves
+from exporters.trained_encoder import DifficultyNet
 
 log = logging.getLogger(__name__)
-
-CLASSES = ("easy", "medium", "hard")
-_EASY_SHARE = _HARD_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -40,64 +37,25 @@ class LoraRecipe:
     epochs: int = 4
     batch: int = 32
     max_tokens: int = 160
-    smoothing: float = 0.05
     seed: int = 0
 
 
-def difficulty_of(accuracy: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Class of each curve (n, K) by its last accuracy: best fifth easy (0), worst fifth hard (2), others medium (1)."""
-    ranks = np.argsort(np.argsort(accuracy[:, -1], kind="stable"), kind="stable") / len(accuracy)
-    classes: NDArray[np.int64] = np.where(ranks >= 1 - _EASY_SHARE, 0, np.where(ranks < _HARD_SHARE, 2, 1))
-    return classes
+def probabilities_of(
+    net: DifficultyNet, tokenizer: Any, texts: Sequence[str], recipe: LoraRecipe
+) -> NDArray[np.float64]:
+    """Class probabilities of texts: (n, 3)."""
+    rows = []
+    with torch.no_grad():
+        for at in range(0, len(texts), recipe.batch):
+            batch = _encode(tokenizer, texts[at : at + recipe.batch], recipe.max_tokens)
+            rows.append(torch.softmax(net(**batch), dim=1).double().numpy())
+    return np.concatenate(rows)
 
 
-class DifficultyNet(torch.nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
-    """Encoder, mean pooling, head: token ids and mask (n, t) to logits (n, 3)."""
-
-    def __init__(self, encoder: Any, size: int) -> None:
-        """Put a head on ``encoder``, whose states have ``size`` components."""
-        super().__init__()
-        self.encoder = encoder
-        self.head = torch.nn.Sequential(
-            torch.nn.LayerNorm(size), torch.nn.Linear(size, size), torch.nn.ReLU(), torch.nn.Linear(size, len(CLASSES))
-        )
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the logits of the classes."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        logits: torch.Tensor = self.head(((states * mask).sum(1) / mask.sum(1)).float())
-        return logits
-
-
-@dataclass(frozen=True, eq=False)
-class Classifier:
-    """A trained classifier: the net with its adapter merged, its tokenizer, and the mean curve of each class (3, K)."""
-
-    net: DifficultyNet
-    tokenizer: Any
-    class_curves: NDArray[np.float64]
-    recipe: LoraRecipe
-
-    def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Class probabilities of texts: (n, 3)."""
-        rows = []
-        with torch.no_grad():
-            for at in range(0, len(texts), self.recipe.batch):
-                batch = _encode(self.tokenizer, texts[at : at + self.recipe.batch], self.recipe.max_tokens)
-                rows.append(torch.softmax(self.net(**batch), dim=1).double().numpy())
-        return np.concatenate(rows)
-
-    def curves(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """Expected curves of texts: (n, K)."""
-        result: NDArray[np.float64] = self.probabilities(texts) @ self.class_curves
-        return result
-
-
-def train_lora(curves: Curves, encoder: Path, recipe: LoraRecipe) -> Classifier:
-    """Fit the adapter and the head on the questions of a curves file; the adapter is merged into the encoder."""
+def train_lora(curves: Curves, encoder: Path, recipe: LoraRecipe) -> tuple[DifficultyNet, Any]:
+    """Fit adapter and head to the difficulty of the questions; returns net and tokenizer, the adapter merged."""
     torch.manual_seed(recipe.seed)
-    classes = difficulty_of(curves.accuracy)
+    wanted = torch.from_numpy(soft_difficulty(curves.accuracy))
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     base = AutoModel.from_pretrained(encoder, dtype=torch.float32)
     lora = LoraConfig(
@@ -106,12 +64,12 @@ def train_lora(curves: Curves, encoder: Path, recipe: LoraRecipe) -> Classifier:
         lora_dropout=recipe.dropout,
         target_modules=list(recipe.target_modules),
     )
-    net = DifficultyNet(get_peft_model(base, lora), base.config.hidden_size)
+    net = DifficultyNet(get_peft_model(base, lora))
     weights = [weight for weight in net.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    steps = recipe.epochs * -(-len(classes) // recipe.batch)
+    steps = recipe.epochs * -(-len(wanted) // recipe.batch)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps, pct_start=0.1)
-    loss_of = torch.nn.CrossEntropyLoss(label_smoothing=recipe.smoothing)
+    loss_of = torch.nn.CrossEntropyLoss()
     lengths = np.array([len(question) for question in curves.questions])
     rng = np.random.default_rng(recipe.seed)
     net.train()
@@ -121,7 +79,7 @@ def train_lora(curves: Curves, encoder: Path, recipe: LoraRecipe) -> Classifier:
         for rows in batches:
             batch = _encode(tokenizer, [curves.questions[row] for row in rows], recipe.max_tokens)
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                loss = loss_of(net(**batch).float(), torch.from_numpy(classes[rows]))
+                loss = loss_of(net(**batch).float(), wanted[rows])
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -129,8 +87,7 @@ def train_lora(curves: Curves, encoder: Path, recipe: LoraRecipe) -> Classifier:
             total += float(loss.detach())
         log.info("epoch %d of %d: loss %.4f", epoch + 1, recipe.epochs, total / len(batches))
     net.encoder = net.encoder.merge_and_unload()
-    means = np.stack([curves.accuracy[classes == at].mean(axis=0) for at in range(len(CLASSES))])
-    return Classifier(net.eval(), tokenizer, means, recipe)
+    return net.eval(), tokenizer
 
 
 def _encode(tokenizer: Any, texts: Sequence[str], max_tokens: int) -> dict[str, torch.Tensor]:

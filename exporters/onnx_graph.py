@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 _OPSETS = [("", 20), ("ai.onnx.ml", 4), ("com.microsoft", 1)]
 _IR_VERSION = 9
+_LARGE = 1024  # numbers; smaller constants stay as they are
 
 TEXT = helper.make_tensor_value_info("text", TensorProto.STRING, ["n"])
 
@@ -38,30 +39,43 @@ class GraphBuilder:
         self._constants[name] = numpy_helper.from_array(value, name)
         return name
 
-    def weight(self, name: str, value: NDArray[np.float32], *, half: bool) -> str:
-        """Add a float32 constant, stored in float16 with ``half``; returns its name."""
-        if not half:
-            return self.constant(name, value)
-        stored = self.constant(f"{name}_float16", value.astype(np.float16))
-        return self.add("Cast", [stored], name, to=TensorProto.FLOAT)
-
     def add(self, operator: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:
         """Add a node with one output; returns the output's name."""
         self._nodes.append(helper.make_node(operator, list(inputs), [output], domain=domain, **attributes))
         return output
 
-    def model(self, output: str, columns: int | str, kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
-        """Return the model whose output is ``output`` (n, ``columns``)."""
+    def model(self, outputs: Mapping[str, int | str], kind: int = TensorProto.FLOAT) -> onnx.ModelProto:
+        """Return the model with these outputs and their numbers of columns: (n, columns) each."""
         graph = helper.make_graph(
             self._nodes,
             "predictor",
             self._inputs,
-            [helper.make_tensor_value_info(output, kind, ["n", columns])],
+            [helper.make_tensor_value_info(name, kind, ["n", columns]) for name, columns in outputs.items()],
             initializer=list(self._constants.values()),
         )
         opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS]
         name = "predictive-scheduling"
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name=name)
+
+
+def with_half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store the model's large float32 constants in float16, cast back where they are used: half the size on disk.
+
+    onnxruntime folds the casts when it loads the model, so that it computes in float32 as before. A model with a weight
+    beyond float16's range would lose it; the parity check of the exporter would then refuse it.
+    """
+    casts = []
+    for at, weight in enumerate(model.graph.initializer):
+        if weight.data_type != TensorProto.FLOAT or np.prod(weight.dims, dtype=np.int64) < _LARGE:
+            continue
+        name = weight.name
+        value = numpy_helper.to_array(weight).astype(np.float16)
+        model.graph.initializer[at].CopyFrom(numpy_helper.from_array(value, f"{name}_float16"))
+        casts.append(helper.make_node("Cast", [f"{name}_float16"], [name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
 
 
 def session(model: onnx.ModelProto) -> ort.InferenceSession:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from exporters.evaluate import Evaluation
 from exporters.html_page import BLUE, GREEN, GREY, RED, figure, page, table
 
-Floats = NDArray[np.float64]
 _COLOURS = {"greedy": RED, "envelope": BLUE, "price": GREEN}
 
 
-def write_report(path: Path, evaluation: Evaluation, predicted: Floats, measured: Floats) -> None:
-    """Write the report of an evaluation; ``predicted``, ``measured``: (n, K) curves."""
+def write_report(path: Path, evaluation: Evaluation) -> None:
+    """Write the report of an evaluation."""
     model = evaluation.model
     best = max(evaluation.budgets, key=lambda at: at.policies["envelope"].gain)
     headline = (
@@ -30,7 +27,7 @@ def write_report(path: Path, evaluation: Evaluation, predicted: Floats, measured
         figure(_accuracy(evaluation), "Accuracy against the mean budget, with both oracles."),
         figure(_gains(evaluation), "Gain over uniform at equal tokens; bands: 95 % bootstrap over questions."),
         figure(_shares(evaluation), "Share of the split-half oracle's gain that the policy reaches."),
-        figure(_reliability(predicted, measured), "Reliability: measured accuracy where so much was predicted."),
+        figure(_reliability(evaluation), "Reliability: measured accuracy where so much was predicted."),
         _numbers(evaluation),
     ]
     path.write_text(page(f"Evaluation of {model['name']}", parts))
@@ -102,13 +99,12 @@ def _shares(evaluation: Evaluation) -> Figure:
     return drawing
 
 
-def _reliability(predicted: Floats, measured: Floats) -> Figure:
+def _reliability(evaluation: Evaluation) -> Figure:
     drawing = Figure(figsize=(4.2, 3.8))
     axis = drawing.subplots()
-    order = np.argsort(predicted, axis=None)
-    bins = np.array_split(order, 20)
+    predicted, measured = zip(*evaluation.reliability, strict=True)
     axis.plot([0, 1], [0, 1], color=GREY, linewidth=1)
-    axis.plot([predicted.ravel()[b].mean() for b in bins], [measured.ravel()[b].mean() for b in bins], "o-", color=BLUE)
+    axis.plot(predicted, measured, "o-", color=BLUE)
     axis.set_xlabel("predicted accuracy")
     axis.set_ylabel("measured accuracy")
     axis.set_aspect("equal")

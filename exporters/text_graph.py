@@ -94,7 +94,7 @@ def _add_numbers(build: GraphBuilder, tokens: str) -> str:
 def tokenise(texts: Sequence[str]) -> list[list[str]]:
     """Return the tokens that the graph sees, per text."""
     build = GraphBuilder([TEXT])
-    model = build.model(add_tokens(build), "tokens", TensorProto.STRING)
+    model = build.model({add_tokens(build): "tokens"}, TensorProto.STRING)
     rows = session(model).run(None, {"text": np.array(texts, dtype=object)})[0]
     return [[token for token in row if token] for row in rows.tolist()]
 
@@ -114,6 +114,6 @@ def vocabulary_of(texts: Sequence[str], *, min_texts: int, most: int) -> list[tu
 def text_features(texts: Sequence[str], vocabulary: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
     """Return the features of texts: (n, ``NUMERIC_FEATURES`` + vocabulary)."""
     build = GraphBuilder([TEXT])
-    model = build.model(add_features(build, add_tokens(build), vocabulary), NUMERIC_FEATURES + len(vocabulary))
+    model = build.model({add_features(build, add_tokens(build), vocabulary): NUMERIC_FEATURES + len(vocabulary)})
     features: NDArray[np.float32] = session(model).run(None, {"text": np.array(texts, dtype=object)})[0]
     return features

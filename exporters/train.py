@@ -1,28 +1,31 @@
-"""Train predictors of three kinds from a curves file, and write each as a model folder.
+"""Train the predictors that need no encoder of their own, from a curves file.
 
-``text_curve`` reads the text alone, ``hidden_state_mlp`` a hidden state of the LLM, ``hybrid`` both. They differ in
-their inputs; the head is one and the same ensemble.
+``text_curve`` reads the text alone, ``hidden_state_mlp`` a hidden state of the LLM, ``hybrid`` both. ``difficulty`` and
+``size`` are the paper's classifiers, of hidden states where there are any and of the text otherwise: they predict a
+class, and their curve is the mean curve of each class, weighted by its probability. All share one head, the ensemble.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from exporters.curves import WINDOW_TOKENS, Curves, pearson
+from exporters.classes import DIFFICULTY, SIZE, class_means, size_of, soft_difficulty
+from exporters.curves import Curves
 from exporters.ensemble import Ensemble, Recipe, add_ensemble, predict, train_ensemble
-from exporters.onnx_graph import TEXT, GraphBuilder, hidden_state_input
+from exporters.onnx_graph import TEXT, GraphBuilder, hidden_state_input, with_half_weights
 from exporters.text_graph import add_features, add_tokens, text_features, vocabulary_of
-from predictor_service.artifact import Manifest, write_manifest
-from predictor_service.features import Query
-from predictor_service.model import LoadedModel
+from exporters.trained import Calibration, Interface, lookup
 
 Floats = NDArray[np.float32]
-KINDS = ("text_curve", "hidden_state_mlp", "hybrid")
+KINDS = ("text_curve", "hidden_state_mlp", "hybrid", "difficulty", "size")
+_CLASS_NAMES = {"difficulty": DIFFICULTY, "size": SIZE}
 
 
 @dataclass(frozen=True)
@@ -34,118 +37,138 @@ class TextRecipe:
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """A trained predictor: what it takes, its head, and what it scored on held-out rows."""
+class TrainedHead:
+    """A predictor that is a head alone. ``vocabulary``: n-grams of its text features; ``hidden_size``: 0 for no states.
+
+    ``class_curves``: (C, K), the mean curve of each class, where the head predicts classes.
+    """
 
     kind: str
-    vocabulary: list[tuple[str, ...]]
+    vocabulary: list[tuple[str, ...]] | None
     hidden_size: int
+    layer: int
     ensemble: Ensemble
-    curves: Curves
-    inputs: Floats
+    class_curves: NDArray[np.float64] | None
+    calibration: Calibration
 
     @property
-    def validation(self) -> dict[str, float]:
-        """Metrics of predictions by members that did not see the question."""
-        held_out, measured = self.ensemble.held_out, self.curves.accuracy
-        mean = self.ensemble.mean_curve
-        return {
-            "pearson": pearson(held_out, measured),
-            "rmse": float(np.sqrt(((held_out - measured) ** 2).mean())),
-            "rmse_of_mean_curve": float(np.sqrt(((mean - measured) ** 2).mean())),
-            "shrinkage": self.ensemble.keep,
-            "questions": float(len(measured)),
-        }
+    def interface(self) -> Interface:
+        """What it takes."""
+        curves = self.class_curves
+        return Interface(
+            kind=self.kind,
+            windows=len(self.ensemble.mean_curve) if curves is None else curves.shape[1],
+            takes_text=self.vocabulary is not None,
+            hidden_size=self.hidden_size,
+            layer=self.layer,
+            class_curves=lookup(_CLASS_NAMES.get(self.kind, ()), curves),
+        )
+
+    def graph(self) -> onnx.ModelProto:
+        """Return the predictor as one ONNX graph in float32."""
+        build = GraphBuilder(
+            ([] if self.vocabulary is None else [TEXT])
+            + ([hidden_state_input(self.hidden_size)] if self.hidden_size else [])
+        )
+        parts = ["hidden_state"] if self.hidden_size else []
+        parts += [] if self.vocabulary is None else [add_features(build, add_tokens(build), self.vocabulary)]
+        joined = parts[0] if len(parts) == 1 else build.add("Concat", parts, "joined", axis=1)
+        windows = self.interface.windows
+        if self.class_curves is None:
+            return build.model({add_ensemble(build, joined, self.ensemble): windows})
+        # Only the API's difficulty is served as such; the probabilities of sizes stay inside.
+        output = "difficulty" if self.kind == "difficulty" else "probabilities"
+        add_ensemble(build, joined, self.ensemble, output)
+        build.constant("class_curves", self.class_curves.astype(np.float32))
+        outputs = {build.add("MatMul", [output, "class_curves"], "curve"): windows}
+        return build.model(outputs | ({output: len(self.class_curves)} if self.kind == "difficulty" else {}))
+
+    def write(self, folder: Path, precision: str) -> None:
+        """Write ``model.onnx`` in float32 or float16."""
+        if precision not in ("float32", "float16"):
+            raise ValueError(f"--precision: {precision} is for predictors with an encoder; use float32 or float16")
+        graph = self.graph()
+        onnx.save(with_half_weights(graph) if precision == "float16" else graph, folder / "model.onnx")
+
+    def reference(self, texts: Sequence[str], hidden: Floats | None) -> NDArray[np.float64]:
+        """Its curves (n, K) by numpy."""
+        outputs = predict(self.ensemble, _inputs(texts, hidden, self.vocabulary, self.hidden_size))
+        curves = outputs if self.class_curves is None else outputs @ self.class_curves
+        return np.clip(curves, 0, 1).astype(np.float64)
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write the head's arrays."""
+        np.savez_compressed(folder / "head.npz", **self.ensemble.arrays())  # type: ignore[arg-type]
+        curves = None if self.class_curves is None else self.class_curves.tolist()
+        own = {"kind": self.kind, "vocabulary": self.vocabulary, "hidden_size": self.hidden_size, "layer": self.layer}
+        return {**own, "class_curves": curves}
+
+    @classmethod
+    def load(cls, folder: Path, saved: dict[str, Any], calibration: Calibration) -> TrainedHead:
+        """Read what ``save`` wrote."""
+        grams, curves = saved["vocabulary"], saved["class_curves"]
+        with np.load(folder / "head.npz", allow_pickle=False) as arrays:
+            ensemble = Ensemble.from_arrays(dict(arrays))
+        return cls(
+            saved["kind"],
+            None if grams is None else [tuple(gram) for gram in grams],
+            saved["hidden_size"],
+            saved["layer"],
+            ensemble,
+            None if curves is None else np.array(curves),
+            calibration,
+        )
 
 
-def train(kind: str, curves: Curves, hidden: Floats | None, recipe: Recipe, text: TextRecipe | None = None) -> Trained:
-    """Train a predictor. Raises ValueError for an unknown kind, missing hidden states, or too few questions."""
+def train(
+    kind: str,
+    curves: Curves,
+    hidden: Floats | None,
+    recipe: Recipe,
+    text: TextRecipe | None = None,
+    *,
+    layer: int = 0,
+    data: dict[str, str] | None = None,
+) -> tuple[TrainedHead, NDArray[np.float64]]:
+    """Train a predictor; returns it with its held-out predictions for the same questions: curves (n, K).
+
+    ``data``: the training file's name and digest, for the manifest. Raises ValueError for an unknown kind, missing
+    hidden states, or too few questions.
+    """
     if kind not in KINDS:
         raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
     if len(curves.ids) < 2 * recipe.members:
         raise ValueError(f"--curves: {len(curves.ids)} questions are too few for {recipe.members} members")
+    if kind in ("hidden_state_mlp", "hybrid") and hidden is None:
+        raise ValueError(f"--hidden-states: {kind} needs them")
     text = text or TextRecipe()
-    parts: list[Floats] = []
-    vocabulary: list[tuple[str, ...]] = []
-    if kind != "text_curve":
-        if hidden is None:
-            raise ValueError(f"--hidden-states: {kind} needs them")
-        parts.append(hidden)
-    if kind != "hidden_state_mlp":
-        vocabulary = vocabulary_of(curves.questions, min_texts=text.min_texts, most=text.most_grams)
-        parts.append(text_features(curves.questions, vocabulary))
-    inputs = np.concatenate(parts, axis=1)
-    ensemble = train_ensemble(inputs, curves.accuracy.astype(np.float32), recipe)
-    size = hidden.shape[1] if hidden is not None and kind != "text_curve" else 0
-    return Trained(kind, vocabulary, size, ensemble, curves, inputs)
+    reads_text = kind in ("text_curve", "hybrid") or hidden is None
+    vocabulary = vocabulary_of(curves.questions, min_texts=text.min_texts, most=text.most_grams) if reads_text else None
+    size = 0 if hidden is None or kind == "text_curve" else hidden.shape[1]
+    inputs = _inputs(curves.questions, hidden, vocabulary, size)
+    metrics: dict[str, float] = {}
+    class_curves = None
+    if kind in _CLASS_NAMES:
+        names = _CLASS_NAMES[kind]
+        classes = curves.difficulty if kind == "difficulty" else size_of(curves.accuracy)
+        class_curves = class_means(curves.accuracy, classes, len(names))
+        hard = np.eye(len(names), dtype=np.float32)[classes]
+        wanted = soft_difficulty(curves.accuracy) if kind == "difficulty" else hard
+        ensemble, probabilities = train_ensemble(inputs, wanted, recipe, "softmax")
+        held_out = probabilities @ class_curves
+        metrics["class_accuracy"] = float((probabilities.argmax(axis=1) == classes).mean())
+    else:
+        ensemble, outputs = train_ensemble(inputs, curves.accuracy.astype(np.float32), recipe)
+        held_out = outputs.astype(np.float64)
+    metrics["shrinkage"] = ensemble.keep
+    predicted = np.clip(held_out, 0, 1).astype(np.float64)
+    calibration = Calibration.of(predicted, curves, data or {}, **metrics)
+    return TrainedHead(kind, vocabulary, size, layer, ensemble, class_curves, calibration), predicted
 
 
-def graph_of(trained: Trained, *, half: bool) -> onnx.ModelProto:
-    """Return the predictor as one ONNX graph; ``half`` stores the wide layers in float16."""
-    takes_text, takes_hidden = trained.kind != "hidden_state_mlp", trained.hidden_size > 0
-    inputs = [TEXT] if takes_text else []
-    inputs += [hidden_state_input(trained.hidden_size)] if takes_hidden else []
-    build = GraphBuilder(inputs)
-    parts = ["hidden_state"] if takes_hidden else []
-    parts += [add_features(build, add_tokens(build), trained.vocabulary)] if takes_text else []
-    joined = parts[0] if len(parts) == 1 else build.add("Concat", parts, "joined", axis=1)
-    return build.model(add_ensemble(build, joined, trained.ensemble, half=half), trained.curves.accuracy.shape[1])
-
-
-def export(
-    trained: Trained,
-    folder: Path,
-    *,
-    name: str,
-    version: str,
-    data: dict[str, str],
-    layer: int = 0,
-    half: bool = True,
-) -> Manifest:
-    """Write a model folder and load it as the predictor would. Raises ArtifactError where that fails."""
-    folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(graph_of(trained, half=half), folder / "model.onnx")
-    measured = trained.curves.accuracy
-    uncertainty = (trained.ensemble.held_out - measured).std(axis=0)
-    validation = trained.validation
-    manifest = Manifest(
-        name=name,
-        version=version,
-        kind=trained.kind,
-        budget_window_tokens=WINDOW_TOKENS,
-        windows=measured.shape[1],
-        takes_text=trained.kind != "hidden_state_mlp",
-        hidden_size=trained.hidden_size,
-        layer=layer,
-        max_text_bytes=32768 if trained.kind != "hidden_state_mlp" else 0,
-        training_data=data,
-        validation={key: round(value, 4) for key, value in validation.items()},
-        reliability=round(max(0.0, validation["pearson"]), 4),
-        mean_curve=[round(float(value), 4) for value in trained.ensemble.mean_curve],
-        uncertainty=[round(float(value), 4) for value in uncertainty],
-    )
-    written = write_manifest(folder, manifest)
-    LoadedModel(folder)
-    return written
-
-
-@dataclass(frozen=True)
-class Parity:
-    """How far a served graph is from the trained ensemble, over the training rows (fractions of accuracy)."""
-
-    rows: int
-    largest: float
-    mean: float
-
-
-def parity(trained: Trained, folder: Path, rows: int = 512) -> Parity:
-    """Compare an exported folder with the ensemble it was made from, on the first ``rows`` training rows."""
-    model = LoadedModel(folder)
-    hidden = trained.inputs[:, : trained.hidden_size]
-    queries = [
-        Query(question, hidden[row] if trained.hidden_size else None)
-        for row, question in enumerate(trained.curves.questions[:rows])
-    ]
-    served = model.run(queries).curves
-    error = np.abs(served - np.clip(predict(trained.ensemble, trained.inputs[:rows]), 0, 1))
-    return Parity(len(queries), float(error.max()), float(error.mean()))
+def _inputs(
+    texts: Sequence[str], hidden: Floats | None, vocabulary: list[tuple[str, ...]] | None, hidden_size: int
+) -> Floats:
+    parts: list[Floats] = [] if hidden is None or not hidden_size else [hidden]
+    parts += [] if vocabulary is None else [text_features(texts, vocabulary)]
+    return np.concatenate(parts, axis=1)

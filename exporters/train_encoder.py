@@ -1,45 +1,31 @@
-"""Train predictors with an encoder: ``layer_mlp`` on an LLM's first layers, ``lora_difficulty`` on a small one."""
+"""Train predictors with an encoder: ``layer_mlp`` on an LLM's first layers, ``lora_difficulty`` on any encoder."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.curves import Curves, pearson
-from exporters.ensemble import Recipe, predict
-from exporters.export_encoder import (
-    DifficultyCurves,
-    EncoderParity,
-    LayerCurves,
-    difficulty_manifest,
-    export_encoder,
-    layer_manifest,
-)
+from exporters.classes import class_means
+from exporters.curves import Curves
+from exporters.ensemble import Recipe
 from exporters.features import StateReader
-from exporters.lora_difficulty import LoraRecipe, difficulty_of, train_lora
+from exporters.lora_difficulty import LoraRecipe, probabilities_of, train_lora
 from exporters.train import train
+from exporters.trained import Calibration
+from exporters.trained_encoder import DifficultyCurves, LayerCurves, TrainedEncoder, cut_after
 from scheduler_service.templates import PromptTemplate
 
-_PARITY_ROWS = 64
+KINDS = ("layer_mlp", "lora_difficulty")
+_LAYER_MAX_TOKENS = 512
 
 
 def train_layer_mlp(
-    curves: Curves,
-    model: Path,
-    layer: int,
-    template: PromptTemplate,
-    recipe: Recipe,
-    folder: Path,
-    *,
-    name: str,
-    version: str,
-    data: dict[str, str],
-    int8: bool,
-) -> tuple[dict[str, float], EncoderParity]:
-    """Read the states of ``layer``, fit the head on them, and write both as one graph; returns metrics and parity.
+    curves: Curves, model: Path, layer: int, template: PromptTemplate, recipe: Recipe, data: dict[str, str]
+) -> TrainedEncoder:
+    """Read the states of ``layer`` of the LLM in ``model``, and fit the head on them.
 
     Raises ValueError for a layer that the LLM does not have.
     """
@@ -48,49 +34,19 @@ def train_layer_mlp(
         raise ValueError(f"--layer: {layer} is not from 1 to {reader.layers}")
     states = [reader.read(template.render(question), [layer])[0] for question in curves.questions]
     hidden: NDArray[np.float32] = np.stack(states).astype(np.float32)
-    trained = train("hidden_state_mlp", curves, hidden, recipe)
-    validation = trained.validation
-    net = LayerCurves(reader.model, layer, trained.ensemble)
-    manifest = layer_manifest(name, version, curves, layer, template.prompt, validation, data)
-    reference = predict(trained.ensemble, hidden[:_PARITY_ROWS]).astype(np.float64)
-    texts = curves.questions[:_PARITY_ROWS]
-    return validation, export_encoder(net, reader.tokenizer, folder, manifest, reference, texts, int8=int8)
+    head, _ = train("hidden_state_mlp", curves, hidden, recipe, data=data)
+    net = LayerCurves(cut_after(reader.model, layer), head.ensemble).eval()
+    return TrainedEncoder(net, reader.tokenizer, head.calibration, _LAYER_MAX_TOKENS, template.prompt, layer)
 
 
-def train_lora_difficulty(
-    curves: Curves,
-    encoder: Path,
-    recipe: LoraRecipe,
-    folder: Path,
-    *,
-    name: str,
-    version: str,
-    data: dict[str, str],
-    int8: bool,
-) -> tuple[dict[str, float], EncoderParity]:
-    """Fit the classifier on nine tenths of the questions, score it on the last, and write it as one graph."""
+def train_lora_difficulty(curves: Curves, encoder: Path, recipe: LoraRecipe, data: dict[str, str]) -> TrainedEncoder:
+    """Fit the classifier on nine tenths of the questions and score it on the last."""
     held = np.random.default_rng(recipe.seed).permutation(len(curves.ids)) % 10 == 0
-    kept, rest = (_chosen(curves, np.flatnonzero(rows)) for rows in (~held, held))
-    classifier = train_lora(kept, encoder, recipe)
-    probabilities = classifier.probabilities(rest.questions)
-    predicted = probabilities @ classifier.class_curves
-    validation = {
-        "class_accuracy": float((probabilities.argmax(axis=1) == difficulty_of(rest.accuracy)).mean()),
-        "pearson": pearson(predicted, rest.accuracy),
-        "questions": float(len(kept.ids)),
-    }
-    manifest = difficulty_manifest(name, version, kept, classifier, validation, data)
-    texts = rest.questions[:_PARITY_ROWS]
-    reference = classifier.curves(texts)
-    net = DifficultyCurves(classifier)
-    return validation, export_encoder(net, classifier.tokenizer, folder, manifest, reference, texts, int8=int8)
-
-
-def _chosen(curves: Curves, rows: NDArray[np.int64]) -> Curves:
-    pick = rows.tolist()
-    return Curves([curves.ids[at] for at in pick], [curves.questions[at] for at in pick], curves.accuracy[rows])
-
-
-def as_json(validation: dict[str, float], parity: EncoderParity) -> dict[str, object]:
-    """What a command prints."""
-    return {"validation": validation, "parity": asdict(parity)}
+    kept, rest = (curves.chosen(np.flatnonzero(rows)) for rows in (~held, held))
+    net, tokenizer = train_lora(kept, encoder, recipe)
+    means = class_means(kept.accuracy, kept.difficulty, 3)
+    probabilities = probabilities_of(net, tokenizer, rest.questions, recipe)
+    right = float((probabilities.argmax(axis=1) == rest.difficulty).mean())
+    calibration = Calibration.of(probabilities @ means, rest, data, class_accuracy=right)
+    served: Any = DifficultyCurves(net, means).eval()
+    return TrainedEncoder(served, tokenizer, calibration, recipe.max_tokens, class_curves=means)

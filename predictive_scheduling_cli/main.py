@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from exporters import cli as exporters
+from exporters.cli import data, models, scores
 from predictive_scheduling.version import VERSION
 from predictive_scheduling_cli import calls
 from predictive_scheduling_cli.demo import command as demo
@@ -19,12 +19,19 @@ app = typer.Typer(
 app.command("demo", rich_help_panel="See it")(demo.demo)
 app.command("generate", rich_help_panel="Call it")(calls.generate)
 app.command("allocate", rich_help_panel="Call it")(calls.allocate)
-app.command("collect", rich_help_panel="Make predictors")(exporters.collect)
-app.command("merge", rich_help_panel="Make predictors")(exporters.merge)
-app.command("features", rich_help_panel="Make predictors")(exporters.features)
-app.command("train", rich_help_panel="Make predictors")(exporters.train)
-app.command("train-encoder", rich_help_panel="Make predictors")(exporters.train_encoder)
-app.command("evaluate", rich_help_panel="Make predictors")(exporters.evaluate)
+for command in (
+    data.collect,
+    data.features,
+    data.merge,
+    models.train,
+    models.export,
+    models.parity,
+    scores.evaluate,
+    scores.report,
+):
+    app.command(command.__name__, rich_help_panel="Make predictors")(command)
+_REST = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
+app.command("on-ray", rich_help_panel="Make predictors", context_settings=_REST)(data.on_ray)
 app.command("predictor", rich_help_panel="Run it")(predictor_command())
 app.command("scheduler", rich_help_panel="Run it")(scheduler_command())
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-KINDS = ("hidden_state_mlp", "layer_mlp", "lora_difficulty", "text_curve", "hybrid")
+KINDS = ("hidden_state_mlp", "layer_mlp", "lora_difficulty", "text_curve", "hybrid", "difficulty", "size")
 
 
 class ArtifactError(ValueError):

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class EmbeddedBackend:
     """Runs the demo's model (SmolLM2-135M-Instruct with our adapter), or any GGUF.
 
-    ``slots``: requests that run at once; ``context_tokens``: prompt and generation of one slot together;
-    ``threads``: CPU threads, 0 for all cores.
+    ``adapter_scale``: the adapter's strength, 0 for none. ``slots``: requests that run at once. ``context_tokens``:
+    prompt and generation of one slot together. ``threads``: CPU threads, 0 for all cores.
     """
 
     name = "embedded"
@@ -32,12 +32,13 @@ class EmbeddedBackend:
         *,
         model: Path | None = None,
         adapter: Path | None = ADAPTER,
+        adapter_scale: float = 1.0,
         slots: int = 8,
         context_tokens: int = 1024,
         threads: int = 0,
     ) -> None:
         """Remember what to load; ``start`` loads it."""
-        self._model, self._adapter = model, adapter
+        self._model, self._adapter, self._adapter_scale = model, adapter, adapter_scale
         self._slots, self._context, self._threads = slots, context_tokens, threads
         self._llama: Any = None
         self._backend: LlamaCppBackend | None = None
@@ -88,8 +89,8 @@ class EmbeddedBackend:
         if self._threads:
             params.cpuparams.n_threads = self._threads
             params.cpuparams_batch.n_threads = self._threads
-        if self._adapter is not None:
+        if self._adapter is not None and self._adapter_scale:
             lora = xllamacpp.CommonAdapterLoraInfo()
-            lora.path, lora.scale = str(self._adapter), 1.0
+            lora.path, lora.scale = str(self._adapter), self._adapter_scale
             params.lora_adapters = [lora]
         return xllamacpp.Server(params)

@@ -7,9 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from exporters.checkers import checker
-from exporters.collect import Plan, collect, merge
+from exporters.collect import Plan, collect
 from exporters.curves import read_curves, write_curves
 from exporters.faults import CurvesFileError
+from exporters.merge import merge
 from exporters.questions import Question, Shard, read_questions
 from scheduler_service.domain import BackendUnavailableError
 from scheduler_service.templates import TEMPLATES
@@ -43,6 +44,7 @@ async def test_a_curve_has_the_forced_answer_of_each_window_and_then_the_models_
     # 16 tokens: too few; 32 and 48: enough (the "t" of the question counts too, hence 20, not 16); 64: its own answer.
     assert measured[0].accuracy_at_window == [0.0, 1.0, 1.0, 1.0]
     assert measured[0].reasoning_tokens == 41
+    assert measured[0].answers == [["no", "yes", "yes", "yes"]]
     assert len(backend.calls) == 3  # one trace and the forced answers of two windows
 
 
@@ -139,11 +141,11 @@ async def test_shards_merge_to_one_dataset_with_no_question_lost_or_doubled(tmp_
     merge(parts, asked, tmp_path / "all.parquet")
     assert read_curves(tmp_path / "all.parquet").ids == [f"q{n}" for n in range(10)]
     if count > 1:
-        with pytest.raises(CurvesFileError, match="not measured by any part"):
+        with pytest.raises(CurvesFileError, match="in no part"):
             merge(parts[1:], asked, tmp_path / "all.parquet")
         with pytest.raises(CurvesFileError, match="is not in the questions file"):
             merge(parts, asked[:-1], tmp_path / "all.parquet")
-    with pytest.raises(CurvesFileError, match="measured by another part too"):
+    with pytest.raises(CurvesFileError, match=r"q0 is in .*part-0\.parquet too"):
         merge([*parts, parts[0]], asked, tmp_path / "all.parquet")
 
 

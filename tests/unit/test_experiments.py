@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from exporters.curves import Curves
-from exporters.experiments import Table, buckets, gains, noise, starvation
+from exporters.experiments.classes import buckets
+from exporters.experiments.robustness import noise, starvation
+from exporters.experiments.table import Table, gains
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +38,11 @@ def test_a_higher_floor_starves_fewer(measured):
 
 def test_true_classes_gain_by_their_curves(measured):
     classes = np.where(measured[:, 7] > 0.5, "easy", "hard")
-    curves = Curves([str(n) for n in range(200)], [""] * 200, measured)
-    table = buckets(curves, {"true": classes}, curves, classes)
-    assert [row[0] for row in table.rows] == ["true: curve of the class", "true: size baseline"]
-    assert max(float(cell) for cell in table.rows[0][1:]) > 3
+    curves = Curves.measured([str(n) for n in range(200)], [""] * 200, measured)
+    table = buckets(curves, {"true": classes}, curves, classes, {"model": measured})
+    assert [row[0] for row in table.rows] == ["true: curves", "true: lengths", "model: curves", "model: lengths"]
+    best = [max(float(cell) for cell in row[1:]) for row in table.rows]
+    assert best[2] > best[0] > 3  # each question's own curve is worth more than its class
 
 
 def test_no_curve_gains_nothing(measured):

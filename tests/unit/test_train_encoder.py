@@ -10,10 +10,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from exporters.checkpoint import load_checkpoint, save_checkpoint
+from exporters.classes import soft_difficulty
 from exporters.curves import Curves
 from exporters.ensemble import Recipe
-from exporters.export_encoder import DifficultyCurves, difficulty_manifest, export_encoder
-from exporters.lora_difficulty import LoraRecipe, difficulty_of, train_lora
+from exporters.export import export
+from exporters.lora_difficulty import LoraRecipe, probabilities_of, train_lora
 from exporters.train_encoder import train_layer_mlp, train_lora_difficulty
 from predictor_service.artifact import ArtifactError, read_manifest
 from predictor_service.features import Query
@@ -32,7 +34,7 @@ def curves():
     hard = rng.integers(0, 10, COUNT)
     texts = [" ".join([f"w{h}", *(f"w{w}" for w in rng.integers(0, 10, rng.integers(0, 12)))]) for h in hard]
     accuracy = np.clip((np.arange(1, 17)[None, :] - hard[:, None]) / 16 + rng.normal(0, 0.01, (COUNT, 16)), 0, 1)
-    return Curves([f"q{n}" for n in range(COUNT)], texts, accuracy)
+    return Curves.measured([f"q{n}" for n in range(COUNT)], texts, accuracy)
 
 
 def save(path, model):
@@ -61,64 +63,66 @@ def bert(tmp_path_factory):
     return save(tmp_path_factory.mktemp("bert"), BertModel(config))
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("int8", [False, True])
-def test_a_truncated_llm_and_its_head_serve_what_was_trained(tmp_path, curves, llama, int8):
-    layer, recipe = 2, Recipe(members=3, hidden=16, epochs=30, batch=16)
-    validation, parity = train_layer_mlp(
-        curves, llama, layer, TEMPLATE, recipe, tmp_path, name="layer", version="1", data={}, int8=int8
+QUIET = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+PRECISIONS = pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+
+
+@QUIET
+@PRECISIONS
+@pytest.mark.parametrize("layer", [2, 3])
+def test_a_truncated_llm_and_its_head_serve_what_was_trained(tmp_path, curves, llama, layer, precision):
+    recipe = Recipe(members=3, hidden=16, epochs=30, batch=16)
+    trained = train_layer_mlp(curves, llama, layer, TEMPLATE, recipe, {})
+    manifest, parity = export(
+        trained, tmp_path / "m", curves.questions, None, name="layer", version="1", precision=precision
     )
-    assert parity.largest < (0.2 if int8 else 5e-3)  # hidden states were stored in float16
-    manifest = read_manifest(tmp_path)
+    assert parity.largest < {"float32": 1e-5, "float16": 5e-3, "int8": 0.2}[precision]
     assert (manifest.kind, manifest.layer, manifest.prompt) == ("layer_mlp", layer, TEMPLATE.prompt)
-    assert "pearson" in validation
-    model = LoadedModel(tmp_path)
+    model = LoadedModel(tmp_path / "m")
     together = model.run([Query("w1"), Query("w2 w3 w4 w5 w6")]).curves
     # int8 scales its inputs by the whole batch, so that company changes an answer a little
-    assert np.allclose(together[0], model.run([Query("w1")]).curves[0], atol=0.05 if int8 else 1e-5)
+    assert np.allclose(together[0], model.run([Query("w1")]).curves[0], atol=0.05 if precision == "int8" else 1e-5)
+    save_checkpoint(trained, tmp_path / "c")
+    again = load_checkpoint(tmp_path / "c")
+    assert again.interface == trained.interface
+    texts = curves.questions[:8]
+    assert np.allclose(again.reference(texts, None), trained.reference(texts, None), atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("int8", [False, True])
-def test_a_difficulty_classifier_serves_probabilities_and_their_curve(tmp_path, curves, bert, int8):
+@QUIET
+@PRECISIONS
+def test_a_difficulty_classifier_serves_probabilities_and_their_curve(tmp_path, curves, bert, precision):
     recipe = LoraRecipe(epochs=3, batch=16, rank=4, target_modules=("query", "value"))
-    _, parity = train_lora_difficulty(curves, bert, recipe, tmp_path, name="d", version="1", data={}, int8=int8)
-    assert parity.largest < (0.1 if int8 else 1e-4)
-    manifest = read_manifest(tmp_path)
-    assert set(manifest.class_curves) == {"easy", "medium", "hard"}
-    result = LoadedModel(tmp_path).run([Query(text) for text in curves.questions[:9]])
+    trained = train_lora_difficulty(curves, bert, recipe, {})
+    manifest, parity = export(
+        trained, tmp_path / "m", curves.questions, None, name="d", version="1", precision=precision
+    )
+    assert parity.largest < {"float32": 1e-5, "float16": 5e-3, "int8": 0.1}[precision]
+    assert "class_accuracy" in manifest.validation
+    result = LoadedModel(tmp_path / "m").run([Query(text) for text in curves.questions[:9]])
     assert result.difficulty is not None
     assert np.allclose(result.difficulty.sum(axis=1), 1, atol=1e-5)
     lookup = np.array([manifest.class_curves[name] for name in ("easy", "medium", "hard")])
     assert np.allclose(result.curves, result.difficulty @ lookup, atol=1e-3)
+    save_checkpoint(trained, tmp_path / "c")
+    again = load_checkpoint(tmp_path / "c")
+    assert again.interface == trained.interface
+    texts = curves.questions[:8]
+    assert np.allclose(again.reference(texts, None), trained.reference(texts, None), atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_classifier_learns_what_can_be_known(curves, bert):
     recipe = LoraRecipe(epochs=60, batch=16, learning_rate=1e-2, target_modules=("query", "value", "dense"))
-    classifier = train_lora(curves, bert, recipe)
-    assert (classifier.probabilities(curves.questions).argmax(axis=1) == difficulty_of(curves.accuracy)).mean() > 0.7
+    net, tokenizer = train_lora(curves, bert, recipe)
+    probabilities = probabilities_of(net, tokenizer, curves.questions, recipe)
+    best = soft_difficulty(curves.accuracy).argmax(axis=1)
+    assert (probabilities.argmax(axis=1) == best).mean() > 0.7
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
-def test_a_graph_that_does_not_serve_what_was_trained_is_not_left_behind(tmp_path, curves, bert):
-    classifier = train_lora(curves, bert, LoraRecipe(epochs=1, rank=4, target_modules=("query", "value")))
-    manifest = difficulty_manifest("d", "1", curves, classifier, {}, {})
-    net, texts = DifficultyCurves(classifier), curves.questions[:4]
-    wrong = classifier.curves(texts) - 0.2
-    with pytest.raises(ValueError, match="use --float32"):
-        export_encoder(net, classifier.tokenizer, tmp_path / "d", manifest, wrong, texts, int8=False)
-    assert not (tmp_path / "d").exists()
-
-
-def test_classes_are_the_best_and_the_worst_fifth():
-    accuracy = np.linspace(0, 1, 10)[:, None].repeat(4, axis=1)
-    assert difficulty_of(accuracy).tolist() == [2, 2, 1, 1, 1, 1, 1, 1, 0, 0]
-
-
-def test_a_layer_that_does_not_exist_is_refused(tmp_path, curves, llama):
+def test_a_layer_that_does_not_exist_is_refused(curves, llama):
     with pytest.raises(ValueError, match="--layer: 4 is not from 1 to 3"):
-        train_layer_mlp(curves, llama, 4, TEMPLATE, Recipe(), tmp_path, name="l", version="1", data={}, int8=False)
+        train_layer_mlp(curves, llama, 4, TEMPLATE, Recipe(), {})
 
 
 def test_a_folder_that_needs_a_tokenizer_and_has_none_is_refused(tmp_path):

@@ -61,6 +61,10 @@ class _ModelKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelKind.V
     """Text in, a curve out, without an LLM."""
     MODEL_KIND_HYBRID: _ModelKind.ValueType  # 5
     """Text and a hidden state in, a curve out."""
+    MODEL_KIND_DIFFICULTY: _ModelKind.ValueType  # 6
+    """Difficulty classes of a hidden state or the text, and the mean curve of each."""
+    MODEL_KIND_SIZE: _ModelKind.ValueType  # 7
+    """Classes by the length that a query needs, and the mean curve of each: the baseline of the paper."""
 
 class ModelKind(_ModelKind, metaclass=_ModelKindEnumTypeWrapper):
     """ModelKind is the family of a predictor."""
@@ -77,6 +81,10 @@ MODEL_KIND_TEXT_CURVE: ModelKind.ValueType  # 4
 """Text in, a curve out, without an LLM."""
 MODEL_KIND_HYBRID: ModelKind.ValueType  # 5
 """Text and a hidden state in, a curve out."""
+MODEL_KIND_DIFFICULTY: ModelKind.ValueType  # 6
+"""Difficulty classes of a hidden state or the text, and the mean curve of each."""
+MODEL_KIND_SIZE: ModelKind.ValueType  # 7
+"""Classes by the length that a query needs, and the mean curve of each: the baseline of the paper."""
 Global___ModelKind: _TypeAlias = ModelKind  # noqa: Y015
 
 @_typing.final

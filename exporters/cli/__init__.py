@@ -1,0 +1,1 @@
+"""The exporters' commands; ``predictive-scheduling`` shows them under "Make predictors"."""

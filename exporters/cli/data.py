@@ -1,0 +1,136 @@
+"""Commands that make data: ``collect`` curves, read ``features``, and ``merge`` the parts of a sharded run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exporters.cli.options import QuestionsOption, ShardOption, TemplateOption, failed
+from exporters.faults import CurvesFileError
+
+
+def collect(
+    questions: QuestionsOption,
+    out: Annotated[Path, typer.Option(help="The curves file to write, or its part with more shards than one.")],
+    backend: Annotated[str, typer.Option(help="tgi, llama_cpp or embedded.")] = "tgi",
+    backend_url: Annotated[str, typer.Option(help="The server's address; not for the embedded one.")] = "",
+    template: TemplateOption = "deepseek-r1",
+    check: Annotated[str, typer.Option(help="How answers are checked: exact, maths, or module:function.")] = "maths",
+    samples: Annotated[int, typer.Option(min=1, help="Traces a question.")] = 4,
+    windows: Annotated[int, typer.Option(min=1, help="Budget windows of 16 tokens.")] = 16,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a forced answer.")] = 16,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 for greedy.")] = 0.6,
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions measured at once.")] = 8,
+    gguf: Annotated[str, typer.Option(help="The embedded LLM's GGUF file; empty for the demo's.")] = "",
+    adapter_scale: Annotated[float, typer.Option(help="Strength of the embedded LLM's adapter; 0 for none.")] = 1.0,
+    shard: ShardOption = "",
+) -> None:
+    """Measure accuracy curves of a model: force an answer at every budget window. A killed run goes on where it was."""
+    import asyncio
+
+    from exporters import collect as collecting
+    from exporters.checkers import checker
+    from exporters.questions import Shard, read_questions
+    from scheduler_service.backends import make_backend
+    from scheduler_service.domain import BackendUnavailableError, Sampling
+    from scheduler_service.settings import SchedulerSettings
+    from scheduler_service.templates import TEMPLATES
+
+    async def measure() -> int:
+        server = make_backend(settings)
+        await server.start()
+        try:
+            with typer.progressbar(length=len(wanted), label="measured") as bar:
+
+                def advance(_: object) -> None:
+                    bar.update(1)
+
+                found = await collecting.collect(
+                    server, plan, wanted, check_answer, out, concurrency=concurrency, on_measured=advance
+                )
+            return len(found)
+        finally:
+            await server.close()
+
+    try:
+        wanted = Shard.named(shard).of(read_questions(questions))
+        check_answer = checker(check)
+        settings = SchedulerSettings(
+            backend=backend, backend_url=backend_url, template=template, embedded_model=gguf,
+            embedded_adapter_scale=adapter_scale,
+        )  # fmt: skip
+        plan = collecting.Plan(
+            TEMPLATES[template], windows=windows, samples=samples, answer_tokens=answer_tokens,
+            sampling=Sampling(temperature=temperature),
+        )  # fmt: skip
+        count = asyncio.run(measure())
+    except (CurvesFileError, ValueError, BackendUnavailableError) as error:
+        raise failed(error) from None
+    except ExceptionGroup as errors:  # the workers' faults; what they measured is kept
+        raise failed(errors.exceptions[0]) from None
+    typer.echo(f"{count} questions in {out}")
+
+
+def merge(
+    parts: Annotated[list[Path], typer.Argument(help="What the shards wrote: .parquet files, .npz files, or folders.")],
+    questions: QuestionsOption,
+    out: Annotated[Path, typer.Option(help="The file to write; for folders of hidden states, the folder.")],
+) -> None:
+    """Merge the parts of a sharded run of collect or features; no question may be lost or doubled."""
+    from exporters import merge as merging
+    from exporters.questions import read_questions
+
+    try:
+        merging.merge(parts, read_questions(questions), out)
+    except CurvesFileError as error:
+        raise failed(error) from None
+    typer.echo(f"{len(parts)} parts in {out}")
+
+
+def features(
+    questions: QuestionsOption,
+    model: Annotated[Path, typer.Option(help="The LLM: a GGUF file or a transformers model folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for one .npz per layer.")],
+    layers: Annotated[str, typer.Option(help="Layers, such as 8,16; 0 is the embedding; empty for all.")] = "",
+    template: TemplateOption = "deepseek-r1",
+    shard: ShardOption = "",
+) -> None:
+    """Read hidden states of an LLM at each question's last prompt token, for predictors that take them."""
+    from exporters.features import StateReader, write_features  # transformers comes with the extra "train"
+    from exporters.questions import Shard, read_questions
+    from scheduler_service.templates import TEMPLATES
+
+    try:
+        wanted = Shard.named(shard).of(read_questions(questions))
+        reader = StateReader(model)
+        chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(reader.layers + 1))
+        with typer.progressbar(length=len(wanted), label="read") as bar:
+            paths = write_features(reader, TEMPLATES[template], wanted, chosen, out, lambda: bar.update(1))
+    except (CurvesFileError, ValueError, OSError) as error:
+        raise failed(error) from None
+    typer.echo(f"{len(wanted)} questions, {len(paths)} layers in {out}")
+
+
+def on_ray(
+    context: typer.Context,
+    questions: QuestionsOption,
+    out: Annotated[Path, typer.Option(help="The file to write; of features, the folder.")],
+    shards: Annotated[int, typer.Option(min=1, help="Parts that the questions are cut into.")] = 8,
+    address: Annotated[str, typer.Option(help="The Ray cluster; auto for this node's, empty starts one here.")] = "",
+    cpus: Annotated[float, typer.Option(min=0, help="CPUs of a node that a shard takes.")] = 1.0,
+) -> None:
+    """Run collect or features on a Ray cluster: on-ray --questions F --out F --shards 8 collect --backend tgi …"""
+    try:
+        from exporters.on_ray import run_on_ray
+
+        with typer.progressbar(length=shards, label="shards") as bar:
+            run_on_ray(context.args, questions, out, shards, address=address, cpus=cpus, on_done=lambda: bar.update(1))
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise failed(ValueError("on-ray needs the extra: pip install 'predictive-scheduling[train,ray]'")) from None
+    except (CurvesFileError, ValueError, RuntimeError) as error:
+        raise failed(error) from None
+    typer.echo(f"{shards} shards in {out}")

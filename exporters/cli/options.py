@@ -1,0 +1,20 @@
+"""What several commands share: their options, and how they fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CurvesOption = Annotated[Path, typer.Option("--curves", help="Measured curves, a parquet file.")]
+QuestionsOption = Annotated[Path, typer.Option("--questions", help="JSON lines with question_id, question, expected.")]
+HiddenOption = Annotated[Path | None, typer.Option("--hidden-states", help="Hidden states of its questions, an .npz.")]
+ShardOption = Annotated[str, typer.Option("--shard", help="i/n: part i (from 0) of n; an Indexed Job knows its own.")]
+TemplateOption = Annotated[str, typer.Option("--template", help="Prompt template of the model.")]
+
+
+def failed(error: Exception) -> typer.Exit:
+    """Say what went wrong; returns what to raise."""
+    typer.secho(str(error), err=True, fg="red")
+    return typer.Exit(1)
