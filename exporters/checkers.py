@@ -37,7 +37,12 @@ def canonical(name: str) -> Callable[[str], str]:
         from math_verify import parse
 
         found = parse(answer, parsing_timeout=None)
-        return str(found[0]) if found else first_line(answer)
+        if not found:
+            return first_line(answer)
+        try:
+            return f"{float(found[0]):.9g}"
+        except TypeError:  # no number: a formula, a set
+            return str(found[0])
 
     def first_line(answer: str) -> str:
         lines = answer.strip().splitlines()

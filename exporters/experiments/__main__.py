@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pyarrow.parquet as pq
 import typer
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from exporters.checkers import canonical, checker
 from exporters.curves import Curves, read_curves
-from exporters.evaluate import predictions
+from exporters.evaluate import Evaluation, predictions
 from exporters.experiments.classes import buckets
+from exporters.experiments.compare import compare
 from exporters.experiments.robustness import noise, starvation
-from exporters.experiments.table import Floats
-from exporters.experiments.traces import traces_figure, traces_table, vote_curves
+from exporters.experiments.table import Floats, Table, save
+from exporters.experiments.traces import traces_table, vote_curves
 from exporters.experiments.training import generalisation, layer_sweep, other_model, training_size
 from exporters.hidden_states import read_hidden_states
 from exporters.questions import read_questions
 from predictor_service.model import LoadedModel
 
+TOKENS = "mean reasoning tokens a question"
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 FileOption = Annotated[Path, typer.Option("--curves")]
 ModelOption = Annotated[Path, typer.Option("--model")]
+PlotOption = Annotated[Path | None, typer.Option(help="Where the table goes as a plot, an .svg.")]
 StatesOption = Annotated[Path | None, typer.Option("--hidden-states")]
 
 
@@ -33,11 +38,29 @@ def _predicted(curves: Curves, model: Path, hidden: Path | None) -> Floats:
     return predictions(LoadedModel(model), curves, states)[0]
 
 
+def _show(table: Table, plot: Path | None = None, drawing: Figure | None = None) -> None:
+    typer.echo(table.markdown())
+    if plot is not None and drawing is not None:
+        save(drawing, plot)
+
+
+@app.command("compare")
+def compare_command(evaluations: list[Path], plot: PlotOption = None) -> None:
+    """Predictors side by side; EVALUATIONS are what evaluate wrote with --json, named by their files."""
+    table = compare({path.stem: Evaluation.from_json(json.loads(path.read_text())) for path in evaluations})
+    drawn = Table([table.head[0], *table.head[2:]], [[row[0], *row[2:]] for row in table.rows])
+    _show(table, plot, drawn.lines(1, TOKENS))
+
+
 @app.command("noise")
-def noise_command(curves: FileOption, model: ModelOption, hidden_states: StatesOption = None) -> None:
+def noise_command(
+    curves: FileOption, model: ModelOption, hidden_states: StatesOption = None, plot: PlotOption = None
+) -> None:
     """Noise injected into predictions."""
     measured = read_curves(curves)
-    typer.echo(noise(_predicted(measured, model, hidden_states), measured.accuracy).markdown())
+    table = noise(_predicted(measured, model, hidden_states), measured.accuracy)
+    raw = Table([table.head[0], *table.head[3:]], [[row[0], *row[3:]] for row in table.rows if row[1] == "as it is"])
+    _show(table, plot, raw.lines(1, TOKENS))
 
 
 @app.command("starvation")
@@ -55,13 +78,14 @@ def buckets_command(
     train_column: Annotated[str, typer.Option(help="The column of true classes in the training file.")] = "difficulty",
     model: Annotated[list[Path] | None, typer.Option("--model", help="A classifying model folder.")] = None,
     hidden_states: StatesOption = None,
+    plot: PlotOption = None,
 ) -> None:
     """Curves per difficulty class beside the size baseline, at every budget."""
     measured = read_curves(curves)
     found = {name: _column(curves, name) for name in column}
     predicted = {folder.name: _predicted(measured, folder, hidden_states) for folder in model or []}
     table = buckets(measured, found, read_curves(training), _column(training, train_column), predicted)
-    typer.echo(table.markdown())
+    _show(table, plot, table.lines(1, TOKENS))
 
 
 def _column(path: Path, name: str) -> NDArray[np.str_]:
@@ -74,17 +98,23 @@ def training_size_command(
     hidden_states: Annotated[Path, typer.Option("--hidden-states")],
     training: Annotated[Path, typer.Option("--training")],
     training_states: Annotated[Path, typer.Option("--training-states")],
+    plot: PlotOption = None,
 ) -> None:
     """How little training data suffices."""
     test, train = read_curves(curves), read_curves(training)
     states = read_hidden_states(training_states, train.ids), read_hidden_states(hidden_states, test.ids)
-    typer.echo(training_size(train, states[0], test, states[1]).markdown())
+    table = training_size(train, states[0], test, states[1])
+    _show(table, plot, table.columns("training questions", "points over uniform", first=2))
 
 
 @app.command("layers")
-def layers_command(curves: FileOption, states: Annotated[Path, typer.Option("--states")]) -> None:
+def layers_command(
+    curves: FileOption, states: Annotated[Path, typer.Option("--states")], plot: PlotOption = None
+) -> None:
     """Which layer predicts best."""
-    typer.echo(layer_sweep(read_curves(curves), states).markdown())
+    table = layer_sweep(read_curves(curves), states)
+    only = Table(table.head[:2], [row[:2] for row in table.rows])
+    _show(table, plot, only.columns("layer", "correlation, held out"))
 
 
 @app.command("generalisation")
@@ -120,7 +150,7 @@ def traces_command(
     curves: FileOption,
     questions: Annotated[Path, typer.Option("--questions")],
     check: Annotated[str, typer.Option(help="exact or maths.")] = "exact",
-    plot: Annotated[Path | None, typer.Option(help="Where the figure goes, an .svg.")] = None,
+    plot: PlotOption = None,
 ) -> None:
     """Self-consistency: several traces beside longer reasoning."""
     asked = {question.question_id: question.expected for question in read_questions(questions)}
@@ -128,9 +158,8 @@ def traces_command(
     found = vote_curves(
         [row["answers"] for row in rows], [asked[row["question_id"]] for row in rows], checker(check), canonical(check)
     )
-    typer.echo(traces_table(found).markdown())
-    if plot is not None:
-        traces_figure(found).savefig(plot, bbox_inches="tight", metadata={"Date": None})
+    table = traces_table(found)
+    _show(table, plot, table.lines(1, "reasoning tokens of all traces together", "accuracy, %"))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from itertools import combinations, islice
 from math import comb
 
 import numpy as np
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from exporters.curves import WINDOW_TOKENS
 from exporters.experiments.table import Floats, Table
@@ -83,17 +81,3 @@ def traces_table(curves: dict[int, Floats]) -> Table:
             cells.append(f"{100 * curve[window - 1]:.1f}" if 1 <= window <= windows else "")
         rows.append([str(count), *cells])
     return Table(["traces", *[f"{total} tokens" for total in totals]], rows)
-
-
-def traces_figure(curves: dict[int, Floats]) -> Figure:
-    """The same as a plot: accuracy against tokens of all traces together."""
-    drawing = Figure(figsize=(8, 3.6))
-    axis = drawing.subplots()
-    for count, curve in curves.items():
-        tokens: NDArray[np.int64] = WINDOW_TOKENS * count * np.arange(1, len(curve) + 1)
-        axis.plot(tokens, 100 * curve, "o-", markersize=3, label=f"{count} trace{'s' if count > 1 else ''}")
-    axis.set_xscale("log", base=2)
-    axis.set_xlabel("reasoning tokens of all traces together")
-    axis.set_ylabel("accuracy, %")
-    axis.legend(frameon=False)
-    return drawing

@@ -10,7 +10,9 @@ touch, and only the last segment that does not fit separates the plan from the o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -62,6 +64,31 @@ def envelope_segments(problem: Problem) -> Segments:
     # Stable, so that equal slopes keep the order of rounds: a query's segments stay in the order of its curve.
     order = np.argsort(-slope, kind="stable")
     return Segments(query[order], length[order], slope[order])
+
+
+def segments_of(curve: Sequence[float], floor: int, cap: int, width: int) -> list[tuple[float, int]]:
+    """The rising envelope segments (slope, tokens) of one curve, as ``envelope_segments`` finds them, in plain Python.
+
+    For one request at a time: arrays of one row cost more than the work. A monotone chain (Andrew 1979) over the
+    curve's points between floor and cap; points on a straight stretch are kept, so that segments stay short.
+    """
+    first, last = floor // width, cap // width
+    hull = [(floor, curve[first - 1] if first else 0.0)]
+    for window in range(first + 1, last + 1):
+        place, value = window * width, curve[window - 1]
+        while len(hull) > 1:
+            (x0, y0), (x1, y1) = hull[-2], hull[-1]
+            before = (y1 - y0) * (place - x0)
+            if before >= (value - y0) * (x1 - x0) - abs(before) * 1e-9:
+                break
+            hull.pop()
+        hull.append((place, value))
+    segments = []
+    for (x0, y0), (x1, y1) in pairwise(hull):
+        if y1 <= y0:
+            break
+        segments.append(((y1 - y0) / (x1 - x0), x1 - x0))
+    return segments
 
 
 class Envelope:

@@ -2,94 +2,134 @@
 
 Theory of operation. The best plan over many queries buys every envelope segment whose slope (accuracy per token) is
 above one number, the dual price of the budget. That price depends on the traffic, not on the single query, so it can be
-known before the query comes: it is the price at which the queries of the recent past would have spent the budget. This
-is the dynamic learning of Agrawal, Wang and Ye (2014), "A dynamic near-optimal algorithm for online linear
-programming": solve for the price on what was seen, at sample sizes that grow, and use it until the next solution.
+known before the query comes: it is the price at which the queries of the past would have spent the budget. This is the
+dynamic learning of Agrawal, Wang and Ye (2014), "A dynamic near-optimal algorithm for online linear programming": solve
+for the price on what was seen, and use it until the next solution. What was seen is kept as a histogram of the tokens
+asked at each slope, so that a solution costs one pass over some hundred bins, however many requests came; older
+requests count less, so that the price follows the traffic.
 
-Two additions keep the account. The rate that the price is solved for is the mean budget plus a share of what the
-account holds, so that savings are spent and debts avoided; since the correction is a fraction (1/horizon) of the
-balance per request, the balance follows a contraction and cannot swing. And no request may take more than the account
-holds, so that the total is never overspent.
+The account is a token bucket. It is granted the budget as requests come, and may be overdrawn by a fixed burst: without
+one, a request whose next segment is longer than what happens to be saved would go without, whatever its slope. So
+N requests spend at most what N requests were granted, and the burst. The rate that the price is solved for is the grant
+plus 1/horizon of the balance: savings are spent, debts are paid back. Each request corrects the balance by a fraction
+1/horizon of itself, a contraction, so that it cannot swing, however wrong the price.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import exp, inf, log
 
 import numpy as np
 
-from scheduler_service.allocation.envelope import envelope_segments
+from scheduler_service.allocation.envelope import segments_of
 from scheduler_service.allocation.policy import Floats, Ints, Problem
+
+_BINS = 512
+_STEEPEST, _FLATTEST = 1.0, 1e-6  # accuracy per token; flatter segments share the last bin
+_BINS_PER_FACTOR = _BINS / log(_STEEPEST / _FLATTEST)
+_RENORMALISE = 1e100
+
+
+class SlopeHistogram:
+    """Tokens that past requests asked for, by the slope at which they asked; old requests fade by ``half_life``."""
+
+    def __init__(self, half_life: float = inf) -> None:
+        """Start empty. ``half_life``: requests after which one counts half."""
+        self._tokens: Floats = np.zeros(_BINS)
+        self._growth = 2 ** (1 / half_life)
+        self._weight = 1.0
+        self._requests = 0.0
+        self._spare = 0.0
+
+    def add(self, segments: Sequence[tuple[float, int]], spare: float) -> None:
+        """Count a request: its segments, and ``spare``, the tokens that it was granted beyond its floor."""
+        # Growing the weight of the new fades the old without touching every bin.
+        self._weight *= self._growth
+        for slope, tokens in segments:
+            place = int(-log(slope) * _BINS_PER_FACTOR) if slope < _STEEPEST else 0
+            self._tokens[min(place, _BINS - 1)] += self._weight * tokens
+        self._requests += self._weight
+        self._spare += self._weight * spare
+        if self._weight > _RENORMALISE:
+            self._tokens /= self._weight
+            self._requests, self._spare, self._weight = self._requests / self._weight, self._spare / self._weight, 1.0
+
+    def price(self, more: float) -> float:
+        """The slope above which the requests would have spent their spare tokens and ``more`` tokens each.
+
+        0 where they would not have spent it all, infinity where there is nothing to spend.
+        """
+        wanted = self._spare + more * self._requests
+        if wanted <= 0:
+            return inf
+        asked = np.cumsum(self._tokens)
+        place = int(np.searchsorted(asked, wanted, side="right"))
+        if place == _BINS:
+            return 0.0
+        before = float(asked[place - 1]) if place else 0.0
+        share = (wanted - before) / (float(asked[place]) - before)
+        return exp(-(place + share) / _BINS_PER_FACTOR)
 
 
 @dataclass
 class DualPrice:
-    """Decides requests one by one.
-
-    ``memory``: how many recent requests the price is learned from; ``horizon``: over how many requests a surplus is
-    spent. ``balance``: tokens that were granted and not yet given; it starts at what is lent to the first requests.
-    """
+    """Decides requests one by one. ``horizon``: requests over which a surplus is spent, or a debt paid back."""
 
     window_tokens: int = 16
-    memory: int = 512
-    horizon: int = 128
-    balance: float = 0.0
+    horizon: float = 64.0
+    half_life: float = 2000.0
     price: float = 0.0
-    _recent: deque[tuple[Floats, Ints, float]] = field(default_factory=deque)
-    _until_solved: int = 0
-    _seen: int = 0
+    _past: SlopeHistogram = field(init=False)
 
-    def decide(self, curve: Floats, floor: int, cap: int, grant: float) -> int:
-        """Return a request's budget in tokens, from its expected curve (K,), its floor and its cap.
+    def __post_init__(self) -> None:
+        """Start without a past."""
+        self._past = SlopeHistogram(self.half_life)
 
-        ``grant``: the tokens that the account earns with the request. The floor is given even from an empty account,
-        which then buys nothing until it has recovered.
+    def decide(self, curve: Sequence[float], floor: int, cap: int, grant: float, balance: float, limit: float) -> int:
+        """Return a request's budget in tokens, from its expected curve (K fractions), its floor and its cap.
+
+        ``grant``: tokens that the account earns with it; ``balance``: what the account holds before, negative for a
+        debt; ``limit``: the most tokens that may be bought beyond the floor. The floor is given in any case.
         """
-        problem = Problem(curve[None, :], np.array([floor]), np.array([cap]), int(cap), self.window_tokens)
-        segments = envelope_segments(problem)
-        self._learn(segments.slope, segments.tokens, grant - floor)
-        self.balance += grant - floor
-        budget = floor
-        for slope, tokens in zip(segments.slope.tolist(), segments.tokens.tolist(), strict=True):
-            if slope < self.price or tokens > self.balance:
+        segments = segments_of(curve, floor, cap, self.window_tokens)
+        self._past.add(segments, grant - floor)
+        self.price = self._past.price(balance / self.horizon)
+        bought = 0
+        for slope, tokens in segments:
+            if slope < self.price or bought + tokens > limit:
                 break
-            budget += tokens
-            self.balance -= tokens
-        return budget
-
-    def _learn(self, slopes: Floats, tokens: Ints, spare: float) -> None:
-        """Remember the request; solve for the price again when enough have come since the last solution."""
-        self._recent.append((slopes, tokens, spare))
-        if len(self._recent) > self.memory:
-            self._recent.popleft()
-        self._seen += 1
-        self._until_solved -= 1
-        if self._until_solved <= 0:
-            self._solve()
-            self._until_solved = min(16, max(1, self._seen // 8))
-
-    def _solve(self) -> None:
-        """Find the price at which the remembered requests spend what they were granted and a share of the balance."""
-        slopes = np.concatenate([slopes for slopes, _, _ in self._recent])
-        tokens = np.concatenate([tokens for _, tokens, _ in self._recent])
-        spare = sum(spare for _, _, spare in self._recent) + len(self._recent) * self.balance / self.horizon
-        order = np.argsort(-slopes)
-        affordable = int(np.searchsorted(np.cumsum(tokens[order]), max(0.0, spare), side="right"))
-        self.price = float(slopes[order[affordable]]) if affordable < len(order) else 0.0
+            bought += tokens
+        return floor + bought
 
 
 class Price:
     """The price policy over a whole problem: its queries decided in order, none knowing those after it.
 
-    Tokens that the price leaves are left. Not among the policies of windows: a window knows more than a price.
+    Unlike the service it knows when the queries end, and may not spend what later ones would have been granted: debts
+    are limited to what the rest will be granted, and savings are spent by the last.
     """
 
     name = "price"
 
+    def __init__(self, burst_requests: float = 20.0, horizon: float = 128.0) -> None:
+        """Allow a debt of so many mean grants; ``horizon`` as in ``DualPrice``."""
+        self._burst_requests, self._horizon = burst_requests, horizon
+
     def allocate(self, problem: Problem) -> Ints:
         """Return budgets in tokens: (n,)."""
-        account = DualPrice(problem.window_tokens)
-        grants = problem.floors + (problem.total - int(problem.floors.sum())) / max(1, len(problem.curves))
-        rows = zip(problem.curves, problem.floors.tolist(), problem.caps.tolist(), grants.tolist(), strict=True)
-        return np.array([account.decide(*row) for row in rows], dtype=np.int64)
+        count = len(problem.curves)
+        pricing = DualPrice(problem.window_tokens)
+        spare = (problem.total - int(problem.floors.sum())) / max(1, count)
+        burst = self._burst_requests * problem.total / max(1, count)
+        rows = zip(problem.curves.tolist(), problem.floors.tolist(), problem.caps.tolist(), strict=True)
+        balance, budgets = 0.0, []
+        for at, (curve, floor, cap) in enumerate(rows):
+            later = (count - at - 1) * spare
+            pricing.horizon = min(self._horizon, count - at + 4)
+            limit = max(0.0, balance + spare + min(burst, later))
+            budget = pricing.decide(curve, floor, cap, floor + spare, balance, limit + 1e-6)
+            balance += spare + floor - budget
+            budgets.append(budget)
+        return np.array(budgets, dtype=np.int64)

@@ -1,12 +1,15 @@
 """Laws of every allocation policy, on arbitrary curves, floors, caps and totals."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scheduler_service.allocation import POLICIES, Problem, accuracy_at, make_plan
-from scheduler_service.allocation.price import Price
+from scheduler_service.allocation.envelope import envelope_segments, segments_of
+from scheduler_service.allocation.price import DualPrice, Price
 
 WIDTH = 16
 POLICY = pytest.mark.parametrize("policy", POLICIES.values(), ids=lambda policy: policy.name)
@@ -136,3 +139,29 @@ def test_the_price_nears_the_gain_of_one_allocation_over_all_queries():
         gain = expected["envelope"] - expected["uniform"]
         assert price - expected["uniform"] > 0.85 * gain
         assert budgets.mean() > 0.99 * mean
+
+
+@given(problem=problems())
+def test_one_curves_segments_are_those_of_the_whole_problem(problem):
+    whole = envelope_segments(problem)
+    for at, curve in enumerate(problem.curves):
+        own = segments_of(curve.tolist(), int(problem.floors[at]), int(problem.caps[at]), WIDTH)
+        mine = whole.query == at
+        assert sum(tokens for _, tokens in own) == whole.tokens[mine].sum()
+        gained = sum(slope * tokens for slope, tokens in own)
+        assert gained == pytest.approx(float((whole.slope * whole.tokens)[mine].sum()), abs=1e-9)
+        assert all(one >= other - 1e-9 for (one, _), (other, _) in pairwise(own))
+
+
+@given(
+    requests=st.lists(st.tuples(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.integers(16, 64)), max_size=60),
+    burst=st.integers(0, 200),
+)
+def test_a_stream_spends_at_most_what_it_was_granted_and_the_burst(requests, burst):
+    pricing, balance = DualPrice(WIDTH), 0.0
+    for curve, grant in requests:
+        budget = pricing.decide(curve, 16, 64, grant, balance, max(0.0, balance + grant - 16 + burst))
+        assert 16 <= budget <= 64
+        balance += grant - budget
+        assert balance >= -burst - 1e-6
+        assert pricing.price >= 0

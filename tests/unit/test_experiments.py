@@ -1,12 +1,17 @@
 """The experiments: tables that say what they should on data where the answer is known."""
 
+import json
+
 import numpy as np
 import pytest
 
 from exporters.curves import Curves
+from exporters.evaluate import Evaluation, evaluate
 from exporters.experiments.classes import buckets
+from exporters.experiments.compare import compare
 from exporters.experiments.robustness import noise, starvation
-from exporters.experiments.table import Table, gains
+from exporters.experiments.table import Table, gains, save
+from exporters.experiments.training import generalisation, other_model
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +53,39 @@ def test_true_classes_gain_by_their_curves(measured):
 def test_no_curve_gains_nothing(measured):
     flat = np.tile(measured.mean(axis=0), (200, 1))
     assert all(abs(gain) < 5 for gain in gains(flat, measured))
+
+
+def test_another_model_is_allocated_by_the_first_ones_predictions(measured):
+    names = [str(n) for n in range(len(measured))]
+    own = Curves.measured(names, names, measured)
+    weaker = Curves.measured(names, names, measured * 0.5)
+    rows = other_model(measured, own, {"weaker": weaker}).rows
+    assert [row[0] for row in rows] == ["the model it was trained on", "weaker", "weaker"]
+    assert float(rows[1][3]) > 0.9
+
+
+def test_kinds_of_task_are_left_out_in_turn():
+    rng = np.random.default_rng(0)
+    needed = rng.integers(1, 8, 120)
+    accuracy = (np.arange(1, 9)[None, :] >= needed[:, None]).astype(float)
+    words = [f"task {'ab'[n % 2]} with {need * 'step '}" for n, need in enumerate(needed)]
+    curves = Curves.measured([str(n) for n in range(120)], words, accuracy)
+    groups = np.array(["ab"[n % 2] for n in range(120)])
+    hidden = rng.normal(size=(120, 4)).astype(np.float32)
+    hidden[:, 0] = needed
+    table = generalisation(curves, groups, hidden)
+    assert [row[0] for row in table.rows] == ["text_curve", "text_curve", "hidden_state_mlp", "hidden_state_mlp"]
+    assert float(table.rows[0][2]) > 0.5
+
+
+def test_predictors_stand_side_by_side_with_both_oracles(measured, tmp_path):
+    found = evaluate(measured, measured, {"name": "m", "version": "1"})
+    table = compare({"m": Evaluation.from_json(json.loads(json.dumps(found.as_json())))})
+    assert [row[0] for row in table.rows[:1]] == ["m"]
+    assert float(table.rows[-1][4]) >= float(table.rows[-2][4]) - 2
+    drawn = Table([table.head[0], *table.head[2:]], [[row[0], *row[2:]] for row in table.rows])
+    save(drawn.lines(1, "tokens"), tmp_path / "one.svg")
+    save(drawn.lines(1, "tokens"), tmp_path / "other.svg")
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "other.svg").read_bytes()
+    save(Table(["layer", "r"], [["1", "0.5"], ["2", "0.6"]]).columns("layer", "r"), tmp_path / "columns.svg")
+    assert "layer" in (tmp_path / "columns.svg").read_text()
