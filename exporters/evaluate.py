@@ -17,6 +17,7 @@ from exporters.curves import WINDOW_TOKENS, Curves, pearson
 from predictor_service.features import Query
 from predictor_service.model import LoadedModel
 from scheduler_service.allocation import POLICIES, Policy, Problem, accuracy_at, make_plan
+from scheduler_service.allocation.envelope import Envelope
 from scheduler_service.allocation.price import Price
 
 Floats = NDArray[np.float64]
@@ -152,7 +153,7 @@ def _at_budget(
 
 
 def _oracle(plan_on: Floats, score_on: Floats, budget: int) -> float:
-    budgets = POLICIES["envelope"].allocate(plan_problem(plan_on, budget))
+    budgets = Envelope(spread=False).allocate(plan_problem(plan_on, budget))
     return float(accuracy_at(score_on, budgets, WINDOW_TOKENS).mean())
 
 

@@ -28,6 +28,9 @@ class StateReader:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
         self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
         self.layers: int = self.model.config.num_hidden_layers
+        if gguf:  # it is dequantised now, but would refuse to be saved as what it has become
+            self.model.hf_quantizer = None
+            self.model.config.__dict__.pop("quantization_config", None)
 
     def read(self, prompt: str, layers: Sequence[int]) -> NDArray[np.float16]:
         """Return the states of ``layers`` at the prompt's last token: (layers, size) float16."""

@@ -37,14 +37,15 @@ class SchedulerClient:
         self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
         self._timeout = timeout
 
-    def generate(self, prompt: str, **fields: Any) -> Iterator[pb.GenerateResponse]:
-        """Stream one allocation, the text, and last the usage."""
+    def generate(self, prompt: str, *, timeout: float | None = None, **fields: Any) -> Iterator[pb.GenerateResponse]:
+        """Stream one allocation, the text, and last the usage; ``timeout``: this call's deadline, in seconds."""
         request = pb.GenerateRequest(job=make_job(prompt, **fields))
-        return iter(self.stub.Generate(request, timeout=self._timeout))
+        return iter(self.stub.Generate(request, timeout=timeout or self._timeout))
 
-    def complete(self, prompt: str, **fields: Any) -> pb.CompleteResponse:
-        """Return the whole generation."""
-        return self.stub.Complete(pb.CompleteRequest(job=make_job(prompt, **fields)), timeout=self._timeout)
+    def complete(self, prompt: str, *, timeout: float | None = None, **fields: Any) -> pb.CompleteResponse:
+        """Return the whole generation; ``timeout``: this call's deadline, in seconds."""
+        request = pb.CompleteRequest(job=make_job(prompt, **fields))
+        return self.stub.Complete(request, timeout=timeout or self._timeout)
 
     def report_outcome(self, request_id: str, score: float) -> pb.ReportOutcomeResponse:
         """Tell whether an answer was right: 1 right, 0 wrong."""
@@ -82,15 +83,26 @@ class AsyncSchedulerClient:
         self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
         self._timeout = timeout
 
-    def generate(self, prompt: str, **fields: Any) -> AsyncIterator[pb.GenerateResponse]:
-        """Stream one allocation, the text, and last the usage; leaving the iteration cancels the call."""
-        request = pb.GenerateRequest(job=make_job(prompt, **fields))
-        return aiter(self.stub.Generate(request, timeout=self._timeout))
+    def generate(
+        self, prompt: str, *, timeout: float | None = None, **fields: Any
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        """Stream one allocation, the text, and last the usage; leaving the iteration cancels the call.
 
-    async def complete(self, prompt: str, **fields: Any) -> pb.CompleteResponse:
-        """Return the whole generation."""
+        ``timeout``: this call's deadline, in seconds.
+        """
+        request = pb.GenerateRequest(job=make_job(prompt, **fields))
+        return aiter(self.stub.Generate(request, timeout=timeout or self._timeout))
+
+    async def complete(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # a gRPC deadline, which travels to the server
+        **fields: Any,
+    ) -> pb.CompleteResponse:
+        """Return the whole generation; ``timeout``: this call's deadline, in seconds."""
         request = pb.CompleteRequest(job=make_job(prompt, **fields))
-        return await self.stub.Complete(request, timeout=self._timeout)
+        return await self.stub.Complete(request, timeout=timeout or self._timeout)
 
     async def report_outcome(self, request_id: str, score: float) -> pb.ReportOutcomeResponse:
         """Tell whether an answer was right: 1 right, 0 wrong."""

@@ -1,4 +1,4 @@
-"""Gathers requests into windows and gives each one its allocation: window → predict → allocate → reserve."""
+"""Gives each request its allocation: in a window with others, or at once by the price; then reserves it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from opentelemetry import trace
 
 from predictive_scheduling import semconv, telemetry
-from scheduler_service.domain import Allocation, Job, PredictionOutcome
+from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
 from scheduler_service.ledger import BudgetLedger
-from scheduler_service.planning import Rules, WindowPlan, plan_window
+from scheduler_service.pace import Pace
+from scheduler_service.planning import PriceDesk, Rules, WindowPlan, plan_window
 from scheduler_service.predictor_client import Predictor
 from scheduler_service.window import RequestWindow
 
@@ -29,7 +30,7 @@ class _Waiting:
 
 
 class Collector:
-    """Allocates jobs window by window. ``run`` must be running."""
+    """Allocates jobs window by window, or each at once where there is a price ``desk``. ``run`` must be running."""
 
     def __init__(
         self,
@@ -38,9 +39,19 @@ class Collector:
         ledger: BudgetLedger,
         rules: Rules,
         tracer: trace.Tracer,
+        *,
+        desk: PriceDesk | None = None,
+        pace: Pace | None = None,
+        trust: Callable[[Prediction], Prediction] = lambda prediction: prediction,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Gather in ``window``, plan by ``rules``, reserve in ``ledger``."""
+        """Gather in ``window``, plan by ``rules``, reserve in ``ledger``.
+
+        ``pace``: how fast the backend is, which limits budgets by deadlines. ``trust``: what to make of a prediction.
+        """
+        self._desk = desk
+        self._pace = pace or Pace()
+        self._trust = trust
         self._window = window
         self._predictor = predictor
         self._ledger = ledger
@@ -50,11 +61,18 @@ class Collector:
         self._closed: list[list[_Waiting]] = []
         self._wake = asyncio.Event()
 
+    @property
+    def price(self) -> float:
+        """The gain per token below which nothing is bought now; 0 without a price."""
+        return 0.0 if self._desk is None else self._desk.pricing.price
+
     async def allocate(self, job: Job) -> Allocation:
         """Wait for the job's window and return its allocation, reserved in the ledger.
 
         A caller that leaves takes its job out of the window, or gives its reservation back whole.
         """
+        if self._desk is not None:
+            return await self._decide(job, self._desk)
         waiting = _Waiting(job, self._clock(), asyncio.get_running_loop().create_future())
         if closed := self._window.add(waiting, waiting.came, job.priority):
             self._closed.append(closed)
@@ -66,6 +84,48 @@ class Collector:
             if not waiting.allocation.cancel() and not waiting.allocation.exception():
                 self._ledger.settle(job.request_id, used=0)
             raise
+
+    async def _decide(self, job: Job, desk: PriceDesk) -> Allocation:
+        """Predict and price one job; nothing waits for it, and it waits for nothing but its prediction."""
+        came = self._clock()
+        with self._tracer.start_as_current_span("allocate") as span:
+            prediction = self._trust((await self._predictor.predict([job]))[0])
+            predicted = self._clock()
+            grant = self._ledger.grant(1, predicted)
+            allocation = desk.decide(
+                self._in_time(job, predicted),
+                prediction,
+                grant=grant,
+                balance=self._ledger.bank,
+                overdraft=self._ledger.overdraft,
+            )
+            covered = int(prediction.outcome is PredictionOutcome.FRESH)
+            self._ledger.reserve({job.request_id: allocation.budget_tokens}, covered, predicted)
+            allocated = self._clock()
+            span.set_attributes(
+                {
+                    semconv.POLICY: allocation.policy,
+                    semconv.PRICE: allocation.price,
+                    semconv.WINDOW_SIZE: 1,
+                    semconv.PREDICTION_DURATION: predicted - came,
+                    semconv.ALLOCATION_DURATION: allocated - predicted,
+                }
+            )
+            return replace(
+                allocation,
+                prediction_seconds=predicted - came,
+                allocation_seconds=allocated - predicted,
+                trace_id=telemetry.current_trace_id(),
+            )
+
+    def _in_time(self, job: Job, now: float) -> Job:
+        """The job with a cap that its deadline allows at the backend's pace; its floor gives way too."""
+        if job.deadline is None:
+            return job
+        most = self._pace.budget_within(job.deadline - now, self._rules.answer_tokens)
+        if most is None or most >= job.cap_tokens:
+            return job
+        return replace(job, cap_tokens=most, floor_tokens=min(most, job.floor_tokens))
 
     async def run(self) -> None:
         """Close windows by size and age until cancelled; windows are planned side by side."""
@@ -92,7 +152,8 @@ class Collector:
         parent = trace.set_span_in_context(window[0].span)
         with self._tracer.start_as_current_span("allocate", context=parent, links=links) as span:
             try:
-                predictions = await self._predictor.predict([item.job for item in window])
+                found = await self._predictor.predict([item.job for item in window])
+                predictions = [self._trust(prediction) for prediction in found]
                 predicted = self._clock()
                 here = [
                     (item, prediction)
@@ -102,14 +163,14 @@ class Collector:
                 if not here:
                     return
                 plan = plan_window(
-                    [item.job for item, _ in here],
+                    [self._in_time(item.job, predicted) for item, _ in here],
                     [prediction for _, prediction in here],
-                    self._ledger.available(len(here)),
+                    self._ledger.available(len(here), predicted),
                     self._rules,
                 )
                 budgets = {allocation.request_id: allocation.budget_tokens for allocation in plan.allocations}
                 covered = sum(prediction.outcome is PredictionOutcome.FRESH for _, prediction in here)
-                self._ledger.reserve(budgets, covered)
+                self._ledger.reserve(budgets, covered, predicted)
             except Exception as error:  # handed to every caller of the window
                 for item in window:
                     if not item.allocation.done():

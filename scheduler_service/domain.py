@@ -93,7 +93,7 @@ class HiddenState:
 
 @dataclass(frozen=True)
 class Job:
-    """One admitted request; budgets in reasoning tokens."""
+    """One admitted request; budgets in reasoning tokens, ``deadline`` in the scheduler's clock, ``None`` for none."""
 
     request_id: str
     prompt: str
@@ -103,20 +103,27 @@ class Job:
     priority: int = 0
     sampling: Sampling = field(default_factory=Sampling)
     hidden_state: HiddenState | None = None
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A request's expected accuracy after W, 2W, … tokens (fractions), or why there is none."""
+    """A request's expected accuracy after W, 2W, … tokens (fractions), or why there is none.
+
+    ``uncertainty``: standard deviation of the curve's error at each window; empty where it is not known. ``raw``: what
+    the predictor said, where ``curve`` was drawn toward its mean curve.
+    """
 
     outcome: PredictionOutcome
     curve: tuple[float, ...] = ()
     predictor: str = ""
+    uncertainty: tuple[float, ...] = ()
+    raw: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a request was given, and why. Tokens, seconds, fractions."""
+    """What a request was given, and why. Tokens, seconds, fractions; ``price`` in accuracy per token, 0 for none."""
 
     request_id: str
     budget_tokens: int
@@ -131,6 +138,7 @@ class Allocation:
     budget_window_tokens: int
     window_size: int
     saved_at_equal_accuracy_tokens: float = 0.0
+    price: float = 0.0
     window_wait_seconds: float = 0.0
     prediction_seconds: float = 0.0
     allocation_seconds: float = 0.0

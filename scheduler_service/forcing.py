@@ -105,6 +105,15 @@ class BudgetForcing:
         elif end is CallEnd.MODEL:
             self._force()
 
+    @property
+    def reasoning(self) -> bool:
+        """Whether the reasoning still goes on, so that a larger budget could be used."""
+        return self._kind is TextKind.REASONING and self.finish is None
+
+    def cut(self) -> None:
+        """End the reasoning with what was thought so far; the next call forces the answer."""
+        self.budget = min(self.budget, self.reasoning_tokens)
+
     def take(self) -> list[Text]:
         """Return what is to be emitted since the last call of this method."""
         emitted, self._emitted = self._emitted, []

@@ -102,6 +102,7 @@ def allocation_message(allocation: Allocation) -> pb.Allocation:
         prediction_seconds=allocation.prediction_seconds,
         allocation_seconds=allocation.allocation_seconds,
         trace_id=allocation.trace_id,
+        price=allocation.price,
     )
 
 

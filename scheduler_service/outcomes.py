@@ -1,29 +1,22 @@
-"""Reported outcomes: how well each predictor's expectations match what happened. Pure arithmetic."""
+"""Reported outcomes: which request they belong to, and what they say of its predictor. Pure arithmetic."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+from scheduler_service.allocation.policy import accuracy_of
 from scheduler_service.domain import Allocation, PredictionOutcome
+from scheduler_service.reliability import Reliability
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A predictor's outcomes so far: their number, and the means of what was expected and what was scored."""
+class Reported:
+    """What an outcome changed: its predictor, what is now known of it, and whether the outcome showed a drift."""
 
-    outcomes: int = 0
-    mean_expected: float = 0.0
-    mean_score: float = 0.0
-
-    def updated(self, expected: float, score: float) -> Calibration:
-        """Return the calibration with one more outcome."""
-        count = self.outcomes + 1
-        return Calibration(
-            count,
-            self.mean_expected + (expected - self.mean_expected) / count,
-            self.mean_score + (score - self.mean_score) / count,
-        )
+    predictor: str
+    reliability: Reliability
+    drifted: bool
 
 
 @dataclass
@@ -32,22 +25,32 @@ class OutcomeBook:
 
     limit: int = 10_000
     _finished: OrderedDict[str, tuple[str, float]] = field(default_factory=OrderedDict)
-    _calibrations: dict[str, Calibration] = field(default_factory=dict)
+    _known: dict[str, Reliability] = field(default_factory=dict)
 
     def remember(self, allocation: Allocation) -> None:
         """Remember what was expected of a request that finished with a fresh prediction."""
         if allocation.prediction.outcome is not PredictionOutcome.FRESH:
             return
-        self._finished[allocation.request_id] = (allocation.prediction.predictor, allocation.expected_accuracy)
+        self._finished[allocation.request_id] = (allocation.prediction.predictor, _predicted(allocation))
         while len(self._finished) > self.limit:
             self._finished.popitem(last=False)
 
-    def report(self, request_id: str, score: float) -> Calibration | None:
-        """Record a score from 0 to 1; returns its predictor's calibration, or ``None`` for an unknown request."""
-        known = self._finished.pop(request_id, None)
-        if known is None:
+    def report(self, request_id: str, score: float) -> Reported | None:
+        """Record a score from 0 to 1; returns what it changed, or ``None`` for an unknown request."""
+        found = self._finished.pop(request_id, None)
+        if found is None:
             return None
-        predictor, expected = known
-        updated = self._calibrations.get(predictor, Calibration()).updated(expected, score)
-        self._calibrations[predictor] = updated
-        return updated
+        predictor, expected = found
+        reliability = self._known.setdefault(predictor, Reliability())
+        return Reported(predictor, reliability, reliability.add(expected, score))
+
+    def slope(self, predictor: str) -> float:
+        """The share of this predictor's predicted differences that is real; 1 before any outcome."""
+        known = self._known.get(predictor)
+        return 1.0 if known is None else known.slope
+
+
+def _predicted(allocation: Allocation) -> float:
+    """What the predictor itself said of the budget, before its curve was drawn toward the mean curve."""
+    curve = allocation.prediction.raw or allocation.prediction.curve
+    return accuracy_of(curve, allocation.budget_tokens, allocation.budget_window_tokens)

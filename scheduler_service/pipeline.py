@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from opentelemetry import trace
 
@@ -22,14 +22,17 @@ from scheduler_service.domain import (
     OverloadedError,
     PreconditionError,
     Prediction,
+    PredictionOutcome,
     Text,
     Usage,
 )
 from scheduler_service.forcing import BudgetForcing
 from scheduler_service.ledger import BudgetLedger
 from scheduler_service.outcomes import OutcomeBook
+from scheduler_service.pace import Pace, answer_seconds
 from scheduler_service.planning import Rules, WindowPlan, plan_window
 from scheduler_service.predictor_client import Predictor
+from scheduler_service.reclaim import Reclaimer, Running
 from scheduler_service.templates import PromptTemplate
 
 # What the caller of ``generate`` may not know: how long to wait when the house is full.
@@ -40,7 +43,8 @@ _RETRY_SECONDS = 1.0
 class Pipeline:
     """Serves requests one by one; what they share (window, ledger, backend) lies in its parts.
 
-    ``max_pending``: requests in the house at once.
+    ``max_pending``: requests in the house at once. ``pace``: the backend's time per token, as it is learned here.
+    ``reclaimer``: gives what finished requests left to running ones; ``None`` leaves it all to later requests.
     """
 
     collector: Collector
@@ -51,6 +55,8 @@ class Pipeline:
     template: PromptTemplate
     max_pending: int
     outcomes: OutcomeBook = field(default_factory=OutcomeBook)
+    pace: Pace = field(default_factory=Pace)
+    reclaimer: Reclaimer | None = None
     clock: Callable[[], float] = time.monotonic
     _pending: set[str] = field(default_factory=set)
 
@@ -64,23 +70,59 @@ class Pipeline:
         try:
             allocation = await self.collector.allocate(job)
             forcing = BudgetForcing(self.template, job.prompt, allocation.budget_tokens, allocation.answer_tokens)
+            timing = _Timing(came)
             try:
                 _record_allocation(allocation)
                 yield allocation
-                timing = _Timing(came)
+                self._start_reclaim(allocation, forcing)
                 counted = Counted()
                 async with aclosing(self.dispatcher.run(forcing, job.sampling, counted)) as texts:
                     async for text in texts:
-                        timing.saw(text, self.clock())
+                        now = self.clock()
+                        timing.saw(text, now)
+                        self._keep_in_time(job, forcing, allocation.answer_tokens, timing, now)
                         yield text
             finally:
-                self.ledger.settle(job.request_id, forcing.reasoning_tokens)
+                self.pace.observe(timing.seconds_per_token(), timing.tokens)
+                self._settle(job.request_id, forcing.reasoning_tokens)
             usage = _usage(allocation, forcing, counted, timing, self.clock())
             _record_usage(usage)
             self.outcomes.remember(allocation)
             yield usage
         finally:
             self._pending.discard(job.request_id)
+
+    def _start_reclaim(self, allocation: Allocation, forcing: BudgetForcing) -> None:
+        """Let a request with a prediction take what others leave, while its reasoning goes on."""
+        if self.reclaimer is None or allocation.prediction.outcome is not PredictionOutcome.FRESH:
+            return
+
+        def grow(budget: int) -> None:
+            forcing.budget = budget
+
+        curve = allocation.prediction.curve
+        cap = min(allocation.cap_tokens, len(curve) * allocation.budget_window_tokens)
+        self.reclaimer.start(
+            Running(allocation.request_id, curve, allocation.budget_tokens, cap, grow, lambda: forcing.reasoning)
+        )
+
+    def _keep_in_time(self, job: Job, forcing: BudgetForcing, answer_tokens: int, timing: _Timing, now: float) -> None:
+        """Cut the reasoning where the rest of the deadline is just enough for the answer, at the slower pace."""
+        if job.deadline is None or not forcing.reasoning:
+            return
+        per_token = max(self.pace.seconds_per_token, timing.seconds_per_token())
+        if per_token and now + answer_seconds(answer_tokens, per_token) >= job.deadline:
+            forcing.cut()
+            trace.get_current_span().add_event("cut by deadline")
+
+    def _settle(self, request_id: str, used: int) -> None:
+        """End the reservation, and offer what it left to the requests that still reason."""
+        returned = self.ledger.settle(request_id, used)
+        if self.reclaimer is None:
+            return
+        self.reclaimer.stop(request_id)
+        if returned:
+            self.reclaimer.offer(returned, self.ledger.extend, self.collector.price)
 
     async def plan(
         self, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str
@@ -95,10 +137,11 @@ class Pipeline:
         asked = [job for job, prediction in zip(jobs, known, strict=True) if prediction is None]
         answers = iter(await self.predictor.predict(asked) if asked else [])
         predictions = [prediction or next(answers) for prediction in known]
-        rules = Rules(
-            POLICIES[policy] if policy else self.rules.policy, self.rules.answer_tokens, self.rules.budget_window_tokens
-        )
-        return plan_window(jobs, predictions, len(jobs) * tokens, rules)
+        rules = replace(self.rules, policy=POLICIES[policy]) if policy else self.rules
+        try:
+            return plan_window(jobs, predictions, len(jobs) * tokens, rules)
+        except ValueError as error:  # exact, for more than it can plan
+            raise InvalidRequestError("policy", str(error)) from None
 
     async def _admit(self, job: Job) -> None:
         """Refuse what cannot be served, before anything is spent on it."""
@@ -160,7 +203,7 @@ def _usage(allocation: Allocation, forcing: BudgetForcing, counted: Counted, tim
         prompt_tokens=counted.prompt_tokens,
         reasoning_tokens=forcing.reasoning_tokens,
         answer_tokens=forcing.answer_used,
-        reserved_tokens=allocation.budget_tokens,
+        reserved_tokens=max(allocation.budget_tokens, forcing.budget),
         saved_vs_cap_tokens=saved,
         saved_at_equal_accuracy_tokens=allocation.saved_at_equal_accuracy_tokens,
         finish_reason=forcing.finish or FinishReason.ANSWER_LENGTH,
@@ -183,6 +226,7 @@ def _record_allocation(allocation: Allocation) -> None:
             semconv.CAP: allocation.cap_tokens,
             semconv.PREDICTION_OUTCOME: allocation.prediction.outcome.value,
             semconv.PREDICTOR: allocation.prediction.predictor,
+            semconv.PRICE: allocation.price,
             semconv.EXPECTED_ACCURACY: allocation.expected_accuracy,
             semconv.BASELINE_EXPECTED_ACCURACY: allocation.baseline_expected_accuracy,
             semconv.WINDOW_SIZE: allocation.window_size,

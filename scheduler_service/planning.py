@@ -1,24 +1,30 @@
-"""From a closed window to its allocations: pure, one call per window."""
+"""From predictions to allocations: a window at once, or one request by the price. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from scheduler_service.allocation import Plan, Policy, Problem, make_plan
-from scheduler_service.allocation.policy import Ints, spread_evenly
+from scheduler_service.allocation.policy import Ints, accuracy_of, spread_evenly
+from scheduler_service.allocation.price import DualPrice
+from scheduler_service.allocation.shares import max_min_shares
 from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What every window is planned by. ``answer_tokens``: the most answer tokens of a request."""
+    """What every window is planned by. ``answer_tokens``: the most answer tokens of a request.
+
+    ``shares``: weights of tenants that are guaranteed a share of every window; the others weigh 1. Empty: no shares.
+    """
 
     policy: Policy
     answer_tokens: int
     budget_window_tokens: int = 16
+    shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,26 @@ class WindowPlan:
 def plan_window(jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, rules: Rules) -> WindowPlan:
     """Split ``total`` tokens across ``jobs``. Jobs without a fresh prediction get the uniform budget.
 
-    Floors that the total cannot pay for are lowered together; caps end at the last window that is predicted.
+    Floors that the total cannot pay for are lowered together; caps end at the last window that is predicted. With
+    shares, the total is first split among the tenants of the window, by weighted max-min fairness.
     """
+    tenants = sorted({job.tenant for job in jobs})
+    if not rules.shares or len(tenants) == 1:
+        return _plan(jobs, predictions, total, rules)
+    rows = {tenant: [at for at, job in enumerate(jobs) if job.tenant == tenant] for tenant in tenants}
+    demands = {tenant: sum(jobs[at].cap_tokens for at in own) for tenant, own in rows.items()}
+    shares = max_min_shares(total, demands, rules.shares)
+    planned: dict[int, Allocation] = {}
+    saved = 0.0
+    for tenant, own in rows.items():
+        part = _plan([jobs[at] for at in own], [predictions[at] for at in own], shares[tenant], rules)
+        planned.update(zip(own, part.allocations, strict=True))
+        saved += part.saved_at_equal_accuracy * len(own) / len(jobs)
+    allocations = [planned[at] for at in range(len(jobs))]
+    return WindowPlan(allocations, total, sum(allocation.budget_tokens for allocation in allocations), saved)
+
+
+def _plan(jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, rules: Rules) -> WindowPlan:
     width = rules.budget_window_tokens
     known = np.array([prediction.outcome is PredictionOutcome.FRESH for prediction in predictions])
     caps = np.array([job.cap_tokens for job in jobs], dtype=np.int64)
@@ -49,6 +73,54 @@ def plan_window(jobs: Sequence[Job], predictions: Sequence[Prediction], total: i
     plan = make_plan(rules.policy, problem, known)
     allocations = [_allocation(job, predictions[at], plan, at, rules, floors, len(jobs)) for at, job in enumerate(jobs)]
     return WindowPlan(allocations, total, int(plan.budgets.sum()), plan.saved_at_equal_accuracy)
+
+
+@dataclass
+class PriceDesk:
+    """Decides requests one by one: the price, and a guard that watches what it is expected to gain over uniform.
+
+    ``baseline_tokens``: what uniform gives. The guard takes uniform while the expected gain of recent decisions, taken
+    or not, is negative: with predictions of worth it never is, since no plan of the same spend is expected to gain
+    more.
+    """
+
+    baseline_tokens: int
+    answer_tokens: int
+    pricing: DualPrice
+    expected_gain: float = 0.0
+
+    def decide(self, job: Job, prediction: Prediction, *, grant: float, balance: float, overdraft: float) -> Allocation:
+        """Allocate one job. ``grant``: tokens earned with it; ``balance``: what the bank holds, negative for a debt."""
+        width = self.pricing.window_tokens
+        open_tokens = max(0, int(grant + balance + overdraft))
+        floor = min(job.floor_tokens, open_tokens)
+        baseline = max(floor, min(self.baseline_tokens, job.cap_tokens, open_tokens))
+        budget, policy, expected, uniform = baseline, "uniform", 0.0, 0.0
+        if prediction.outcome is PredictionOutcome.FRESH:
+            curve = _extended(prediction.curve, -(-job.cap_tokens // width))
+            limit = float(open_tokens - floor)
+            priced = self.pricing.decide(curve, floor, job.cap_tokens, grant, balance, limit)
+            expected, uniform = (accuracy_of(curve, tokens, width) for tokens in (priced, baseline))
+            self.expected_gain += 0.02 * (expected - uniform - self.expected_gain)
+            if self.expected_gain >= 0:
+                budget, policy = priced, "price"
+            else:
+                expected = uniform
+        return Allocation(
+            request_id=job.request_id,
+            budget_tokens=budget,
+            baseline_tokens=baseline,
+            answer_tokens=self.answer_tokens,
+            floor_tokens=floor,
+            cap_tokens=job.cap_tokens,
+            policy=policy,
+            prediction=prediction,
+            expected_accuracy=expected,
+            baseline_expected_accuracy=uniform,
+            budget_window_tokens=width,
+            window_size=1,
+            price=self.pricing.price if policy == "price" and self.pricing.price < 1 else 0.0,
+        )
 
 
 def _extended(curve: Sequence[float], windows: int) -> list[float]:

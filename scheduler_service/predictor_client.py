@@ -26,13 +26,19 @@ _OUTCOMES = {
 
 @dataclass(frozen=True)
 class PredictorInfo:
-    """What the predictor's model takes. ``hidden_size``: 0 for no hidden state; ``max_text_bytes`` of the prompt."""
+    """What the predictor's model takes and is. ``hidden_size``: 0 for no hidden state; ``max_text_bytes``: of a prompt.
+
+    ``mean_curve``: mean accuracy of its training data per window; ``reliability``: its validated correlation.
+    """
 
     name: str
     takes_text: bool
     hidden_size: int
     layer: int
     max_text_bytes: int
+    version: str = ""
+    mean_curve: tuple[float, ...] = ()
+    reliability: float = 1.0
 
 
 class Predictor(Protocol):
@@ -46,6 +52,10 @@ class Predictor(Protocol):
         """Return one prediction, or the reason for none, per job."""
         ...
 
+    def mean_curve(self, predictor: str) -> Sequence[float]:
+        """Return the mean curve of ``predictor`` (name@version) as last heard; empty where it is not known."""
+        ...
+
 
 class NoPredictor:
     """Stands in where no predictor is configured."""
@@ -57,6 +67,10 @@ class NoPredictor:
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
         """Nothing is predicted."""
         return [Prediction(PredictionOutcome.DISABLED)] * len(jobs)
+
+    def mean_curve(self, predictor: str) -> Sequence[float]:
+        """Nothing is known."""
+        return ()
 
 
 class GrpcPredictor:
@@ -81,8 +95,9 @@ class GrpcPredictor:
             except grpc.aio.AioRpcError:
                 return None
             self._info = PredictorInfo(
-                model.name, model.takes_text, model.hidden_size, model.layer, model.max_text_bytes
-            )
+                model.name, model.takes_text, model.hidden_size, model.layer, model.max_text_bytes,
+                model.version, tuple(model.mean_curve), model.reliability,
+            )  # fmt: skip
         return self._info
 
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
@@ -99,6 +114,11 @@ class GrpcPredictor:
                 return predictions
         except TimeoutError:
             return [Prediction(PredictionOutcome.TIMEOUT)] * len(jobs)
+
+    def mean_curve(self, predictor: str) -> Sequence[float]:
+        """The mean curve of the model that was asked about last, if that is ``predictor``."""
+        info = self._info
+        return info.mean_curve if info is not None and f"{info.name}@{info.version}" == predictor else ()
 
     async def _ask(self, jobs: list[Job], info: PredictorInfo | None) -> list[Prediction]:
         request = pb.PredictRequest(model=self._model, queries=[_query(job, info) for job in jobs])
@@ -135,4 +155,4 @@ def _prediction(prediction: pb.Prediction, predictor: str) -> Prediction:
     sound = bool(curve) and all(math.isfinite(value) and 0 <= value <= 1 for value in curve)
     if prediction.status != pb.PREDICTION_STATUS_OK or not sound:
         return Prediction(PredictionOutcome.INVALID, predictor=predictor)
-    return Prediction(PredictionOutcome.FRESH, curve, predictor)
+    return Prediction(PredictionOutcome.FRESH, curve, predictor, tuple(prediction.uncertainty))

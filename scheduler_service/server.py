@@ -15,18 +15,26 @@ from predictive_scheduling.interceptors import client_tracing
 from predictive_scheduling.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from predictive_scheduling.serving import Serving
 from predictive_scheduling.version import VERSION
-from scheduler_service.allocation import POLICIES
+from scheduler_service.allocation import POLICIES, Policy
+from scheduler_service.allocation.price import DualPrice
+from scheduler_service.allocation.target import Target
 from scheduler_service.backends import make_backend
 from scheduler_service.backends.base import Backend, Limits
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Dispatcher
+from scheduler_service.domain import Prediction
+from scheduler_service.income import Income, PerQuery, PerSecond, PerWindow
 from scheduler_service.ledger import BudgetLedger
+from scheduler_service.outcomes import OutcomeBook
+from scheduler_service.pace import Pace
 from scheduler_service.pipeline import Pipeline
-from scheduler_service.planning import Rules
+from scheduler_service.planning import PriceDesk, Rules
 from scheduler_service.predictor_client import GrpcPredictor, NoPredictor, Predictor
+from scheduler_service.reclaim import Reclaimer
 from scheduler_service.servicer import Offer, SchedulerServicer
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.templates import TEMPLATES
+from scheduler_service.trust import trusted
 from scheduler_service.window import RequestWindow
 
 log = logging.getLogger(__name__)
@@ -92,16 +100,51 @@ def build_pipeline(
 ) -> Pipeline:
     """Wire a pipeline from settings around a started backend and a predictor."""
     tracer = tracing.get_tracer("scheduler_service")
-    rules = Rules(POLICIES[settings.policy], settings.answer_tokens)
-    ledger = BudgetLedger(settings.tokens_per_query, settings.bank_limit_tokens)
-    window = RequestWindow(settings.window_size, settings.window_ms / 1000)  # type: ignore[var-annotated]
+    rules = Rules(_policy(settings), settings.answer_tokens, shares=settings.tenant_shares)
+    priced = settings.policy == "price"
+    ledger = BudgetLedger(
+        settings.tokens_per_query,
+        settings.bank_limit_tokens,
+        overdraft=int(settings.burst_requests * settings.tokens_per_query) if priced else 0,
+        income=_income(settings),
+    )
+    desk = PriceDesk(settings.tokens_per_query, settings.answer_tokens, DualPrice()) if priced else None
+    window = RequestWindow(  # type: ignore[var-annotated]
+        settings.window_size, settings.window_ms / 1000, settings.window_adaptive
+    )
     slots = settings.backend_slots or limits.max_concurrent_requests or _DEFAULT_SLOTS
+    outcomes, pace = OutcomeBook(), Pace()
+
+    def trust(prediction: Prediction) -> Prediction:
+        mean = predictor.mean_curve(prediction.predictor)
+        return trusted(prediction, mean, outcomes.slope(prediction.predictor), settings.confidence)
+
     return Pipeline(
-        collector=Collector(window, predictor, ledger, rules, tracer),
+        collector=Collector(window, predictor, ledger, rules, tracer, desk=desk, pace=pace, trust=trust),
         dispatcher=Dispatcher(backend, settings.model or limits.model, slots, tracer),
         predictor=predictor,
         ledger=ledger,
         rules=rules,
         template=TEMPLATES[settings.template],
         max_pending=settings.max_pending,
+        outcomes=outcomes,
+        pace=pace,
+        reclaimer=Reclaimer() if settings.reclaim else None,
     )
+
+
+def _policy(settings: SchedulerSettings) -> Policy:
+    """The policy of windows; where requests are priced one by one, that of plans that are only asked for."""
+    if settings.policy == "target":
+        return Target(settings.target_accuracy)
+    return POLICIES["envelope" if settings.policy == "price" else settings.policy]
+
+
+def _income(settings: SchedulerSettings) -> Income:
+    match settings.budget_per:
+        case "second":
+            return PerSecond(settings.budget_tokens)
+        case "window":
+            return PerWindow(settings.budget_tokens)
+        case _:
+            return PerQuery(settings.tokens_per_query)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
+from opentelemetry import trace
 
+from predictive_scheduling import semconv
 from predictive_scheduling.rpc_errors import abort_invalid, abort_retry, require_valid
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
@@ -59,7 +61,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         """Stream one allocation, the text, and the usage."""
         await require_valid(context, request)
         try:
-            async with aclosing(self._events(request.job)) as events:
+            async with aclosing(self._events(request.job, context)) as events:
                 async for event in events:
                     yield _response(event)
         except SchedulingError as error:
@@ -70,7 +72,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         await require_valid(context, request)
         response = pb.CompleteResponse()
         try:
-            async with aclosing(self._events(request.job)) as events:
+            async with aclosing(self._events(request.job, context)) as events:
                 async for event in events:
                     _add(response, event)
         except SchedulingError as error:
@@ -106,14 +108,20 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def ReportOutcome(self, request: pb.ReportOutcomeRequest, context: _Context) -> pb.ReportOutcomeResponse:
         """Record whether an answer was right."""
         await require_valid(context, request)
-        calibration = self._pipeline.outcomes.report(request.request_id, request.score)
-        if calibration is None:
+        reported = self._pipeline.outcomes.report(request.request_id, request.score)
+        if reported is None:
             return pb.ReportOutcomeResponse(recorded=False)
+        known = reported.reliability
+        if reported.drifted:
+            log.warning("predictor %s drifts: outcomes no longer fit its predictions", reported.predictor)
+            trace.get_current_span().add_event("drift", {semconv.PREDICTOR: reported.predictor})
         return pb.ReportOutcomeResponse(
             recorded=True,
-            outcomes=calibration.outcomes,
-            mean_expected_accuracy=calibration.mean_expected,
-            mean_score=calibration.mean_score,
+            outcomes=known.outcomes,
+            mean_expected_accuracy=known.mean_expected,
+            mean_score=known.mean_score,
+            reliability=known.slope,
+            drifted=reported.drifted,
         )
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: _Context) -> pb.GetBudgetResponse:
@@ -132,10 +140,12 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             covered_requests=state.covered,
         )
 
-    def _events(self, message: pb.Job) -> AsyncGenerator[Event]:
+    def _events(self, message: pb.Job, context: _Context) -> AsyncGenerator[Event]:
         if self._draining():
             raise DrainingError("the scheduler is shutting down")
-        return self._pipeline.generate(self._job(message))
+        seconds = context.time_remaining()
+        deadline = None if seconds is None else self._pipeline.clock() + seconds
+        return self._pipeline.generate(replace(self._job(message), deadline=deadline))
 
     def _job(self, message: pb.Job) -> Job:
         offer = self._offer

@@ -7,6 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from predictive_scheduling.service_settings import ServiceSettings
 from scheduler_service.allocation import POLICIES
+from scheduler_service.allocation.exact import MOST_STATES
 from scheduler_service.templates import TEMPLATES
 
 
@@ -31,13 +32,21 @@ class SchedulerSettings(ServiceSettings):
     predictor_model: str = Field("", description="the predictor's model; empty for its default")
     predictor_timeout_ms: float = Field(100.0, gt=0, description="longest wait for a prediction, then uniform")
 
-    policy: str = Field("envelope", description=f"how windows are split: {', '.join(POLICIES)}")
+    policy: str = Field("envelope", description=f"how budgets are found: {', '.join((*POLICIES, 'target', 'price'))}")
+    target_accuracy: float = Field(0.0, ge=0, le=1, description="policy target: mean accuracy to reach, cheaply")
+    burst_requests: float = Field(10.0, ge=0, description="policy price: mean budgets that may be spent ahead")
+    budget_per: str = Field("query", pattern="^(query|second|window)$", description="what the budget is for")
+    budget_tokens: int = Field(0, ge=0, description="tokens a second or a window; budgets a query need none")
+    tenant_shares: dict[str, float] = Field(default_factory=dict, description="weights of tenants' guaranteed shares")
+    confidence: float = Field(0.0, ge=0, le=3, description="deviations by which predicted differences are lowered")
+    reclaim: bool = Field(True, description="give what finished requests leave to running ones")
     tokens_per_query: int = Field(128, ge=1, le=1 << 20, description="mean reasoning tokens a request: the budget")
     floor_tokens: int = Field(16, ge=0, description="least budget of a request, against starvation")
     cap_tokens: int = Field(256, ge=1, description="largest budget of a request")
     answer_tokens: int = Field(32, ge=1, le=1024, description="most answer tokens, on top of the budget")
     bank_limit_tokens: int = Field(4096, ge=0, description="most unspent tokens that later windows may spend")
     window_size: int = Field(32, ge=1, le=4096, description="requests that close a window")
+    window_adaptive: bool = Field(True, description="close a window at once while requests come one by one")
     window_ms: float = Field(20.0, ge=0, le=60000, description="age of the oldest request that closes a window")
     max_pending: int = Field(1024, ge=1, description="requests in the house at once; more are refused")
 
@@ -47,8 +56,19 @@ class SchedulerSettings(ServiceSettings):
             raise ValueError(f"backend_url: required for the backend {self.backend}")
         if self.template not in TEMPLATES:
             raise ValueError(f"template: {self.template!r} is none of {', '.join(TEMPLATES)}")
-        if self.policy not in POLICIES:
-            raise ValueError(f"policy: {self.policy!r} is none of {', '.join(POLICIES)}")
+        known = (*POLICIES, "target", "price")
+        if self.policy not in known:
+            raise ValueError(f"policy: {self.policy!r} is none of {', '.join(known)}")
+        if (self.policy == "target") != (self.target_accuracy > 0):
+            raise ValueError("target_accuracy: goes with policy target, and policy target with it")
+        if (self.budget_per != "query") != (self.budget_tokens > 0):
+            raise ValueError("budget_tokens: goes with budgets a second or a window, and they with it")
+        if self.policy == "exact" and self.window_size**2 * self.cap_tokens > MOST_STATES:
+            raise ValueError("window_size: too large for policy exact; use envelope")
+        if self.policy == "price" and (self.budget_per == "window" or self.tenant_shares):
+            raise ValueError("policy: price has no windows; use budgets a query or a second, and no tenant_shares")
+        if any(weight <= 0 for weight in self.tenant_shares.values()):
+            raise ValueError("tenant_shares: every weight must be above 0")
         if not self.floor_tokens <= self.tokens_per_query <= self.cap_tokens:
             raise ValueError("tokens_per_query: must be from floor_tokens to cap_tokens")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -12,13 +13,18 @@ Item = TypeVar("Item")
 class RequestWindow(Generic[Item]):
     """Gathers items until ``max_size`` are in or the oldest is ``max_age_seconds`` old; then it gives them up.
 
-    Items leave in order of priority (higher first), then of arrival, so that a plan and its dispatch are deterministic.
+    A window closes at once where waiting would bring no company: ``adaptive`` windows do while, at the rate at which
+    items came of late, less than one more is expected within the age. Items leave in order of priority (higher first),
+    then of arrival, so that a plan and its dispatch are deterministic.
     """
 
     max_size: int
     max_age_seconds: float
+    adaptive: bool = False
     _items: list[tuple[int, Item]] = field(default_factory=list)
     _opened_at: float = 0.0
+    _came_at: float | None = None
+    _gap: float = math.inf
 
     def __len__(self) -> int:
         """How many items wait."""
@@ -26,10 +32,19 @@ class RequestWindow(Generic[Item]):
 
     def add(self, item: Item, now: float, priority: int = 0) -> list[Item]:
         """Add an item; returns the window's items if this closes it, else an empty list."""
+        self._learn_rate(now)
         if not self._items:
             self._opened_at = now
         self._items.append((priority, item))
-        return self.close() if len(self._items) >= self.max_size else []
+        lonely = self.adaptive and self._gap > self.max_age_seconds
+        return self.close() if lonely or len(self._items) >= self.max_size else []
+
+    def _learn_rate(self, now: float) -> None:
+        """Keep the mean time between items: an average over about four of them, long pauses cut."""
+        if self._came_at is not None:
+            gap = min(now - self._came_at, 4 * self.max_age_seconds)
+            self._gap = gap if math.isinf(self._gap) else self._gap + (gap - self._gap) / 4
+        self._came_at = now
 
     def remove(self, item: Item) -> bool:
         """Drop an abandoned item; returns whether it was still waiting."""

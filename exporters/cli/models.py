@@ -60,7 +60,8 @@ def train(
     from exporters.hidden_states import read_hidden_states
     from predictor_service.artifact import digest
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("exporters").setLevel(logging.INFO)  # the progress of training; torch's exporter talks too
     chosen = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "dropout": dropout}
     given = {key: value for key, value in chosen.items() if value is not None}
     try:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from exporters.curves import WINDOW_TOKENS
 from exporters.evaluate import plan_problem
-from scheduler_service.allocation import POLICIES, accuracy_at, make_plan
+from scheduler_service.allocation import POLICIES, Policy, accuracy_at, make_plan
 
 Floats = NDArray[np.float64]
 _NUMBER = re.compile(r"[0-9.]+")
@@ -70,12 +70,14 @@ def save(drawing: Figure, path: Path) -> None:
         drawing.savefig(path, bbox_inches="tight", metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
-def gains(predicted: Floats, measured: Floats, budgets: Sequence[int] = BUDGETS) -> list[float]:
-    """Points over uniform of the guarded envelope plan, at each mean budget."""
+def gains(
+    predicted: Floats, measured: Floats, budgets: Sequence[int] = BUDGETS, policy: Policy = POLICIES["envelope"]
+) -> list[float]:
+    """Points over uniform of a guarded plan, at each mean budget."""
     everyone = np.ones(len(measured), dtype=bool)
     found = []
     for budget in budgets:
-        plan = make_plan(POLICIES["envelope"], plan_problem(predicted, budget), everyone)
+        plan = make_plan(policy, plan_problem(predicted, budget), everyone)
         planned, uniform = (accuracy_at(measured, b, WINDOW_TOKENS).mean() for b in (plan.budgets, plan.baselines))
         found.append(100 * float(planned - uniform))
     return found

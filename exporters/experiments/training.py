@@ -12,6 +12,7 @@ from exporters.ensemble import Recipe
 from exporters.experiments.table import BUDGETS, Floats, Table, gains, points
 from exporters.hidden_states import read_hidden_states
 from exporters.train import train
+from scheduler_service.allocation.envelope import Envelope
 
 
 def training_size(
@@ -99,7 +100,7 @@ def other_model(predicted: Floats, own: Curves, others: dict[str, Curves]) -> Ta
         for label, table in (("as it is", curves), ("moved", moved)):
             if measured is own and label == "moved":
                 continue
-            oracle = gains(truth, truth, budgets)
+            oracle = gains(truth, truth, budgets, Envelope(spread=False))
             found = [
                 f"{gain:+.1f} of {best:+.1f}" for gain, best in zip(gains(table, truth, budgets), oracle, strict=True)
             ]

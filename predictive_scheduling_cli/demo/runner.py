@@ -43,9 +43,9 @@ async def ask_all(
 
         async def ask(at: int, task: Task) -> Result:
             started = time.perf_counter()
-            job = {"sampling": pb.Sampling(temperature=0.0, seed=seed + at), "request_id": f"demo-{at}"}
+            sampling = pb.Sampling(temperature=0.0, seed=seed + at)
             answer, allocation, usage = "", pb.Allocation(), pb.Usage()
-            async for event in client.generate(task.question, **job):
+            async for event in client.generate(task.question, sampling=sampling, request_id=f"demo-{at}"):
                 match event.WhichOneof("event"):
                     case "allocation":
                         allocation = event.allocation

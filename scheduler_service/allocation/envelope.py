@@ -16,7 +16,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from scheduler_service.allocation.policy import Floats, Ints, Problem, spread_evenly
+from scheduler_service.allocation.policy import Floats, Ints, Problem
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,9 @@ class Segments:
 
 def envelope_segments(problem: Problem) -> Segments:
     """Return the rising segments of every query's least concave majorant between its floor and its cap."""
-    curves, width = problem.curves, problem.window_tokens
-    count, windows = curves.shape
-    points = np.concatenate([np.zeros((count, 1)), curves], axis=1)
+    width = problem.window_tokens
+    count, windows = problem.curves.shape
+    points, open_places = problem.values, problem.open_places
     places = np.arange(windows + 1) * width
     at_window = problem.floors // width
     at_tokens = problem.floors.astype(np.int64)
@@ -45,9 +45,9 @@ def envelope_segments(problem: Problem) -> Segments:
     queries, tokens, slopes = [], [], []
     while len(active):
         distance = (places[None, :] - at_tokens[active, None]).astype(float)
-        open_places = (places[None, :] > at_tokens[active, None]) & (np.arange(windows + 1) <= last[active, None])
+        ahead = (places[None, :] > at_tokens[active, None]) & open_places[active]
         with np.errstate(divide="ignore", invalid="ignore"):
-            slope = np.where(open_places, (points[active] - at_value[active, None]) / distance, -np.inf)
+            slope = np.where(ahead, (points[active] - at_value[active, None]) / distance, -np.inf)
         steepest = slope.max(axis=1)
         # The nearest of equal slopes: short segments leave less unspent. Rounding must not hide that they are equal.
         best = np.argmax(slope >= (steepest - np.abs(steepest) * 1e-9)[:, None], axis=1)
@@ -85,16 +85,22 @@ def segments_of(curve: Sequence[float], floor: int, cap: int, width: int) -> lis
         hull.append((place, value))
     segments = []
     for (x0, y0), (x1, y1) in pairwise(hull):
-        if y1 <= y0:
+        slope = (y1 - y0) / (x1 - x0)
+        if slope <= 0:
             break
-        segments.append(((y1 - y0) / (x1 - x0), x1 - x0))
+        segments.append((slope, x1 - x0))
     return segments
 
 
 class Envelope:
-    """Buys envelope segments by slope, then spreads what is left evenly."""
+    """Buys envelope segments by slope, then, unless told not to, spreads what is left evenly."""
 
     name = "envelope"
+    guarded = True
+
+    def __init__(self, *, spread: bool = True) -> None:
+        """``spread``: whether tokens that no curve has a use for are given all the same, evenly."""
+        self._spread = spread
 
     def allocate(self, problem: Problem) -> Ints:
         """Return budgets in tokens: (n,)."""
@@ -115,4 +121,4 @@ class Envelope:
             elif query not in stopped:
                 budgets[query] += tokens
                 left -= tokens
-        return spread_evenly(budgets, problem.caps, left, problem.window_tokens)
+        return problem.fill(budgets, left) if self._spread else budgets

@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scheduler_service.allocation.policy import Ints, Problem, spread_evenly
+from scheduler_service.allocation.policy import Floats, Ints, Problem
 
 
 class Greedy:
@@ -16,17 +17,17 @@ class Greedy:
     """
 
     name = "greedy"
+    guarded = True
 
     def allocate(self, problem: Problem) -> Ints:
         """Return budgets of whole windows, leftovers spread evenly: (n,)."""
         width = problem.window_tokens
-        points = np.concatenate([np.zeros((len(problem.curves), 1)), problem.curves], axis=1)
+        points, open_places = problem.values, problem.open_places
         budgets = problem.floors.copy()
         left = problem.total - int(budgets.sum())
         for longest in (1, points.shape[1]):
             steps = [
-                self._best_step(points[i], int(budgets[i]), int(problem.caps[i]), width, longest)
-                for i in range(len(points))
+                self._best_step(points[i], open_places[i], int(budgets[i]), width, longest) for i in range(len(points))
             ]
             heap = [(-gain, i, tokens) for i, (gain, tokens) in enumerate(steps) if gain > 0]
             heapq.heapify(heap)
@@ -36,18 +37,20 @@ class Greedy:
                     continue
                 budgets[i] += tokens
                 left -= tokens
-                gain, tokens = self._best_step(points[i], int(budgets[i]), int(problem.caps[i]), width, longest)
+                gain, tokens = self._best_step(points[i], open_places[i], int(budgets[i]), width, longest)
                 if gain > 0:
                     heapq.heappush(heap, (-gain, i, tokens))
-        return spread_evenly(budgets, problem.caps, left, width)
+        return problem.fill(budgets, left)
 
     @staticmethod
-    def _best_step(points: np.ndarray, budget: int, cap: int, width: int, longest: int) -> tuple[float, int]:
-        """Best mean gain per window of a step of 1 … ``longest`` windows, and that step's tokens."""
+    def _best_step(
+        points: Floats, open_places: NDArray[np.bool_], budget: int, width: int, longest: int
+    ) -> tuple[float, int]:
+        """Best mean gain per window of a step to one of the next ``longest`` open places, and that step's tokens."""
         start = budget // width
-        end = min(cap // width, start + longest)
-        if end <= start:
+        ends = start + 1 + np.flatnonzero(open_places[start + 1 :])[:longest]
+        if not len(ends):
             return 0.0, 0
-        gains = (points[start + 1 : end + 1] - points[start]) / np.arange(1, end - start + 1)
+        gains = (points[ends] - points[start]) / (ends - start)
         best = int(np.argmax(gains))
-        return float(gains[best]), (start + best + 1) * width - budget
+        return float(gains[best]), int(ends[best]) * width - budget

@@ -38,17 +38,20 @@ def make_plan(policy: Policy, problem: Problem, known: np.ndarray) -> Plan:
     budgets, name = baselines.copy(), Uniform.name
     curves, width = problem.curves, problem.window_tokens
     if known.any():
-        shared = Problem(curves[known], problem.floors[known], problem.caps[known], int(baselines[known].sum()), width)
+        shared = problem.part(known, int(baselines[known].sum()))
         planned = policy.allocate(shared)
-        gain = (
-            accuracy_at(shared.curves, planned, width).sum() - accuracy_at(shared.curves, baselines[known], width).sum()
-        )
-        if gain > 0:
+        if not policy.guarded or _better(shared, planned, baselines[known]):
             budgets[known], name = planned, policy.name
     expected = np.where(known, accuracy_at(curves, budgets, width), 0.0)
     baseline_expected = np.where(known, accuracy_at(curves, baselines, width), 0.0)
     saved = _saved_at_equal_accuracy(problem, known, budgets, float(expected.sum()))
     return Plan(name, budgets, baselines, expected, baseline_expected, saved)
+
+
+def _better(shared: Problem, planned: Ints, baselines: Ints) -> bool:
+    """Whether a plan is worth more than uniform, or as much with fewer tokens."""
+    gain = shared.worth(planned) - shared.worth(baselines)
+    return gain > 0 or (gain == 0 and int(planned.sum()) < int(baselines.sum()))
 
 
 def _saved_at_equal_accuracy(problem: Problem, known: np.ndarray, budgets: Ints, reached: float) -> float:

@@ -112,6 +112,7 @@ class Price:
     """
 
     name = "price"
+    guarded = True
 
     def __init__(self, burst_requests: float = 20.0, horizon: float = 128.0) -> None:
         """Allow a debt of so many mean grants; ``horizon`` as in ``DualPrice``."""

@@ -9,6 +9,7 @@ class Uniform:
     """Raises all budgets together, as far as floors and caps allow."""
 
     name = "uniform"
+    guarded = True
 
     def allocate(self, problem: Problem) -> Ints:
         """Return equal budgets, to the token: (n,)."""

@@ -47,6 +47,7 @@ async def scheduler(
     defaults = {
         "backend": "embedded" if fake else "tgi",
         "window_ms": 5.0,
+        "window_adaptive": False,
         "tokens_per_query": 64,
         "drain_seconds": 1.0,
     }

@@ -23,6 +23,9 @@ class FakePredictor:
     async def info(self) -> PredictorInfo | None:
         return PredictorInfo("fake", True, self.hidden_size, 0, 1 << 20)
 
+    def mean_curve(self, predictor: str) -> Sequence[float]:
+        return ()
+
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
         self.windows.append(len(jobs))
         await asyncio.sleep(self.seconds)

@@ -7,18 +7,29 @@ from scheduler_service.outcomes import OutcomeBook
 
 
 def allocation(name, expected, outcome=PredictionOutcome.FRESH):
-    return Allocation(name, 16, 16, 8, 0, 64, "envelope", Prediction(outcome, (0.5,), "p@1"), expected, 0.1, 16, 1)
+    shrunk = Prediction(outcome, (0.5,), "p@1", raw=(expected,))
+    return Allocation(name, 16, 16, 8, 0, 64, "envelope", shrunk, 0.5, 0.1, 16, 1)
 
 
 def test_outcomes_are_averaged_by_predictor():
     book = OutcomeBook()
     book.remember(allocation("a", 0.8))
     book.remember(allocation("b", 0.4))
-    assert book.report("a", 1.0).outcomes == 1
-    calibration = book.report("b", 0.0)
-    assert calibration.outcomes == 2
-    assert calibration.mean_expected == pytest.approx(0.6)
-    assert calibration.mean_score == pytest.approx(0.5)
+    assert book.report("a", 1.0).reliability.outcomes == 1
+    found = book.report("b", 0.0)
+    assert (found.predictor, found.drifted) == ("p@1", False)
+    assert found.reliability.outcomes == 2
+    assert found.reliability.mean_expected == pytest.approx(0.6)  # what the predictor said, before it was shrunk
+    assert found.reliability.mean_score == pytest.approx(0.5)
+
+
+def test_what_outcomes_say_becomes_the_slope_of_the_predictor():
+    book = OutcomeBook()
+    assert book.slope("p@1") == 1.0
+    for at in range(400):
+        book.remember(allocation(str(at), 0.9 if at % 2 else 0.1))
+        book.report(str(at), float(at % 4 < 2))  # right half of the time, whatever was said
+    assert book.slope("p@1") < 0.3
 
 
 def test_an_outcome_counts_once_and_only_for_known_requests():

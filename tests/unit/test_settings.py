@@ -25,6 +25,13 @@ def test_a_flag_beats_the_environment(monkeypatch):
         ({"backend": "embedded", "floor_tokens": 200}, "tokens_per_query"),
         ({"backend": "embedded", "window_size": 0}, "window_size"),
         ({"backend": "nope"}, "backend"),
+        ({"backend": "embedded", "policy": "target"}, "target_accuracy"),
+        ({"backend": "embedded", "target_accuracy": 0.5}, "target_accuracy"),
+        ({"backend": "embedded", "budget_per": "second"}, "budget_tokens"),
+        ({"backend": "embedded", "policy": "price", "budget_per": "window", "budget_tokens": 64}, "policy: price"),
+        ({"backend": "embedded", "policy": "price", "tenant_shares": {"a": 1}}, "policy: price"),
+        ({"backend": "embedded", "tenant_shares": {"a": 0}}, "tenant_shares"),
+        ({"backend": "embedded", "policy": "exact", "window_size": 4096}, "window_size"),
     ],
 )
 def test_a_wrong_setting_is_named(given, named):

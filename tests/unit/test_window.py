@@ -35,3 +35,22 @@ def test_an_abandoned_item_is_not_allocated():
     assert window.remove(gone)
     assert not window.remove(gone)
     assert window.close_if_due(10.0) == []
+
+
+def test_an_adaptive_window_keeps_a_lone_request_from_waiting_but_gathers_a_crowd():
+    window = RequestWindow(max_size=8, max_age_seconds=0.02, adaptive=True)
+    assert window.add("first", 0.0) == ["first"]  # nothing is known of others
+    for at in range(1, 5):
+        assert window.add(f"slow {at}", float(at)) == [f"slow {at}"]  # one a second
+    now, closed = 4.0, []
+    for at in range(40):  # one a millisecond: after a few, it pays to wait
+        now += 0.001
+        closed.append(len(window.add(f"fast {at}", now)))
+    assert closed[-8:].count(0) >= 7
+    assert max(closed) == 8
+    window.close()
+    for at in range(12):  # and back to one a second
+        now += 1.0
+        window.close_if_due(now)
+        last = window.add(f"slow again {at}", now)
+    assert last == ["slow again 11"]

@@ -309,6 +309,7 @@ class Allocation(_message.Message):
     PREDICTION_SECONDS_FIELD_NUMBER: _builtins.int
     ALLOCATION_SECONDS_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     reasoning_budget_tokens: _builtins.int
@@ -322,7 +323,7 @@ class Allocation(_message.Message):
     baseline_expected_accuracy: _builtins.float
     """Expected accuracy with the baseline budget, 0 to 1; 0 without a prediction."""
     policy: _builtins.str
-    """The policy that made the plan: uniform, greedy or envelope."""
+    """The policy that made the plan: uniform, greedy, envelope, exact, target or price."""
     prediction_outcome: Global___PredictionOutcome.ValueType
     """Where the curve came from."""
     predictor: _builtins.str
@@ -343,6 +344,8 @@ class Allocation(_message.Message):
     """Time of the allocation arithmetic for the whole window, in seconds."""
     trace_id: _builtins.str
     """The trace that the request belongs to, 32 hexadecimal digits; empty without telemetry."""
+    price: _builtins.float
+    """The price: expected accuracy per token below which nothing was bought; 0 where windows are planned."""
     @_builtins.property
     def curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The predicted curve: expected accuracy, 0 to 1, after W, 2W, ... tokens; empty without a prediction."""
@@ -368,10 +371,11 @@ class Allocation(_message.Message):
         prediction_seconds: _builtins.float = ...,
         allocation_seconds: _builtins.float = ...,
         trace_id: _builtins.str = ...,
+        price: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_seconds", b"allocation_seconds", "answer_tokens", b"answer_tokens", "baseline_expected_accuracy", b"baseline_expected_accuracy", "baseline_tokens", b"baseline_tokens", "budget_window_tokens", b"budget_window_tokens", "cap_tokens", b"cap_tokens", "curve", b"curve", "expected_accuracy", b"expected_accuracy", "floor_tokens", b"floor_tokens", "policy", b"policy", "prediction_outcome", b"prediction_outcome", "prediction_seconds", b"prediction_seconds", "predictor", b"predictor", "reasoning_budget_tokens", b"reasoning_budget_tokens", "request_id", b"request_id", "trace_id", b"trace_id", "window_size", b"window_size", "window_wait_seconds", b"window_wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_seconds", b"allocation_seconds", "answer_tokens", b"answer_tokens", "baseline_expected_accuracy", b"baseline_expected_accuracy", "baseline_tokens", b"baseline_tokens", "budget_window_tokens", b"budget_window_tokens", "cap_tokens", b"cap_tokens", "curve", b"curve", "expected_accuracy", b"expected_accuracy", "floor_tokens", b"floor_tokens", "policy", b"policy", "prediction_outcome", b"prediction_outcome", "prediction_seconds", b"prediction_seconds", "predictor", b"predictor", "price", b"price", "reasoning_budget_tokens", b"reasoning_budget_tokens", "request_id", b"request_id", "trace_id", b"trace_id", "window_size", b"window_size", "window_wait_seconds", b"window_wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,7 +608,7 @@ class AllocateRequest(_message.Message):
     tokens_per_query: _builtins.int
     """Mean reasoning tokens a query; 0 for the server's setting."""
     policy: _builtins.str
-    """uniform, greedy or envelope; empty for the server's setting."""
+    """uniform, greedy, envelope or exact; empty for the server's setting."""
     @_builtins.property
     def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlanItem]:
         """The queries, 1 to 4,096."""
@@ -696,6 +700,8 @@ class ReportOutcomeResponse(_message.Message):
     OUTCOMES_FIELD_NUMBER: _builtins.int
     MEAN_EXPECTED_ACCURACY_FIELD_NUMBER: _builtins.int
     MEAN_SCORE_FIELD_NUMBER: _builtins.int
+    RELIABILITY_FIELD_NUMBER: _builtins.int
+    DRIFTED_FIELD_NUMBER: _builtins.int
     recorded: _builtins.bool
     """Whether the request was known and had a fresh prediction; an unknown outcome changes nothing."""
     outcomes: _builtins.int
@@ -704,6 +710,10 @@ class ReportOutcomeResponse(_message.Message):
     """Mean of the expected accuracies of the recorded requests, 0 to 1."""
     mean_score: _builtins.float
     """Mean of the reported scores, 0 to 1."""
+    reliability: _builtins.float
+    """The share of predicted differences that outcomes confirm, 0 to 1; curves are shrunk by it toward their mean."""
+    drifted: _builtins.bool
+    """Whether this outcome showed a drift: the predictor became worse, and its past no longer counts."""
     def __init__(
         self,
         *,
@@ -711,10 +721,12 @@ class ReportOutcomeResponse(_message.Message):
         outcomes: _builtins.int = ...,
         mean_expected_accuracy: _builtins.float = ...,
         mean_score: _builtins.float = ...,
+        reliability: _builtins.float = ...,
+        drifted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_expected_accuracy", b"mean_expected_accuracy", "mean_score", b"mean_score", "outcomes", b"outcomes", "recorded", b"recorded"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drifted", b"drifted", "mean_expected_accuracy", b"mean_expected_accuracy", "mean_score", b"mean_score", "outcomes", b"outcomes", "recorded", b"recorded", "reliability", b"reliability"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -763,7 +775,7 @@ class GetBudgetResponse(_message.Message):
     returned_tokens: _builtins.int
     """Reasoning tokens that finished requests left unused."""
     bank_tokens: _builtins.int
-    """Returned and unallocated tokens that later windows may still spend."""
+    """Returned and unallocated tokens that later windows may still spend; negative for a debt of the price policy."""
     bank_limit_tokens: _builtins.int
     """The most tokens that the bank may hold."""
     requests: _builtins.int

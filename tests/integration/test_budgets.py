@@ -1,0 +1,111 @@
+"""Budgets in the running service: by the price, within deadlines, reclaimed in flight, distrusted after outcomes."""
+
+import asyncio
+
+import pytest
+
+from predictive_scheduling import AsyncSchedulerClient
+from tests.integration.running import predictor, scheduler
+from tests.standins.backend import ScriptedBackend
+
+EASY, HARD = "How many ones are in 1 0 1?", "How many ones are in 1 0 1 1 0 1 1 0 1 1 0 1 0 1 1 1 0 1?"
+PRICED = {"policy": "price", "predictor_timeout_ms": 5000, "tokens_per_query": 48, "cap_tokens": 128}
+
+
+def endless(prompt):
+    """A model that thinks as long as it may, and answers at once when cut."""
+    return [" 7", "\n\n"] if prompt.endswith("Final answer:") else ["t"] * 4000
+
+
+async def ask(client, prompt, **options):
+    events = [event async for event in client.generate(prompt, **options)]
+    return events[0].allocation, events[-1].usage
+
+
+async def test_priced_requests_wait_for_nobody_and_stay_within_budget_and_burst():
+    async with predictor() as predictions:
+        settings = {**PRICED, "predictor": predictions, "window_ms": 60000.0, "reclaim": False}
+        async with scheduler(ScriptedBackend(endless), **settings) as address, AsyncSchedulerClient(address) as client:
+            found = [await ask(client, (EASY, HARD)[at % 2]) for at in range(40)]
+            budget = await client.budget()
+    allocations = [allocation for allocation, _ in found]
+    assert {allocation.policy for allocation in allocations} == {"price"}
+    assert all(allocation.window_wait_seconds == 0 and allocation.window_size == 1 for allocation in allocations)
+    assert all(usage.reasoning_tokens == allocation.reasoning_budget_tokens for allocation, usage in found)
+    assert sum(allocation.reasoning_budget_tokens for allocation in allocations) <= 48 * 40 + 10 * 48
+    assert len({allocation.reasoning_budget_tokens for allocation in allocations}) > 1
+    assert any(allocation.price > 0 for allocation in allocations)
+    assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
+    assert budget.covered_requests == 40
+
+
+async def test_a_priced_request_without_a_prediction_gets_the_uniform_budget():
+    settings = {**PRICED, "predictor": "127.0.0.1:1", "predictor_timeout_ms": 200}
+    async with scheduler(ScriptedBackend(endless), **settings) as address, AsyncSchedulerClient(address) as client:
+        allocation, usage = await ask(client, HARD)
+        budget = await client.budget()
+    assert (allocation.policy, allocation.reasoning_budget_tokens, usage.reasoning_tokens) == ("uniform", 48, 48)
+    assert budget.covered_requests == 0
+
+
+@pytest.mark.parametrize("policy", ["uniform", "price"])
+async def test_a_deadline_shortens_the_budget_and_leaves_time_for_the_answer(policy):
+    backend = ScriptedBackend(endless, token_seconds=0.02)
+    settings = {"policy": policy, "tokens_per_query": 128, "cap_tokens": 256, "answer_tokens": 4}
+    async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
+        measured, _ = await ask(client, HARD, max_reasoning_tokens=32)  # the pace is learned from this one
+        allocation, usage = await ask(client, HARD, timeout=1.0)
+    assert measured.reasoning_budget_tokens == 32
+    assert allocation.reasoning_budget_tokens < 50
+    assert usage.answer_tokens > 0
+    assert usage.total_seconds < 1.0
+
+
+async def test_a_backend_that_slows_down_is_cut_before_the_deadline():
+    backend = ScriptedBackend(endless, token_seconds=0.002)
+    settings = {"policy": "uniform", "tokens_per_query": 128, "cap_tokens": 128, "answer_tokens": 4}
+    async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
+        await ask(client, HARD)
+        backend.token_seconds = 0.03
+        allocation, usage = await ask(client, HARD, timeout=1.5)
+    assert allocation.reasoning_budget_tokens == 128
+    assert 10 < usage.reasoning_tokens < 128
+    assert usage.answer_tokens > 0
+
+
+async def test_a_running_request_takes_what_a_finished_one_left():
+    def script(prompt):
+        if "quick" in prompt and not prompt.endswith("Final answer:"):
+            return ["t", "Final", " answer", ":", " 42", "\n\n"]
+        return endless(prompt)
+
+    async with predictor() as predictions:
+        settings = {
+            "predictor": predictions, "predictor_timeout_ms": 5000, "window_size": 2, "window_ms": 5000.0,
+            "tokens_per_query": 48, "cap_tokens": 128, "policy": "uniform",
+        }  # fmt: skip
+        backend = ScriptedBackend(script, token_seconds=0.01)
+        async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
+            quick, slow = await asyncio.gather(ask(client, f"quick: {HARD}"), ask(client, HARD))
+            budget = await client.budget()
+    allocation, usage = slow
+    assert quick[1].reasoning_tokens < 8
+    assert usage.reserved_tokens > allocation.reasoning_budget_tokens
+    assert usage.reasoning_tokens == usage.reserved_tokens  # and it used what it was given
+    assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
+
+
+async def test_outcomes_that_contradict_a_predictor_take_its_influence_away():
+    async with predictor() as predictions:
+        settings = {"predictor": predictions, "predictor_timeout_ms": 5000, "tokens_per_query": 48, "window_ms": 0.0}
+        async with scheduler(ScriptedBackend(endless), **settings) as address, AsyncSchedulerClient(address) as client:
+            before, _ = await ask(client, HARD)
+            for at in range(120):
+                await ask(client, (EASY, HARD)[at % 2], request_id=f"r{at}")
+                told = await client.report_outcome(f"r{at}", float(at % 4 < 2))
+            after, _ = await ask(client, HARD)
+    assert told.recorded
+    assert told.reliability < 0.6
+    mean_before, mean_after = (sum(a.curve) / len(a.curve) for a in (before, after))
+    assert list(before.curve) != list(after.curve)
+    assert mean_before != pytest.approx(mean_after, abs=1e-6)

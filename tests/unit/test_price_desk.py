@@ -1,0 +1,57 @@
+"""Requests decided one by one: by the price, within the account, and by uniform where nothing is known."""
+
+from scheduler_service.allocation.policy import accuracy_of
+from scheduler_service.allocation.price import DualPrice
+from scheduler_service.domain import Job, Prediction, PredictionOutcome
+from scheduler_service.planning import PriceDesk
+
+EASY = Prediction(PredictionOutcome.FRESH, (0.9, 0.9, 0.9, 0.9), "p@1")
+SLOW = Prediction(PredictionOutcome.FRESH, (0.0, 0.0, 0.0, 0.9), "p@1")
+NONE = Prediction(PredictionOutcome.TIMEOUT)
+
+
+def job(floor=16, cap=64, name="a"):
+    return Job(name, "prompt", "", floor, cap)
+
+
+def desk():
+    return PriceDesk(40, 8, DualPrice())
+
+
+def test_a_stream_of_mixed_requests_is_split_where_it_helps():
+    one, balance, given = desk(), 0.0, {EASY: [], SLOW: []}
+    for at in range(200):
+        prediction = (EASY, SLOW)[at % 2]
+        allocation = one.decide(job(), prediction, grant=40, balance=balance, overdraft=160)
+        balance += 40 - allocation.budget_tokens
+        given[prediction].append(allocation.budget_tokens)
+        assert balance >= -160
+    assert set(given[EASY][20:]) == {16}
+    assert sum(budget == 64 for budget in given[SLOW][20:]) > 0.9 * 80
+    assert abs(balance) <= 0.02 * 200 * 40 or balance <= 160
+
+
+def test_without_a_prediction_a_request_gets_the_uniform_budget():
+    allocation = desk().decide(job(), NONE, grant=40, balance=0, overdraft=0)
+    assert (allocation.budget_tokens, allocation.policy, allocation.price) == (40, "uniform", 0.0)
+
+
+def test_an_empty_account_lowers_even_the_floor():
+    allocation = desk().decide(job(), SLOW, grant=40, balance=-35, overdraft=0)
+    assert allocation.budget_tokens == allocation.floor_tokens == 5
+    assert desk().decide(job(), NONE, grant=40, balance=-100, overdraft=0).budget_tokens == 0
+
+
+def test_a_price_that_is_expected_to_lose_is_not_followed():
+    one = desk()
+    one.expected_gain = -0.5
+    allocation = one.decide(job(), SLOW, grant=40, balance=0, overdraft=160)
+    assert (allocation.budget_tokens, allocation.policy) == (40, "uniform")
+    assert allocation.expected_accuracy == allocation.baseline_expected_accuracy
+
+
+def test_accuracy_between_windows_is_linear():
+    assert accuracy_of((0.2, 0.6), 8, 16) == 0.1
+    assert accuracy_of((0.2, 0.6), 24, 16) == 0.4
+    assert accuracy_of((0.2, 0.6), 99, 16) == 0.6
+    assert accuracy_of((), 16, 16) == 0.0
