@@ -28,6 +28,7 @@ for command in (
     models.parity,
     scores.evaluate,
     scores.report,
+    scores.simulate,
 ):
     app.command(command.__name__, rich_help_panel="Make predictors")(command)
 _REST = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import typer
 from pydantic import SecretStr, ValidationError
+from pydantic_core import PydanticUndefined
 
 from predictive_scheduling.service_settings import ServiceSettings
 from predictor_service.settings import PredictorSettings
@@ -71,9 +72,10 @@ def _command(
 
 
 def _flag(name: str, field: Any, prefix: str) -> inspect.Parameter:
-    kind = str if field.annotation is SecretStr else field.annotation
+    plain = field.annotation in (str, int, float, bool) or inspect.isclass(field.annotation)
+    kind = field.annotation if plain and field.annotation is not SecretStr else str
     flag = "--" + name.replace("_", "-")
-    default = "" if kind is str and not str(field.default) else f"default {field.default}; "
+    default = f"default {field.default}; " if field.default is not PydanticUndefined and str(field.default) else ""
     option = typer.Option(
         None,
         f"{flag}/--no-{flag[2:]}" if kind is bool else flag,

@@ -104,7 +104,7 @@ def build_pipeline(
     priced = settings.policy == "price"
     ledger = BudgetLedger(
         settings.tokens_per_query,
-        settings.bank_limit_tokens,
+        settings.bank_tokens,
         overdraft=int(settings.burst_requests * settings.tokens_per_query) if priced else 0,
         income=_income(settings),
     )

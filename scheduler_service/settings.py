@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import SettingsConfigDict
+from typing import Annotated
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from predictive_scheduling.service_settings import ServiceSettings
 from scheduler_service.allocation import POLICIES
@@ -32,23 +34,43 @@ class SchedulerSettings(ServiceSettings):
     predictor_model: str = Field("", description="the predictor's model; empty for its default")
     predictor_timeout_ms: float = Field(100.0, gt=0, description="longest wait for a prediction, then uniform")
 
-    policy: str = Field("envelope", description=f"how budgets are found: {', '.join((*POLICIES, 'target', 'price'))}")
+    policy: str = Field("price", description=f"how budgets are found: {', '.join((*POLICIES, 'target', 'price'))}")
     target_accuracy: float = Field(0.0, ge=0, le=1, description="policy target: mean accuracy to reach, cheaply")
     burst_requests: float = Field(10.0, ge=0, description="policy price: mean budgets that may be spent ahead")
     budget_per: str = Field("query", pattern="^(query|second|window)$", description="what the budget is for")
     budget_tokens: int = Field(0, ge=0, description="tokens a second or a window; budgets a query need none")
-    tenant_shares: dict[str, float] = Field(default_factory=dict, description="weights of tenants' guaranteed shares")
+    tenant_shares: Annotated[dict[str, float], NoDecode] = Field(
+        default_factory=dict, description="weights of tenants' guaranteed shares of every window, such as gold=3,free=1"
+    )
     confidence: float = Field(0.0, ge=0, le=3, description="deviations by which predicted differences are lowered")
     reclaim: bool = Field(True, description="give what finished requests leave to running ones")
     tokens_per_query: int = Field(128, ge=1, le=1 << 20, description="mean reasoning tokens a request: the budget")
     floor_tokens: int = Field(16, ge=0, description="least budget of a request, against starvation")
     cap_tokens: int = Field(256, ge=1, description="largest budget of a request")
     answer_tokens: int = Field(32, ge=1, le=1024, description="most answer tokens, on top of the budget")
-    bank_limit_tokens: int = Field(4096, ge=0, description="most unspent tokens that later windows may spend")
+    bank_limit_tokens: int = Field(
+        -1, ge=-1, description="most unspent tokens kept for later requests; -1: 32 mean budgets, 128 by the price"
+    )
     window_size: int = Field(32, ge=1, le=4096, description="requests that close a window")
     window_adaptive: bool = Field(True, description="close a window at once while requests come one by one")
     window_ms: float = Field(20.0, ge=0, le=60000, description="age of the oldest request that closes a window")
     max_pending: int = Field(1024, ge=1, description="requests in the house at once; more are refused")
+
+    @field_validator("tenant_shares", mode="before")
+    @classmethod
+    def _parse_shares(cls, value: object) -> object:
+        """Read ``tenant=weight,…`` as flags and environment variables give it."""
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        return {name.strip(): weight.strip() for name, _, weight in pairs}
+
+    @property
+    def bank_tokens(self) -> int:
+        """The bank's limit, in tokens."""
+        if self.bank_limit_tokens >= 0:
+            return self.bank_limit_tokens
+        return (128 if self.policy == "price" else 32) * self.tokens_per_query
 
     @model_validator(mode="after")
     def _consistent(self) -> SchedulerSettings:

@@ -12,6 +12,9 @@ from exporters.cli.options import CurvesOption, HiddenOption, failed
 from exporters.faults import CurvesFileError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from exporters.evaluate import Evaluation
 
 
@@ -65,3 +68,91 @@ def _write_report(out: Path, evaluation: Evaluation) -> None:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_report(out, evaluation)
+
+
+def simulate(
+    curves: CurvesOption,
+    model: Annotated[Path | None, typer.Option(help="Predicts the curves; without one, they are known.")] = None,
+    hidden_states: HiddenOption = None,
+    requests: Annotated[int, typer.Option(min=1, help="How many requests come.")] = 10_000,
+    arrivals: Annotated[
+        str, typer.Option(help="poisson, bursts, or a file with a time in seconds a line.")
+    ] = "poisson",
+    rate: Annotated[float, typer.Option(min=0.001, help="Requests a second.")] = 50.0,
+    order: Annotated[str, typer.Option(help="shuffled, easy-first or hard-first.")] = "shuffled",
+    policy: Annotated[str, typer.Option(help="price, or of windows: uniform, greedy, envelope, exact.")] = "price",
+    tokens_per_query: Annotated[int, typer.Option(min=1, help="Mean budget.")] = 64,
+    tokens_per_second: Annotated[float, typer.Option(min=0, help="A rate instead of a mean budget.")] = 0.0,
+    window_size: Annotated[int, typer.Option(min=1, help="Requests that close a window.")] = 32,
+    window_ms: Annotated[float, typer.Option(min=0, help="Age that closes a window.")] = 20.0,
+    replicas: Annotated[int, typer.Option(min=1, help="Schedulers that share traffic and budget.")] = 1,
+    faults: Annotated[float, typer.Option(min=0, max=1, help="Share of predictions that fail.")] = 0.0,
+    prediction_ms: Annotated[float, typer.Option(min=0, help="Time of a prediction.")] = 5.0,
+    seconds_per_token: Annotated[float, typer.Option(min=0, help="The backend's time per token.")] = 0.02,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Where an HTML report with sweeps and plots goes.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Replay measured curves through the scheduler's decisions: gain, waits and spend under any traffic."""
+    import time
+
+    import numpy as np
+
+    from exporters import simulation
+    from exporters.curves import read_curves
+    from exporters.evaluate import predictions
+    from exporters.hidden_states import read_hidden_states
+    from predictor_service.model import LoadedModel
+    from scheduler_service.allocation import POLICIES
+
+    try:
+        if policy not in ("price", *POLICIES):
+            raise ValueError(f"--policy: {policy!r} is none of price, {', '.join(POLICIES)}")
+        measured = read_curves(curves)
+        predicted = measured.accuracy
+        if model is not None:
+            states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
+            predicted, _ = predictions(LoadedModel(model), measured, states)
+        rng = np.random.default_rng(seed)
+        times = _arrivals(arrivals, requests, rate, rng)
+        asked = simulation.ask(measured.accuracy, len(times), order, rng)
+        scenario = simulation.Scenario(
+            policy=policy, tokens_per_query=tokens_per_query, tokens_per_second=tokens_per_second,
+            window_size=window_size, window_seconds=window_ms / 1000, replicas=replicas, faults=faults,
+            prediction_seconds=prediction_ms / 1000, seconds_per_token=seconds_per_token,
+        )  # fmt: skip
+        started = time.perf_counter()
+        result = simulation.simulate(
+            predicted, measured.accuracy, simulation.Traffic(times, asked), scenario, seed=seed
+        )
+        took = time.perf_counter() - started
+    except (CurvesFileError, ValueError, OSError) as error:
+        raise failed(error) from None
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)
+        json_out.write_text(json.dumps(result.as_json(), indent=1) + "\n")
+    if report is not None:
+        from exporters.simulation_report import write_report
+
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_report(report, predicted, measured.accuracy, scenario, result)
+    typer.echo(
+        f"{result.requests:,} requests in {took:.1f} s: {result.accuracy:.1%} right, uniform {result.uniform:.1%}, "
+        f"{100 * result.gain:+.1f} points; {result.tokens_per_query:.1f} tokens a query, {result.spend:.1%} of the "
+        f"grant; window {result.mean_window:.1f}, wait {1000 * result.mean_wait:.1f} ms, "
+        f"p99 {1000 * result.p99_wait:.1f} ms; "
+        f"coverage {result.coverage:.1%}"
+    )
+
+
+def _arrivals(kind: str, count: int, rate: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    import numpy as np
+
+    from exporters import simulation
+
+    if kind in ("poisson", "bursts"):
+        return (simulation.poisson if kind == "poisson" else simulation.bursts)(count, rate, rng)
+    try:
+        return np.loadtxt(kind, dtype=np.float64, ndmin=1)[:count]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--arrivals: neither poisson nor bursts nor a file with a time a line: {error}") from None

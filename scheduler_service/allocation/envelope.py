@@ -18,6 +18,8 @@ import numpy as np
 
 from scheduler_service.allocation.policy import Floats, Ints, Problem
 
+_BLOCK = 16384  # queries at a time, for the cache
+
 
 @dataclass(frozen=True, eq=False)
 class Segments:
@@ -34,36 +36,40 @@ class Segments:
 def envelope_segments(problem: Problem) -> Segments:
     """Return the rising segments of every query's least concave majorant between its floor and its cap."""
     width = problem.window_tokens
-    count, windows = problem.curves.shape
-    points, open_places = problem.values, problem.open_places
-    places = np.arange(windows + 1) * width
-    at_window = problem.floors // width
-    at_tokens = problem.floors.astype(np.int64)
-    at_value = points[np.arange(count), at_window]
-    last = problem.caps // width
-    active = np.flatnonzero(at_window < last)
-    queries, tokens, slopes = [], [], []
-    while len(active):
-        distance = (places[None, :] - at_tokens[active, None]).astype(float)
-        ahead = (places[None, :] > at_tokens[active, None]) & open_places[active]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            slope = np.where(ahead, (points[active] - at_value[active, None]) / distance, -np.inf)
-        steepest = slope.max(axis=1)
-        # The nearest of equal slopes: short segments leave less unspent. Rounding must not hide that they are equal.
-        best = np.argmax(slope >= (steepest - np.abs(steepest) * 1e-9)[:, None], axis=1)
-        rising = steepest > 0
-        active, best, steepest = active[rising], best[rising], steepest[rising]
-        queries.append(active)
-        tokens.append(places[best] - at_tokens[active])
-        slopes.append(steepest)
-        at_tokens[active], at_value[active] = places[best], points[active, best]
-        active = active[best < last[active]]
-    if not queries:
-        return Segments(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
-    query, length, slope = np.concatenate(queries), np.concatenate(tokens), np.concatenate(slopes)
+    # Places along the first axis, so that the best of each query is found by whole rows.
+    points = np.where(problem.open_places, problem.values, -1.0).T  # a closed place lies below every open one
+    start_values = problem.values[np.arange(points.shape[1]), problem.floors // width]
+    places = np.arange(len(points)) * width
+    ahead = places[:, None] - places[None, :]
+    per_token = np.divide(1.0, ahead, out=np.zeros(ahead.shape), where=ahead > 0)  # 0: no gain behind
+    queries: list[Ints] = [np.empty(0, np.int64)]
+    tokens: list[Ints] = [np.empty(0, np.int64)]
+    slopes: list[Floats] = [np.empty(0)]
+    for block in range(0, points.shape[1], _BLOCK):
+        own = np.ascontiguousarray(points[:, block : block + _BLOCK])
+        active = np.arange(own.shape[1])
+        rows, value, begins = own, start_values[block + active], problem.floors[block + active]
+        first = places[:, None] - begins[None, :]
+        inverse = np.divide(1.0, first, out=np.zeros(first.shape), where=first > 0)
+        while len(active):
+            slope = rows - value
+            slope *= inverse
+            steepest = slope.max(axis=0)
+            # The nearest of equal slopes: short segments leave less unspent. Rounding must not hide equality.
+            best = (slope >= steepest * (1 - 1e-9)).argmax(axis=0)
+            rising = steepest > 0
+            if not rising.all():
+                active, best, steepest, begins = active[rising], best[rising], steepest[rising], begins[rising]
+            ends = places[best]
+            queries.append(active + block)
+            tokens.append(ends - begins)
+            slopes.append(steepest)
+            begins, rows = ends, own.take(active, axis=1)
+            value, inverse = rows[best, np.arange(len(active))], per_token.take(best, axis=1)
+    query, length, steep = np.concatenate(queries), np.concatenate(tokens), np.concatenate(slopes)
     # Stable, so that equal slopes keep the order of rounds: a query's segments stay in the order of its curve.
-    order = np.argsort(-slope, kind="stable")
-    return Segments(query[order], length[order], slope[order])
+    order = np.argsort(-steep, kind="stable")
+    return Segments(query[order], length[order], steep[order])
 
 
 def segments_of(curve: Sequence[float], floor: int, cap: int, width: int) -> list[tuple[float, int]]:

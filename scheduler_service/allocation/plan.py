@@ -63,10 +63,17 @@ def _saved_at_equal_accuracy(problem: Problem, known: np.ndarray, budgets: Ints,
     if not known.any():
         return 0.0
     curves, floors, caps = problem.curves[known], problem.floors[known], problem.caps[known]
-    levels = np.arange(int(floors.min()), int(caps.max()) + 1)
+    width = problem.window_tokens
+    # Between these levels everybody's accuracy is linear in the level, and so is the sum.
+    levels = np.unique(np.concatenate([floors, caps, np.arange(0, int(caps.max()) + 1, width)]))
+    levels = levels[levels >= int(floors.min())]
     uniform = np.clip(levels[:, None], floors, caps)
     repeated = np.broadcast_to(curves, (len(levels), *curves.shape)).reshape(-1, curves.shape[1])
-    accuracies = accuracy_at(repeated, uniform.ravel(), problem.window_tokens).reshape(uniform.shape).sum(axis=1)
-    cheapest = int(np.argmax(accuracies >= min(reached, accuracies.max()) - _EQUAL_ACCURACY * len(curves)))
-    needed = int(uniform[cheapest].sum())
-    return max(0.0, (needed - int(budgets[known].sum())) / len(budgets))
+    accuracies = accuracy_at(repeated, uniform.ravel(), width).reshape(uniform.shape).sum(axis=1)
+    enough = min(reached, float(accuracies.max())) - _EQUAL_ACCURACY * len(curves)
+    at = int(np.argmax(accuracies >= enough))
+    needed = float(uniform[at].sum())
+    if at:
+        share = (enough - accuracies[at - 1]) / (accuracies[at] - accuracies[at - 1])
+        needed = float(uniform[at - 1].sum()) + share * (needed - float(uniform[at - 1].sum()))
+    return max(0.0, (needed - float(budgets[known].sum())) / len(budgets))

@@ -11,8 +11,9 @@ requests count less, so that the price follows the traffic.
 The account is a token bucket. It is granted the budget as requests come, and may be overdrawn by a fixed burst: without
 one, a request whose next segment is longer than what happens to be saved would go without, whatever its slope. So
 N requests spend at most what N requests were granted, and the burst. The rate that the price is solved for is the grant
-plus 1/horizon of the balance: savings are spent, debts are paid back. Each request corrects the balance by a fraction
-1/horizon of itself, a contraction, so that it cannot swing, however wrong the price.
+plus 1/horizon of the balance b, and more of a large one, b/horizon · (1 + |b| / 16 grants): savings are spent, debts are
+paid back. Each request so corrects the balance by a fraction of itself, less than one, a contraction: it cannot swing,
+however wrong the price. What the balance corrects is the error of the price when the traffic shifts.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ class SlopeHistogram:
             self._tokens /= self._weight
             self._requests, self._spare, self._weight = self._requests / self._weight, self._spare / self._weight, 1.0
 
+    @property
+    def mean_spare(self) -> float:
+        """Tokens that a request was granted beyond its floor, on average."""
+        return self._spare / self._requests if self._requests else 0.0
+
     def price(self, more: float) -> float:
         """The slope above which the requests would have spent their spare tokens and ``more`` tokens each.
 
@@ -75,11 +81,17 @@ class SlopeHistogram:
 
 @dataclass
 class DualPrice:
-    """Decides requests one by one. ``horizon``: requests over which a surplus is spent, or a debt paid back."""
+    """Decides requests one by one.
+
+    ``horizon``: requests over which a surplus is spent, or a debt paid back; ``half_life``: requests after which one
+    counts half. Longer ones price steady traffic a little better, shorter ones follow a shift sooner.
+    ``large_balance``: mean grants at which a balance presses twice as hard.
+    """
 
     window_tokens: int = 16
     horizon: float = 64.0
-    half_life: float = 2000.0
+    half_life: float = 300.0
+    large_balance: float = 16.0
     price: float = 0.0
     _past: SlopeHistogram = field(init=False)
 
@@ -95,7 +107,8 @@ class DualPrice:
         """
         segments = segments_of(curve, floor, cap, self.window_tokens)
         self._past.add(segments, grant - floor)
-        self.price = self._past.price(balance / self.horizon)
+        large = 1 + abs(balance) / (self.large_balance * max(1.0, self._past.mean_spare))
+        self.price = self._past.price(balance / self.horizon * large)
         bought = 0
         for slope, tokens in segments:
             if slope < self.price or bought + tokens > limit:
@@ -121,7 +134,7 @@ class Price:
     def allocate(self, problem: Problem) -> Ints:
         """Return budgets in tokens: (n,)."""
         count = len(problem.curves)
-        pricing = DualPrice(problem.window_tokens)
+        pricing = DualPrice(problem.window_tokens, half_life=2000.0, large_balance=inf)
         spare = (problem.total - int(problem.floors.sum())) / max(1, count)
         burst = self._burst_requests * problem.total / max(1, count)
         rows = zip(problem.curves.tolist(), problem.floors.tolist(), problem.caps.tolist(), strict=True)

@@ -48,6 +48,7 @@ async def scheduler(
         "backend": "embedded" if fake else "tgi",
         "window_ms": 5.0,
         "window_adaptive": False,
+        "policy": "envelope",
         "tokens_per_query": 64,
         "drain_seconds": 1.0,
     }
