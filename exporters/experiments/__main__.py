@@ -17,6 +17,7 @@ from exporters.curves import Curves, read_curves
 from exporters.evaluate import Evaluation, predictions
 from exporters.experiments.classes import buckets
 from exporters.experiments.compare import compare
+from exporters.experiments.envelope import envelope_figure
 from exporters.experiments.robustness import noise, starvation
 from exporters.experiments.table import Floats, Table, save
 from exporters.experiments.traces import traces_table, vote_curves
@@ -143,6 +144,12 @@ def other_model_command(
         if found.ids != own.ids:
             raise typer.BadParameter(f"{path}: its questions are not those of {curves}")
     typer.echo(other_model(_predicted(own, model, hidden_states), own, others).markdown())
+
+
+@app.command("envelope")
+def envelope_command(plot: Annotated[Path, typer.Option(help="Where the figure goes, an .svg.")]) -> None:
+    """The figure of docs/allocation.md: two curves, their envelopes, and a price."""
+    save(envelope_figure(), plot)
 
 
 @app.command("traces")

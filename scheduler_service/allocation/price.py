@@ -11,9 +11,9 @@ requests count less, so that the price follows the traffic.
 The account is a token bucket. It is granted the budget as requests come, and may be overdrawn by a fixed burst: without
 one, a request whose next segment is longer than what happens to be saved would go without, whatever its slope. So
 N requests spend at most what N requests were granted, and the burst. The rate that the price is solved for is the grant
-plus 1/horizon of the balance b, and more of a large one, b/horizon · (1 + |b| / 16 grants): savings are spent, debts are
-paid back. Each request so corrects the balance by a fraction of itself, less than one, a contraction: it cannot swing,
-however wrong the price. What the balance corrects is the error of the price when the traffic shifts.
+plus 1/horizon of the balance b, and more of a large one, b/horizon · (1 + |b| / 16 grants): savings are spent, debts
+are paid back. Each request so corrects the balance by a fraction of itself, less than one, a contraction: it cannot
+swing, however wrong the price. What the balance corrects is the error of the price when the traffic shifts.
 """
 
 from __future__ import annotations
