@@ -36,7 +36,8 @@ def curves(count: int, seed: int = 0) -> NDArray[np.float64]:
     rng = np.random.default_rng(seed)
     middle, height = rng.uniform(0, 14, (count, 1)), rng.uniform(0.2, 1.0, (count, 1))
     rise = height / (1 + np.exp(-(np.arange(1, WINDOWS + 1)[None, :] - middle) * 0.8))
-    return np.clip(rise + rng.normal(0, 0.01, (count, WINDOWS)), 0, 1)
+    found: NDArray[np.float64] = np.clip(rise + rng.normal(0, 0.01, (count, WINDOWS)), 0, 1)
+    return found
 
 
 def problem(count: int) -> Problem:

@@ -13,6 +13,10 @@ class Income(Protocol):
         """Tokens earned by a window of ``requests`` that closes ``seconds`` after the one before it."""
         ...
 
+    def taken(self) -> None:
+        """What ``of`` said was taken."""
+        ...
+
 
 @dataclass(frozen=True)
 class PerQuery:
@@ -23,6 +27,9 @@ class PerQuery:
     def of(self, requests: int, seconds: float) -> float:
         """So much for every request."""
         return requests * self.tokens
+
+    def taken(self) -> None:
+        """Nothing to note."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,9 @@ class PerSecond:
         """So much for the time."""
         return seconds * self.tokens
 
+    def taken(self) -> None:
+        """Nothing to note."""
+
 
 @dataclass(frozen=True)
 class PerWindow:
@@ -45,3 +55,6 @@ class PerWindow:
     def of(self, requests: int, seconds: float) -> float:
         """So much for the window."""
         return self.tokens
+
+    def taken(self) -> None:
+        """Nothing to note."""

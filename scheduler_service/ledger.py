@@ -31,13 +31,15 @@ class BudgetLedger:
 
     ``tokens_per_query``: what uniform gives. ``bank_limit``: the most tokens that unspent grants may pile up for later
     windows; 0 lets them lapse. ``overdraft``: how far the bank may be below zero (the price policy's burst).
-    ``income``: how the budget fills; by default ``tokens_per_query`` a request. ``now``, below, is any clock's seconds.
+    ``income``: how the budget fills; by default ``tokens_per_query`` a request. ``opening``: what the bank starts with.
+    ``now``, below, is any clock's seconds.
     """
 
     tokens_per_query: int
     bank_limit: int = 0
     overdraft: int = 0
     income: Income | None = None
+    opening: int = 0
     _reservations: dict[str, int] = field(default_factory=dict)
     _used: int = 0
     _returned: int = 0
@@ -45,6 +47,10 @@ class BudgetLedger:
     _earned_at: float | None = None
     _requests: int = 0
     _covered: int = 0
+
+    def __post_init__(self) -> None:
+        """Open the account."""
+        self._bank = float(min(self.opening, self.bank_limit))
 
     @property
     def bank(self) -> float:
@@ -76,6 +82,8 @@ class BudgetLedger:
             raise ValueError(f"budgets: {total} tokens are more than the {int(open_tokens)} available")
         self._bank = min(float(self.bank_limit), open_tokens - total)
         self._earned_at = now
+        if self.income is not None:
+            self.income.taken()
         self._reservations.update(budgets)
         self._requests += len(budgets)
         self._covered += covered

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
+import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -33,6 +36,7 @@ from scheduler_service.predictor_client import GrpcPredictor, NoPredictor, Predi
 from scheduler_service.reclaim import Reclaimer
 from scheduler_service.servicer import Offer, SchedulerServicer
 from scheduler_service.settings import SchedulerSettings
+from scheduler_service.shared_budget import Deposits, Lease, SharedBudget
 from scheduler_service.templates import TEMPLATES
 from scheduler_service.trust import trusted
 from scheduler_service.window import RequestWindow
@@ -71,17 +75,23 @@ async def serve(
             timeout = settings.predictor_timeout_ms / 1000
             predictor = GrpcPredictor(channel, model=settings.predictor_model, timeout_seconds=timeout)
         pipeline = build_pipeline(settings, backend, limits, predictor, tracing)
+        sharing = _shared_budget(settings, pipeline, closing)
         serving = Serving.by_settings(settings, SERVICE, tracing)
         offer = Offer(settings.model or limits.model, settings.floor_tokens, settings.cap_tokens, settings.temperature)
         servicer = SchedulerServicer(pipeline, offer, serving.draining.is_set)
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
         async with asyncio.TaskGroup() as group:
-            collecting = group.create_task(pipeline.collector.run())
+            working = [group.create_task(pipeline.collector.run())]
+            if sharing is not None:
+                working.append(group.create_task(sharing.run()))
+            if sharing is not None:
+                await sharing.beat()  # so that the first request finds a lease
             await serving.start()
             await serving.ready()
             on_started(serving)
             await serving.run_until_signal()
-            collecting.cancel()
+            for task in working:
+                task.cancel()
 
 
 def _check_fits(settings: SchedulerSettings, limits: Limits) -> None:
@@ -107,6 +117,7 @@ def build_pipeline(
         settings.bank_tokens,
         overdraft=int(settings.burst_requests * settings.tokens_per_query) if priced else 0,
         income=_income(settings),
+        opening=settings.bank_tokens if settings.budget_per == "second" and not settings.shared_budget_url else 0,
     )
     desk = PriceDesk(settings.tokens_per_query, settings.answer_tokens, DualPrice()) if priced else None
     window = RequestWindow(  # type: ignore[var-annotated]
@@ -140,7 +151,26 @@ def _policy(settings: SchedulerSettings) -> Policy:
     return POLICIES["envelope" if settings.policy == "price" else settings.policy]
 
 
+def _shared_budget(settings: SchedulerSettings, pipeline: Pipeline, closing: AsyncExitStack) -> SharedBudget | None:
+    """The feeder of a shared budget, where one is set. Raises ModuleNotFoundError without the extra ``shared``."""
+    if not settings.shared_budget_url:
+        return None
+    from redis.asyncio import Redis  # the extra "shared"
+
+    store = Redis.from_url(settings.shared_budget_url, socket_connect_timeout=1.0, socket_timeout=1.0)
+    closing.push_async_callback(store.aclose)
+    lease = Lease(settings.budget_tokens, settings.bank_tokens, key=settings.shared_budget_key)
+    deposits = pipeline.ledger.income
+    if not isinstance(deposits, Deposits):
+        raise TypeError("a shared budget feeds deposits")
+    return SharedBudget(
+        store, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}", lease, pipeline.ledger, deposits
+    )
+
+
 def _income(settings: SchedulerSettings) -> Income:
+    if settings.shared_budget_url:
+        return Deposits()
     match settings.budget_per:
         case "second":
             return PerSecond(settings.budget_tokens)

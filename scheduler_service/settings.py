@@ -39,6 +39,8 @@ class SchedulerSettings(ServiceSettings):
     burst_requests: float = Field(10.0, ge=0, description="policy price: mean budgets that may be spent ahead")
     budget_per: str = Field("query", pattern="^(query|second|window)$", description="what the budget is for")
     budget_tokens: int = Field(0, ge=0, description="tokens a second or a window; budgets a query need none")
+    shared_budget_url: str = Field("", description="redis:// address where schedulers share a budget a second")
+    shared_budget_key: str = Field("predictive-scheduling", description="the shared budget's name in that store")
     tenant_shares: Annotated[dict[str, float], NoDecode] = Field(
         default_factory=dict, description="weights of tenants' guaranteed shares of every window, such as gold=3,free=1"
     )
@@ -85,6 +87,8 @@ class SchedulerSettings(ServiceSettings):
             raise ValueError("target_accuracy: goes with policy target, and policy target with it")
         if (self.budget_per != "query") != (self.budget_tokens > 0):
             raise ValueError("budget_tokens: goes with budgets a second or a window, and they with it")
+        if self.shared_budget_url and self.budget_per != "second":
+            raise ValueError("shared_budget_url: a shared budget is one a second; set budget_per and budget_tokens")
         if self.policy == "exact" and self.window_size**2 * self.cap_tokens > MOST_STATES:
             raise ValueError("window_size: too large for policy exact; use envelope")
         if self.policy == "price" and (self.budget_per == "window" or self.tenant_shares):

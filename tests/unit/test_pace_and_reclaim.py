@@ -64,6 +64,7 @@ def test_the_ledger_pays_for_what_is_reclaimed():
 
 
 def test_budgets_a_second_fill_with_time_and_stop_at_the_banks_limit():
+    assert BudgetLedger(32, bank_limit=50, income=PerSecond(10), opening=80).available(1, 0.0) == 50
     ledger = BudgetLedger(32, bank_limit=50, income=PerSecond(10))
     assert ledger.available(1, 0.0) == 0
     ledger.reserve({"a": 0}, 0, now=0.0)

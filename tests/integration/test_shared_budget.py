@@ -1,0 +1,154 @@
+"""Three schedulers and one budget in a real redis-server, which is killed and comes back empty in the middle."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import time
+
+import pytest
+
+from predictive_scheduling import AsyncSchedulerClient
+from scheduler_service.ledger import BudgetLedger
+from scheduler_service.shared_budget import Deposits, Lease, SharedBudget
+from tests.integration.running import scheduler
+from tests.standins.backend import ScriptedBackend
+
+aioredis = pytest.importorskip("redis.asyncio")
+pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="needs redis-server")
+
+RATE, LIMIT, BUDGET = 2000.0, 400.0, 16
+
+
+class Store:
+    """A redis-server process on one port, without persistence."""
+
+    def __init__(self):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}"
+
+    async def start(self):
+        self.process = await asyncio.create_subprocess_exec(
+            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            stdout=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        client = aioredis.Redis.from_url(self.url)
+        async with asyncio.timeout(10):
+            while True:
+                with contextlib.suppress(aioredis.RedisError, OSError):
+                    await client.ping()
+                    break
+                await asyncio.sleep(0.02)
+        await client.aclose()
+
+    async def kill(self):
+        self.process.kill()
+        await self.process.wait()
+
+
+@pytest.fixture
+async def store():
+    server = Store()
+    await server.start()
+    yield server
+    await server.kill()
+
+
+class Replica:
+    """A scheduler's ledger, fed by leases, that spends whatever it has as soon as it has it."""
+
+    def __init__(self, store, name, **lease):
+        self.deposits = Deposits()
+        self.ledger = BudgetLedger(BUDGET, bank_limit=int(LIMIT), income=self.deposits)
+        self.client = aioredis.Redis.from_url(store.url, socket_connect_timeout=0.2, socket_timeout=0.2)
+        settings = {"interval_seconds": 0.05, "ttl_seconds": 0.6, **lease}
+        self.budget = SharedBudget(self.client, name, Lease(RATE, LIMIT, **settings), self.ledger, self.deposits)
+        self.asked = 0
+        self.tasks = [asyncio.create_task(self.budget.run()), asyncio.create_task(self.spend())]
+
+    async def spend(self):
+        while True:
+            self.asked += 1
+            if self.ledger.available(1) >= BUDGET:
+                self.ledger.reserve({str(self.asked): BUDGET}, 0)
+                self.ledger.settle(str(self.asked), BUDGET)
+            await asyncio.sleep(0.001)
+
+    @property
+    def spent(self):
+        return self.ledger.state().used
+
+    async def stop(self):
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.client.aclose()
+
+
+@contextlib.asynccontextmanager
+async def replicas(store, count=3):
+    found = [Replica(store, f"r{at}") for at in range(count)]
+    try:
+        yield found
+    finally:
+        for replica in found:
+            await replica.stop()
+
+
+async def test_three_schedulers_spend_one_budget_fairly(store):
+    started = time.monotonic()
+    async with replicas(store) as three:
+        await asyncio.sleep(2.0)
+        took, spent = time.monotonic() - started, [replica.spent for replica in three]
+        assert [replica.budget.replicas for replica in three] == [3, 3, 3]
+    assert sum(spent) <= RATE * took + LIMIT
+    assert sum(spent) >= 0.2 * RATE * took
+    assert min(spent) > 0.1 * sum(spent)
+
+
+async def test_a_store_that_is_killed_and_comes_back_empty_is_never_overspent_beyond_the_leases(store):
+    started = time.monotonic()
+    async with replicas(store) as three:
+        await asyncio.sleep(0.7)
+        await store.kill()
+        before = sum(replica.spent for replica in three)
+        await asyncio.sleep(1.0)
+        away = [replica.budget.away for replica in three]
+        during = sum(replica.spent for replica in three)
+        await store.start()
+        await asyncio.sleep(1.0)
+        took, spent = time.monotonic() - started, sum(replica.spent for replica in three)
+        back = [replica.budget.away for replica in three]
+    assert away == [True] * 3
+    assert back == [False] * 3
+    assert during > before  # it went on with its lease and its fair share
+    assert spent <= RATE * took + 3 * LIMIT  # two stores that start, and the leases that the first forgot
+    assert spent > during
+
+
+async def test_the_lease_of_one_that_died_returns_to_the_others(store):
+    async with replicas(store, 2) as (living, dying):
+        await asyncio.sleep(0.5)
+        for task in dying.tasks:
+            task.cancel()
+        await asyncio.sleep(1.2)
+        leases = await living.client.hgetall("{predictive-scheduling}:leases")
+        assert set(leases) == {b"r0"}
+        assert living.budget.replicas == 1
+
+
+async def test_a_scheduler_serves_from_a_shared_budget(store):
+    def endless(prompt):
+        return [" 7", "\n\n"] if prompt.endswith("Final answer:") else ["t"] * 4000
+
+    settings = {
+        "policy": "uniform", "budget_per": "second", "budget_tokens": 2000, "shared_budget_url": store.url,
+        "tokens_per_query": 48, "cap_tokens": 128,
+    }  # fmt: skip
+    async with scheduler(ScriptedBackend(endless), **settings) as address, AsyncSchedulerClient(address) as client:
+        first = await client.complete("q")
+        budget = await client.budget()
+    assert first.usage.reasoning_tokens > 0
+    assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens > 0
