@@ -15,6 +15,7 @@ from scheduler_service.ledger import BudgetLedger
 from scheduler_service.pace import Pace
 from scheduler_service.planning import PriceDesk, Rules, WindowPlan, plan_window
 from scheduler_service.predictor_client import Predictor
+from scheduler_service.voting import stretched
 from scheduler_service.window import RequestWindow
 
 
@@ -89,7 +90,7 @@ class Collector:
         """Predict and price one job; nothing waits for it, and it waits for nothing but its prediction."""
         came = self._clock()
         with self._tracer.start_as_current_span("allocate") as span:
-            prediction = self._trust((await self._predictor.predict([job]))[0])
+            prediction = self._made_of(job, (await self._predictor.predict([job]))[0])
             predicted = self._clock()
             grant = self._ledger.grant(1, predicted)
             allocation = desk.decide(
@@ -118,11 +119,17 @@ class Collector:
                 trace_id=telemetry.current_trace_id(),
             )
 
+    def _made_of(self, job: Job, prediction: Prediction) -> Prediction:
+        """What the job's prediction is worth: as far as it is trusted, and for as many traces as it has."""
+        return stretched(self._trust(prediction), job.traces, self._rules.budget_window_tokens)
+
     def _in_time(self, job: Job, now: float) -> Job:
         """The job with a cap that its deadline allows at the backend's pace; its floor gives way too."""
         if job.deadline is None:
             return job
         most = self._pace.budget_within(job.deadline - now, self._rules.answer_tokens)
+        if most is not None:
+            most *= job.traces  # they run side by side
         if most is None or most >= job.cap_tokens:
             return job
         return replace(job, cap_tokens=most, floor_tokens=min(most, job.floor_tokens))
@@ -153,7 +160,9 @@ class Collector:
         with self._tracer.start_as_current_span("allocate", context=parent, links=links) as span:
             try:
                 found = await self._predictor.predict([item.job for item in window])
-                predictions = [self._trust(prediction) for prediction in found]
+                predictions = [
+                    self._made_of(item.job, prediction) for item, prediction in zip(window, found, strict=True)
+                ]
                 predicted = self._clock()
                 here = [
                     (item, prediction)

@@ -93,7 +93,10 @@ class HiddenState:
 
 @dataclass(frozen=True)
 class Job:
-    """One admitted request; budgets in reasoning tokens, ``deadline`` in the scheduler's clock, ``None`` for none."""
+    """One admitted request; budgets in reasoning tokens, ``deadline`` in the scheduler's clock, ``None`` for none.
+
+    ``traces``: reasoning traces that share the budget and vote on the answer.
+    """
 
     request_id: str
     prompt: str
@@ -104,6 +107,7 @@ class Job:
     sampling: Sampling = field(default_factory=Sampling)
     hidden_state: HiddenState | None = None
     deadline: float | None = None
+    traces: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,6 +174,8 @@ class Usage:
     total_seconds: float
     seconds_per_token: float
     net_benefit_seconds: float
+    traces: int = 1
+    votes: int = 1
 
 
 Event = Allocation | Text | Usage

@@ -28,13 +28,11 @@ _FINISHES = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for r
 def job_of(message: pb.Job, *, model: str, floor: int, cap: int, temperature: float) -> Job:
     """Return the job of a valid message, the server's settings filled in.
 
-    Raises InvalidRequestError for a budget outside ``floor`` … ``cap`` or more traces than one, PreconditionError for a
-    model that this server does not have.
+    Raises InvalidRequestError for a budget outside ``floor`` … ``cap``, PreconditionError for a model that this server
+    does not have.
     """
     if message.model and message.model != model:
         raise PreconditionError("job.model", f"{message.model!r} is not served; served is {model!r}")
-    if message.traces > 1:
-        raise InvalidRequestError("job.traces", "this version runs one trace a request")
     low, high = budget_range(message, "job.", floor, cap)
     sampling = message.sampling
     state = HiddenState(tuple(message.hidden_state), message.hidden_state_layer) if message.hidden_state else None
@@ -52,6 +50,7 @@ def job_of(message: pb.Job, *, model: str, floor: int, cap: int, temperature: fl
             seed=sampling.seed if sampling.HasField("seed") else None,
         ),
         hidden_state=state,
+        traces=max(1, message.traces),
     )
 
 
@@ -125,4 +124,6 @@ def usage_message(usage: Usage) -> pb.Usage:
         total_seconds=usage.total_seconds,
         seconds_per_token=usage.seconds_per_token,
         net_benefit_seconds=usage.net_benefit_seconds,
+        traces=usage.traces,
+        votes=usage.votes,
     )

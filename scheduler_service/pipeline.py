@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
@@ -23,7 +24,10 @@ from scheduler_service.domain import (
     PreconditionError,
     Prediction,
     PredictionOutcome,
+    Sampling,
+    SchedulingError,
     Text,
+    TextKind,
     Usage,
 )
 from scheduler_service.forcing import BudgetForcing
@@ -34,6 +38,7 @@ from scheduler_service.planning import Rules, WindowPlan, plan_window
 from scheduler_service.predictor_client import Predictor
 from scheduler_service.reclaim import Reclaimer, Running
 from scheduler_service.templates import PromptTemplate
+from scheduler_service.voting import winner
 
 # What the caller of ``generate`` may not know: how long to wait when the house is full.
 _RETRY_SECONDS = 1.0
@@ -69,28 +74,67 @@ class Pipeline:
         await self._admit(job)
         try:
             allocation = await self.collector.allocate(job)
-            forcing = BudgetForcing(self.template, job.prompt, allocation.budget_tokens, allocation.answer_tokens)
-            timing = _Timing(came)
+            runs = self._runs(job, allocation, came)
             try:
                 _record_allocation(allocation)
                 yield allocation
-                self._start_reclaim(allocation, forcing)
-                counted = Counted()
-                async with aclosing(self.dispatcher.run(forcing, job.sampling, counted)) as texts:
-                    async for text in texts:
-                        now = self.clock()
-                        timing.saw(text, now)
-                        self._keep_in_time(job, forcing, allocation.answer_tokens, timing, now)
+                if len(runs) == 1:
+                    self._start_reclaim(allocation, runs[0].forcing)
+                    async with aclosing(self._texts(job, runs[0])) as texts:
+                        async for text in texts:
+                            yield text
+                    chosen, votes = 0, 1
+                else:
+                    chosen, votes = await self._vote(job, runs)
+                    for text in runs[chosen].texts:
                         yield text
             finally:
-                self.pace.observe(timing.seconds_per_token(), timing.tokens)
-                self._settle(job.request_id, forcing.reasoning_tokens)
-            usage = _usage(allocation, forcing, counted, timing, self.clock())
+                for run in runs:
+                    self.pace.observe(run.timing.seconds_per_token(), run.timing.tokens)
+                self._settle(job.request_id, sum(run.forcing.reasoning_tokens for run in runs))
+            usage = _usage(allocation, runs, chosen, votes, self.clock())
             _record_usage(usage)
-            self.outcomes.remember(allocation)
+            if job.traces == 1:  # what was predicted is the accuracy of one
+                self.outcomes.remember(allocation)
             yield usage
         finally:
             self._pending.discard(job.request_id)
+
+    def _runs(self, job: Job, allocation: Allocation, came: float) -> list[_Run]:
+        """The traces of a request, which share its budget evenly; each draws with a seed of its own."""
+        budget = allocation.budget_tokens // job.traces
+        runs = []
+        for at in range(job.traces):
+            seed = job.sampling.seed
+            sampling = job.sampling if seed is None or not at else replace(job.sampling, seed=seed + at)
+            forcing = BudgetForcing(self.template, job.prompt, budget, allocation.answer_tokens)
+            runs.append(_Run(forcing, sampling, _Timing(came), Counted()))
+        return runs
+
+    async def _texts(self, job: Job, run: _Run) -> AsyncGenerator[Text]:
+        """Yield a trace's text as it comes, cut in time for its answer."""
+        async with aclosing(self.dispatcher.run(run.forcing, run.sampling, run.counted)) as texts:
+            async for text in texts:
+                now = self.clock()
+                run.timing.saw(text, now)
+                self._keep_in_time(job, run.forcing, run.forcing.answer_tokens, run.timing, now)
+                yield text
+
+    async def _vote(self, job: Job, runs: Sequence[_Run]) -> tuple[int, int]:
+        """Run all traces side by side; returns which one's answer won, and with how many votes."""
+
+        async def collect(run: _Run) -> None:
+            async with aclosing(self._texts(job, run)) as texts:
+                async for text in texts:
+                    run.texts.append(text)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for run in runs:
+                    group.create_task(collect(run))
+        except* SchedulingError as errors:  # the caller knows of single errors
+            raise errors.exceptions[0] from None
+        return winner([run.answer for run in runs])
 
     def _start_reclaim(self, allocation: Allocation, forcing: BudgetForcing) -> None:
         """Let a request with a prediction take what others leave, while its reasoning goes on."""
@@ -195,14 +239,33 @@ class _Timing:
         return (self.last - self.first) / (self.tokens - 1) if self.tokens > 1 else 0.0
 
 
-def _usage(allocation: Allocation, forcing: BudgetForcing, counted: Counted, timing: _Timing, now: float) -> Usage:
-    saved = allocation.cap_tokens - forcing.reasoning_tokens
+@dataclass
+class _Run:
+    """One trace of a request: what it may do, when its tokens came, and, where traces vote, its text."""
+
+    forcing: BudgetForcing
+    sampling: Sampling
+    timing: _Timing
+    counted: Counted
+    texts: list[Text] = field(default_factory=list)
+
+    @property
+    def answer(self) -> str:
+        """The answer's text."""
+        return "".join(text.text for text in self.texts if text.kind is TextKind.ANSWER)
+
+
+def _usage(allocation: Allocation, runs: Sequence[_Run], chosen: int, votes: int, now: float) -> Usage:
+    """What all traces consumed; how it ended, and when the first token came, is told of the one that was chosen."""
+    forcing, timing = runs[chosen].forcing, runs[chosen].timing
+    used = sum(run.forcing.reasoning_tokens for run in runs)
+    saved = allocation.cap_tokens - used
     per_token = timing.seconds_per_token()
     cost = allocation.window_wait_seconds + allocation.prediction_seconds + allocation.allocation_seconds
     return Usage(
-        prompt_tokens=counted.prompt_tokens,
-        reasoning_tokens=forcing.reasoning_tokens,
-        answer_tokens=forcing.answer_used,
+        prompt_tokens=runs[chosen].counted.prompt_tokens,
+        reasoning_tokens=used,
+        answer_tokens=sum(run.forcing.answer_used for run in runs),
         reserved_tokens=max(allocation.budget_tokens, forcing.budget),
         saved_vs_cap_tokens=saved,
         saved_at_equal_accuracy_tokens=allocation.saved_at_equal_accuracy_tokens,
@@ -211,6 +274,8 @@ def _usage(allocation: Allocation, forcing: BudgetForcing, counted: Counted, tim
         total_seconds=now - timing.came,
         seconds_per_token=per_token,
         net_benefit_seconds=saved * per_token - cost,
+        traces=len(runs),
+        votes=votes,
     )
 
 

@@ -2,9 +2,12 @@
 
 import asyncio
 
+import grpc
+import grpc.aio
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
+from scheduler_service.domain import BackendUnavailableError
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
 
@@ -109,3 +112,37 @@ async def test_outcomes_that_contradict_a_predictor_take_its_influence_away():
     mean_before, mean_after = (sum(a.curve) / len(a.curve) for a in (before, after))
     assert list(before.curve) != list(after.curve)
     assert mean_before != pytest.approx(mean_after, abs=1e-6)
+
+
+async def test_traces_share_the_budget_and_vote():
+    calls = []
+
+    def script(prompt):
+        if prompt.endswith("Final answer:"):
+            calls.append(prompt)
+            return [f" {8 if len(calls) == 1 else 42}", "\n\n"]  # the first to answer is outvoted
+        return ["t"] * 4000
+
+    backend = ScriptedBackend(script)
+    settings = {"policy": "uniform", "tokens_per_query": 48, "cap_tokens": 128}
+    async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
+        done = await client.complete(HARD, traces=3)
+        budget = await client.budget()
+    assert done.answer.strip() == "42"
+    assert (done.usage.traces, done.usage.votes) == (3, 2)
+    assert done.usage.reasoning_tokens == done.allocation.reasoning_budget_tokens == 48
+    assert done.reasoning == "t" * 16
+    assert budget.used_tokens == 48
+    assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
+
+
+async def test_an_error_in_one_trace_ends_the_request_and_settles_it():
+    backend = ScriptedBackend(endless, error=BackendUnavailableError("gone"), error_after=3)
+    settings = {"policy": "uniform", "tokens_per_query": 48, "cap_tokens": 128}
+    async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.complete(HARD, traces=3)
+        budget = await client.budget()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert budget.reserved_tokens == 0
+    assert backend.open == 0

@@ -150,7 +150,7 @@ async def test_a_predictor_that_hangs_costs_its_timeout_and_no_more():
         ({"prompt": "x", "max_reasoning_tokens": 257}, "INVALID_ARGUMENT", "job.max_reasoning_tokens"),
         ({"prompt": "x", "max_reasoning_tokens": 0}, "INVALID_ARGUMENT", "job.max_reasoning_tokens"),
         ({"prompt": "x", "min_reasoning_tokens": 64, "max_reasoning_tokens": 32}, "INVALID_ARGUMENT", "job"),
-        ({"prompt": "x", "traces": 2}, "INVALID_ARGUMENT", "job.traces"),
+        ({"prompt": "x", "traces": 65}, "INVALID_ARGUMENT", "job.traces"),
         ({"prompt": "x", "hidden_state": [0.0, float("nan")]}, "INVALID_ARGUMENT", "job.hidden_state[1]"),
         ({"prompt": "x", "sampling": pb.Sampling(temperature=-1)}, "INVALID_ARGUMENT", "job.sampling.temperature"),
         ({"prompt": "x", "sampling": pb.Sampling(top_p=float("nan"))}, "INVALID_ARGUMENT", "job.sampling.top_p"),

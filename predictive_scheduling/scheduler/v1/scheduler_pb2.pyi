@@ -196,7 +196,9 @@ class Job(_message.Message):
     max_reasoning_tokens: _builtins.int
     """The largest reasoning budget, in tokens; not above the server's cap, which applies where not set."""
     traces: _builtins.int
-    """How many reasoning traces to run and aggregate; 0 and 1 mean one."""
+    """How many reasoning traces to run side by side; 0 and 1 mean one. They share the budget evenly and vote on the answer;
+    the text that is streamed is that of a trace whose answer won, once all have ended.
+    """
     hidden_state_layer: _builtins.int
     """The layer of the hidden state, counted from 1; 0 when the caller does not say."""
     @_builtins.property
@@ -432,6 +434,8 @@ class Usage(_message.Message):
     TOTAL_SECONDS_FIELD_NUMBER: _builtins.int
     SECONDS_PER_TOKEN_FIELD_NUMBER: _builtins.int
     NET_BENEFIT_SECONDS_FIELD_NUMBER: _builtins.int
+    TRACES_FIELD_NUMBER: _builtins.int
+    VOTES_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt as the backend counted them; 0 where it does not say."""
     reasoning_tokens: _builtins.int
@@ -454,6 +458,10 @@ class Usage(_message.Message):
     """Time per generated token on the backend, in seconds; 0 for fewer than two tokens."""
     net_benefit_seconds: _builtins.float
     """Time saved by fewer tokens than the cap, less prediction, allocation and window wait, in seconds."""
+    traces: _builtins.int
+    """How many reasoning traces ran; the tokens above are those of all of them."""
+    votes: _builtins.int
+    """How many of them gave the answer that won."""
     def __init__(
         self,
         *,
@@ -468,10 +476,12 @@ class Usage(_message.Message):
         total_seconds: _builtins.float = ...,
         seconds_per_token: _builtins.float = ...,
         net_benefit_seconds: _builtins.float = ...,
+        traces: _builtins.int = ...,
+        votes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "finish_reason", b"finish_reason", "net_benefit_seconds", b"net_benefit_seconds", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "seconds_per_token", b"seconds_per_token", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_saved_at_equal_accuracy", b"tokens_saved_at_equal_accuracy", "tokens_saved_vs_cap", b"tokens_saved_vs_cap", "total_seconds", b"total_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "finish_reason", b"finish_reason", "net_benefit_seconds", b"net_benefit_seconds", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "seconds_per_token", b"seconds_per_token", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_saved_at_equal_accuracy", b"tokens_saved_at_equal_accuracy", "tokens_saved_vs_cap", b"tokens_saved_vs_cap", "total_seconds", b"total_seconds", "traces", b"traces", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
