@@ -71,4 +71,4 @@ async def test_the_tuned_model_answers_through_the_whole_path():
     assert budget.reserved_tokens == 0
     assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
     for answer in answers:
-        assert answer.usage.reasoning_tokens <= answer.allocation.reasoning_budget_tokens
+        assert answer.usage.reasoning_tokens <= answer.usage.reserved_tokens <= answer.allocation.cap_tokens

@@ -315,7 +315,9 @@ class Allocation(_message.Message):
     request_id: _builtins.str
     """The request's id."""
     reasoning_budget_tokens: _builtins.int
-    """The most reasoning tokens that the request may use."""
+    """The most reasoning tokens that the request may use; while it reasons it may be given more, up to its cap, of what
+    other requests left.
+    """
     baseline_tokens: _builtins.int
     """The budget that uniform allocation would have given, in tokens."""
     answer_tokens: _builtins.int
@@ -443,7 +445,7 @@ class Usage(_message.Message):
     answer_tokens: _builtins.int
     """Answer tokens generated; tokens of a forced suffix are not generated and not counted."""
     reserved_tokens: _builtins.int
-    """Reasoning tokens that were reserved: the budget."""
+    """Reasoning tokens that were reserved in the end: the budget, and what it was given while it reasoned."""
     tokens_saved_vs_cap: _builtins.int
     """The cap that the caller would have got, less the reasoning tokens used."""
     tokens_saved_at_equal_accuracy: _builtins.float
