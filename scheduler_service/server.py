@@ -26,6 +26,7 @@ from scheduler_service.backends.base import Backend, Limits
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.domain import Prediction
+from scheduler_service.guarded_predictor import GuardedPredictor
 from scheduler_service.income import Income, PerQuery, PerSecond, PerWindow
 from scheduler_service.ledger import BudgetLedger
 from scheduler_service.outcomes import OutcomeBook
@@ -73,7 +74,11 @@ async def serve(
             channel = grpc.aio.insecure_channel(settings.predictor, interceptors=client_tracing(tracing))
             closing.push_async_callback(channel.close)
             timeout = settings.predictor_timeout_ms / 1000
-            predictor = GrpcPredictor(channel, model=settings.predictor_model, timeout_seconds=timeout)
+            predictor = GuardedPredictor(
+                GrpcPredictor(channel, model=settings.predictor_model, timeout_seconds=timeout),
+                entries=settings.predictor_cache,
+                seconds=settings.predictor_cache_seconds,
+            )
         pipeline = build_pipeline(settings, backend, limits, predictor, tracing)
         sharing = _shared_budget(settings, pipeline, closing)
         serving = Serving.by_settings(settings, SERVICE, tracing)

@@ -18,8 +18,13 @@ class SchedulerSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="SCHEDULER_", frozen=True, extra="ignore")
 
-    backend: str = Field("tgi", pattern="^(tgi|llama_cpp|embedded)$", description="kind of LLM server")
-    backend_url: str = Field("", description="its address, http://host:port; not for the embedded one")
+    backend: str = Field(
+        "tgi",
+        pattern="^(tgi|openai|llama_cpp|embedded)$",
+        description="LLM server: tgi, openai (vLLM, SGLang), llama_cpp, embedded",
+    )
+    backend_url: str = Field("", description="its address, http://host:port, or several with commas")
+    backend_model: str = Field("", description="model to ask an openai server for; empty takes its first")
     backend_token: SecretStr = Field(SecretStr(""), description="bearer token for it")
     backend_slots: int = Field(0, ge=0, description="requests that run on it at once; 0 asks it")
     backend_ready_seconds: float = Field(120.0, gt=0, description="how long to wait for it at start")
@@ -33,6 +38,9 @@ class SchedulerSettings(ServiceSettings):
     predictor: str = Field("", description="address of the predictor; empty gives every request the uniform budget")
     predictor_model: str = Field("", description="the predictor's model; empty for its default")
     predictor_timeout_ms: float = Field(100.0, gt=0, description="longest wait for a prediction, then uniform")
+
+    predictor_cache: int = Field(4096, ge=0, description="predictions remembered by the prompt's digest; 0 for none")
+    predictor_cache_seconds: float = Field(300.0, gt=0, description="how long a prediction is remembered")
 
     policy: str = Field("price", description=f"how budgets are found: {', '.join((*POLICIES, 'target', 'price'))}")
     target_accuracy: float = Field(0.0, ge=0, le=1, description="policy target: mean accuracy to reach, cheaply")

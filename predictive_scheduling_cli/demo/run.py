@@ -25,8 +25,10 @@ from predictive_scheduling_cli.demo.summary import summarise
 
 _POLICIES = ("uniform", "envelope")
 # The window closes by size: all questions are sent at once, and the last, smaller one must not wait long.
-_SCHEDULER = {"backend": "embedded", "template": "demo", "answer_tokens": 12, "bank_limit_tokens": 0, "window_size": 36,
-              "window_ms": 500, "floor_tokens": 16, "cap_tokens": 256, "predictor_timeout_ms": 2000}  # fmt: skip
+_SCHEDULER = {
+    "backend": "embedded", "template": "demo", "answer_tokens": 12, "bank_limit_tokens": 0, "window_size": 36,
+    "window_ms": 500, "window_adaptive": False, "floor_tokens": 16, "cap_tokens": 256, "predictor_timeout_ms": 2000,
+}  # fmt: skip
 
 
 async def run_demo(

@@ -25,7 +25,7 @@ async def service(command: str, address: str, log: Path, *, otlp: str, **flags: 
 
     Its log goes to the file ``log``. Raises ServiceFailedError where it does not become ready.
     """
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    options = [_flag(name.replace("_", "-"), value) for name, value in flags.items()]
     environ: Mapping[str, str] = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_BSP_SCHEDULE_DELAY": "500"}
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
@@ -54,3 +54,9 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, address: str, l
             await asyncio.sleep(0.1)
     lines = (await asyncio.to_thread(log.read_text, errors="replace")).splitlines()[-5:]
     raise ServiceFailedError(f"the service ended before it was ready (log: {log}):\n" + "\n".join(lines))
+
+
+def _flag(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name}={value}"

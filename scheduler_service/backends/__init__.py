@@ -1,4 +1,4 @@
-"""LLM servers behind one small protocol. A new kind is one module and one line in ``make_backend``."""
+"""LLM servers behind one small protocol. A new kind is one module and one line in ``_server``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from scheduler_service.backends.embedded import EmbeddedBackend
 from scheduler_service.backends.gguf_files import ADAPTER
 from scheduler_service.backends.http import HttpServer
 from scheduler_service.backends.llama_cpp import LlamaCppBackend
+from scheduler_service.backends.openai import OpenAiBackend
+from scheduler_service.backends.pool import BackendPool
 from scheduler_service.backends.tgi import TgiBackend
 
 if TYPE_CHECKING:
@@ -26,9 +28,19 @@ def make_backend(settings: SchedulerSettings) -> Backend:
             adapter_scale=settings.embedded_adapter_scale,
             slots=settings.backend_slots or 8,
         )
+    urls = [url.strip() for url in settings.backend_url.split(",") if url.strip()]
+    backends = [_server(settings, url) for url in urls]
+    return BackendPool(backends)
+
+
+def _server(settings: SchedulerSettings, url: str) -> Backend:
     token, ready = settings.backend_token.get_secret_value(), settings.backend_ready_seconds
-    if settings.backend == "llama_cpp":
-        return LlamaCppBackend(
-            HttpServer(settings.backend_url, token=token, reuse_connections=False), ready_seconds=ready
-        )
-    return TgiBackend(HttpServer(settings.backend_url, token=token), ready_seconds=ready)
+    # llama.cpp announces to keep a connection after a stream, and closes it.
+    server = HttpServer(url, token=token, reuse_connections=settings.backend != "llama_cpp")
+    match settings.backend:
+        case "llama_cpp":
+            return LlamaCppBackend(server, ready_seconds=ready)
+        case "openai":
+            return OpenAiBackend(server, model=settings.backend_model, ready_seconds=ready)
+        case _:
+            return TgiBackend(server, ready_seconds=ready)

@@ -10,6 +10,8 @@ from exporters.demo.tasks import split_tasks
 from predictive_scheduling import AsyncSchedulerClient
 from scheduler_service.backends.base import Ended, Piece
 from scheduler_service.backends.embedded import EmbeddedBackend
+from scheduler_service.backends.http import HttpServer
+from scheduler_service.backends.openai import OpenAiBackend
 from scheduler_service.domain import PreconditionError, Sampling
 from scheduler_service.forcing import Call, CallEnd
 from tests.integration.running import predictor, scheduler
@@ -23,6 +25,18 @@ async def backend():
     await started.start()
     yield started
     await started.close()
+
+
+async def busy_slots(backend):
+    url = backend._started()._server.url
+    async with aiohttp.ClientSession() as session, session.get(f"{url}/slots") as response:
+        return sum(slot["is_processing"] for slot in await response.json())
+
+
+async def until_free(backend):
+    async with asyncio.timeout(1.0):
+        while await busy_slots(backend):  # noqa: ASYNC110  (the server tells nobody)
+            await asyncio.sleep(0.05)
 
 
 async def test_tokens_are_counted_and_limits_known(backend):
@@ -43,17 +57,38 @@ async def test_a_prompt_beyond_the_context_is_the_callers_fault(backend):
 async def test_a_closed_stream_frees_its_slot_within_a_second(backend):
     stream = backend.stream(Call("Question: Tell me a story.\n", 900), Sampling(temperature=1.0), {})
     await anext(stream)
-    url = backend._started()._server.url
-
-    async def busy():
-        async with aiohttp.ClientSession() as session, session.get(f"{url}/slots") as response:
-            return sum(slot["is_processing"] for slot in await response.json())
-
-    assert await busy() == 1
+    assert await busy_slots(backend) == 1
     await stream.aclose()
-    async with asyncio.timeout(1.0):
-        while await busy():  # noqa: ASYNC110  (the server tells nobody)
-            await asyncio.sleep(0.05)
+    await until_free(backend)
+
+
+async def test_a_client_that_leaves_frees_the_slot_and_returns_its_tokens():
+    embedded = EmbeddedBackend(slots=2)
+    settings = {"template": "demo", "policy": "uniform", "tokens_per_query": 256, "temperature": 1.0}
+    async with scheduler(embedded, **settings) as address, AsyncSchedulerClient(address) as client:
+        async for event in client.generate("Tell me a very long story.", sampling={"temperature": 1.5}):
+            if event.WhichOneof("event") == "text":
+                break
+        await until_free(embedded)
+        async with asyncio.timeout(1.0):
+            while (budget := await client.budget()).reserved_tokens:  # noqa: ASYNC110  # the ledger tells nobody
+                await asyncio.sleep(0.02)
+    assert 0 < budget.used_tokens < 256
+    assert budget.returned_tokens == 256 - budget.used_tokens
+
+
+async def test_the_same_server_answers_as_an_openai_server(backend):
+    compatible = OpenAiBackend(HttpServer(backend._started()._server.url, reuse_connections=False))
+    await compatible.start()
+    assert (await compatible.limits()).model
+    call = Call("Question: What is 2 + 3?\n", 6)
+    native = [piece async for piece in backend.stream(call, GREEDY, {})]
+    pieces = [piece async for piece in compatible.stream(call, GREEDY, {})]
+    await compatible.close()
+    words = ["".join(piece.text for piece in found if isinstance(piece, Piece)) for found in (native, pieces)]
+    assert words[0] == words[1]
+    assert sum(piece.tokens for piece in pieces if isinstance(piece, Piece)) == 6
+    assert pieces[-1].end is CallEnd.LENGTH
 
 
 async def test_the_tuned_model_answers_through_the_whole_path():

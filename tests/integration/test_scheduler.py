@@ -116,7 +116,10 @@ async def test_a_window_shares_its_budget_by_prediction():
 @pytest.mark.parametrize("address", ["127.0.0.1:9", ""])
 async def test_without_a_predictor_everybody_is_served_with_the_uniform_budget(address):
     backend = ScriptedBackend(thinker)
-    async with scheduler(backend, predictor=address) as server, AsyncSchedulerClient(server) as client:
+    async with (
+        scheduler(backend, predictor=address, window_size=3, window_ms=2000.0) as server,
+        AsyncSchedulerClient(server) as client,
+    ):
         responses = await asyncio.gather(*(client.complete("q") for _ in range(3)))
         budget = await balanced(client)
     outcome = pb.PREDICTION_OUTCOME_UNAVAILABLE if address else pb.PREDICTION_OUTCOME_DISABLED

@@ -19,6 +19,7 @@ class FakePredictor:
     hidden_size: int = 0
     seconds: float = 0.0
     windows: list[int] = field(default_factory=list)
+    name = "fake@1"
 
     async def info(self) -> PredictorInfo | None:
         return PredictorInfo("fake", True, self.hidden_size, 0, 1 << 20)
@@ -31,4 +32,4 @@ class FakePredictor:
         await asyncio.sleep(self.seconds)
         if self.outcome is not PredictionOutcome.FRESH:
             return [Prediction(self.outcome)] * len(jobs)
-        return [Prediction(self.outcome, tuple(self.curve_of(job.prompt)), "fake@1") for job in jobs]
+        return [Prediction(self.outcome, tuple(self.curve_of(job.prompt)), self.name) for job in jobs]

@@ -1,0 +1,123 @@
+"""A predictor that is asked less: its predictions are remembered, and one that keeps failing is left alone a while."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from scheduler_service.domain import Job, Prediction, PredictionOutcome
+from scheduler_service.predictor_client import Predictor, PredictorInfo
+
+_FAILED = frozenset({PredictionOutcome.TIMEOUT, PredictionOutcome.UNAVAILABLE})
+
+
+@dataclass
+class CircuitBreaker:
+    """Opens after ``failures`` in a row; after a rest one call may try, and each further failure doubles the rest."""
+
+    failures: int = 5
+    rest_seconds: float = 1.0
+    longest_rest_seconds: float = 30.0
+    _in_a_row: int = 0
+    _closed_at: float = 0.0
+
+    def allows(self, now: float) -> bool:
+        """Whether to call now. The call that is allowed after a rest is the only one until it has ended."""
+        if self._in_a_row < self.failures:
+            return True
+        if now < self._closed_at:
+            return False
+        self._rest(now)  # the others go on resting while this one tries
+        return True
+
+    def failed(self, now: float) -> None:
+        """A call failed."""
+        self._in_a_row += 1
+        if self._in_a_row >= self.failures:
+            self._rest(now)
+
+    def answered(self) -> None:
+        """A call was answered."""
+        self._in_a_row = 0
+
+    def _rest(self, now: float) -> None:
+        doubled = self.rest_seconds * 2 ** min(10, self._in_a_row - self.failures)
+        self._closed_at = now + min(self.longest_rest_seconds, doubled)
+
+
+class GuardedPredictor:
+    """Wraps a predictor. ``entries``, ``seconds``: how many predictions are remembered, and for how long; 0 for none.
+
+    A prompt is remembered by its digest. Predictions of a hidden state are not: the caller knows more than the prompt.
+    A model that answers with another version empties the memory.
+    """
+
+    def __init__(
+        self,
+        inner: Predictor,
+        *,
+        entries: int = 4096,
+        seconds: float = 300.0,
+        breaker: CircuitBreaker | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Guard ``inner``."""
+        self._inner = inner
+        self._entries, self._seconds = entries, seconds
+        self._breaker = breaker or CircuitBreaker()
+        self._clock = clock
+        self._known: OrderedDict[bytes, tuple[float, Prediction]] = OrderedDict()
+        self._predictor = ""
+
+    async def info(self) -> PredictorInfo | None:
+        """What the inner one says."""
+        return await self._inner.info()
+
+    def mean_curve(self, predictor: str) -> Sequence[float]:
+        """What the inner one says."""
+        return self._inner.mean_curve(predictor)
+
+    async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
+        """Predict what is not remembered, if the predictor may be asked at all."""
+        now = self._clock()
+        keys = [_digest(job) if self._entries and job.hidden_state is None else b"" for job in jobs]
+        found = [self._remembered(key, now) for key in keys]
+        unknown = [at for at, prediction in enumerate(found) if prediction is None]
+        if unknown and self._breaker.allows(now):
+            answers = await self._inner.predict([jobs[at] for at in unknown])
+            self._learn(answers)
+            for at, prediction in zip(unknown, answers, strict=True):
+                found[at] = prediction
+                self._remember(keys[at], prediction)
+        return [prediction or Prediction(PredictionOutcome.UNAVAILABLE) for prediction in found]
+
+    def _learn(self, answers: Sequence[Prediction]) -> None:
+        if all(prediction.outcome in _FAILED for prediction in answers):
+            self._breaker.failed(self._clock())
+            return
+        self._breaker.answered()
+        served = next((answer.predictor for answer in answers if answer.predictor), self._predictor)
+        if served != self._predictor:
+            self._known.clear()
+            self._predictor = served
+
+    def _remembered(self, key: bytes, now: float) -> Prediction | None:
+        entry = self._known.get(key)
+        if entry is None or entry[0] < now:
+            return None
+        self._known.move_to_end(key)
+        return entry[1]
+
+    def _remember(self, key: bytes, prediction: Prediction) -> None:
+        if not key or prediction.outcome is not PredictionOutcome.FRESH:
+            return
+        self._known[key] = (self._clock() + self._seconds, prediction)
+        while len(self._known) > self._entries:
+            self._known.popitem(last=False)
+
+
+def _digest(job: Job) -> bytes:
+    return hashlib.blake2b(job.prompt.encode(), digest_size=16).digest()
