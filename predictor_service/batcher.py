@@ -52,7 +52,13 @@ class Batcher:
         self._queue = queue
         self.max_batch_size = queue.max_batch
         self._arrived = asyncio.Event()
+        self._running = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"model-{model.name}")
+
+    @property
+    def busy(self) -> bool:
+        """Whether queries wait or run."""
+        return self._running or len(self._queue) > 0
 
     async def predict(self, queries: Sequence[Query]) -> Predicted:
         """Return the predictions of checked queries. Raises QueueFullError; a cancelled call leaves the queue."""
@@ -76,7 +82,9 @@ class Batcher:
                 await self._wait_for_batch()
                 batch = self._queue.take()
                 if batch:
+                    self._running = True
                     await self._run_batch(batch)
+                    self._running = False
         finally:
             self._thread.shutdown(wait=False)
 

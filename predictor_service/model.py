@@ -85,16 +85,3 @@ class LoadedModel:
             raise ArtifactError(
                 f"{folder}: the graph gives curves of {shape[-1]} windows, the manifest says {self.manifest.windows}"
             )
-
-
-def load_models(folder: Path, *, threads: int, provider: str) -> dict[str, LoadedModel]:
-    """Load every model folder below ``folder``, by name. Raises ArtifactError for none, a bad one, or a name twice."""
-    models: dict[str, LoadedModel] = {}
-    for manifest in sorted(folder.glob("*/manifest.json")):
-        model = LoadedModel(manifest.parent, threads=threads, provider=provider)
-        if model.name in models:
-            raise ArtifactError(f"{manifest}: name: {model.name} is the name of another folder's model")
-        models[model.name] = model
-    if not models:
-        raise ArtifactError(f"{folder}: no model folder (one with a manifest.json) in it")
-    return models

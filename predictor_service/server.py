@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 from opentelemetry import trace
 
@@ -11,10 +13,10 @@ from predictive_scheduling import telemetry
 from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
 from predictive_scheduling.serving import Serving
 from predictive_scheduling.version import VERSION
-from predictor_service.artifact import ArtifactError
 from predictor_service.batch_queue import BatchQueue
 from predictor_service.batcher import Batcher
-from predictor_service.model import load_models
+from predictor_service.catalog import Catalog
+from predictor_service.model import LoadedModel
 from predictor_service.servicer import PredictorServicer
 from predictor_service.settings import PredictorSettings
 
@@ -32,24 +34,30 @@ async def serve(
     Raises ArtifactError where a model folder cannot be served, or the default model is not among them.
     """
     settings.log_masked()
-    models = load_models(settings.models, threads=settings.threads, provider=settings.provider)
-    if settings.default_model not in models:
-        raise ArtifactError(f"default_model: {settings.default_model!r} is none of {', '.join(models)}")
     tracing = provider or telemetry.tracer_provider("predictor", VERSION)
-    serving = Serving.by_settings(settings, SERVICE, tracing)
+    catalog = Catalog(settings.models, settings.default_model, partial(_load, settings), partial(_batch, settings))
+    try:
+        await catalog.load()
+        serving = Serving.by_settings(settings, SERVICE, tracing)
+        servicer = PredictorServicer(catalog, settings.default_model)
+        predictor_pb2_grpc.add_PredictorServiceServicer_to_server(servicer, serving.server)
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(catalog.watch(settings.reload_seconds)) if settings.reload_seconds else None
+            await serving.start()
+            await serving.ready()
+            on_started(serving)
+            await serving.run_until_signal()
+            if watching is not None:
+                watching.cancel()
+    finally:
+        await catalog.close()
+        telemetry.shut_down(tracing)
+
+
+def _load(settings: PredictorSettings, folder: Path) -> LoadedModel:
+    return LoadedModel(folder, threads=settings.threads, provider=settings.provider)
+
+
+def _batch(settings: PredictorSettings, model: LoadedModel) -> Batcher:
     delay = settings.max_batch_delay_ms / 1000
-    batchers = {
-        name: Batcher(model, BatchQueue(settings.max_batch_size, delay, settings.max_queued_queries))
-        for name, model in models.items()
-    }
-    servicer = PredictorServicer(batchers, settings.default_model)
-    predictor_pb2_grpc.add_PredictorServiceServicer_to_server(servicer, serving.server)
-    async with asyncio.TaskGroup() as group:
-        running = [group.create_task(batcher.run()) for batcher in batchers.values()]
-        await serving.start()
-        await serving.ready()
-        on_started(serving)
-        await serving.run_until_signal()
-        for task in running:
-            task.cancel()
-    telemetry.shut_down(tracing)
+    return Batcher(model, BatchQueue(settings.max_batch_size, delay, settings.max_queued_queries))

@@ -24,5 +24,6 @@ class PredictorSettings(ServiceSettings):
         0.0, ge=0, le=1000, description="how long a batch may wait to fill; 0 fills it only while another one runs"
     )
     max_queued_queries: int = Field(4096, ge=1, description="most queries that may wait; more are refused")
+    reload_seconds: float = Field(5.0, ge=0, description="how often folders are looked at for changes; 0 for never")
     threads: int = Field(1, ge=0, description="threads of one inference; 0 for one per core")
     provider: str = Field("cpu", pattern="^(cpu|cuda|tensorrt)$", description="preferred execution provider")

@@ -130,6 +130,8 @@ class GrpcPredictor:
             return [Prediction(outcome)] * len(jobs)
         if len(response.predictions) != len(jobs) or response.budget_window_tokens != self._window_tokens:
             return [Prediction(PredictionOutcome.INVALID)] * len(jobs)
+        if info is not None and response.version != info.version:
+            self._info = None  # it was exchanged; what it takes is asked again
         predictor = f"{response.model}@{response.version}"
         return [_prediction(prediction, predictor) for prediction in response.predictions]
 

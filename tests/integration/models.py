@@ -14,10 +14,10 @@ WINDOWS = 16
 
 
 def hidden_state_model(
-    folder: Path, *, size: int = 4, layer: int = 3, name: str = "hidden", curve: str = "sum"
+    folder: Path, *, size: int = 4, layer: int = 3, name: str = "hidden", curve: str = "sum", version: str = "7"
 ) -> Path:
     """Write a model whose curve is sigmoid(sum of the hidden state) in every window, or NaN with ``curve="nan"``."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     value = np.nan if curve == "nan" else 1.0
     weights = numpy_helper.from_array(np.full((size, WINDOWS), value, np.float32), "weights")
     graph = helper.make_graph(
@@ -36,8 +36,8 @@ def hidden_state_model(
     write_manifest(
         folder,
         Manifest(
-            name=name, version="7", kind="hidden_state_mlp", budget_window_tokens=16, windows=WINDOWS, takes_text=False,
-            hidden_size=size, layer=layer, max_text_bytes=0, training_data={}, validation={}, reliability=0.5,
+            name=name, version=version, kind="hidden_state_mlp", budget_window_tokens=16, windows=WINDOWS,
+            takes_text=False, hidden_size=size, layer=layer, max_text_bytes=0, training_data={}, validation={}, reliability=0.5,
             mean_curve=[0.25] * WINDOWS, uncertainty=[0.1] * WINDOWS,
         ),
     )  # fmt: skip
