@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -60,6 +61,7 @@ class Collector:
         self._tracer = tracer
         self._clock = clock
         self._closed: list[list[_Waiting]] = []
+        self.outcomes: Counter[PredictionOutcome] = Counter()
         self._wake = asyncio.Event()
 
     @property
@@ -100,6 +102,7 @@ class Collector:
                 balance=self._ledger.bank,
                 overdraft=self._ledger.overdraft,
             )
+            self.outcomes[prediction.outcome] += 1
             covered = int(prediction.outcome is PredictionOutcome.FRESH)
             self._ledger.reserve({job.request_id: allocation.budget_tokens}, covered, predicted)
             allocated = self._clock()
@@ -180,6 +183,7 @@ class Collector:
                 budgets = {allocation.request_id: allocation.budget_tokens for allocation in plan.allocations}
                 covered = sum(prediction.outcome is PredictionOutcome.FRESH for _, prediction in here)
                 self._ledger.reserve(budgets, covered, predicted)
+                self.outcomes.update(prediction.outcome for _, prediction in here)
             except Exception as error:  # handed to every caller of the window
                 for item in window:
                     if not item.allocation.done():

@@ -38,7 +38,6 @@ from scheduler_service.reclaim import Reclaimer
 from scheduler_service.servicer import Offer, SchedulerServicer
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.shared_budget import Deposits, Lease, SharedBudget
-from scheduler_service.templates import TEMPLATES
 from scheduler_service.trust import trusted
 from scheduler_service.window import RequestWindow
 
@@ -141,7 +140,7 @@ def build_pipeline(
         predictor=predictor,
         ledger=ledger,
         rules=rules,
-        template=TEMPLATES[settings.template],
+        template=settings.known_templates[settings.template],
         max_pending=settings.max_pending,
         outcomes=outcomes,
         pace=pace,

@@ -138,6 +138,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             bank_limit_tokens=ledger.bank_limit,
             requests=state.requests,
             covered_requests=state.covered,
+            prediction_outcomes={outcome.value: count for outcome, count in self._pipeline.collector.outcomes.items()},
         )
 
     def _events(self, message: pb.Job, context: _Context) -> AsyncGenerator[Event]:

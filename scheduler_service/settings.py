@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -10,7 +11,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from predictive_scheduling.service_settings import ServiceSettings
 from scheduler_service.allocation import POLICIES
 from scheduler_service.allocation.exact import MOST_STATES
-from scheduler_service.templates import TEMPLATES
+from scheduler_service.templates import TEMPLATES, PromptTemplate, read_templates
 
 
 class SchedulerSettings(ServiceSettings):
@@ -32,7 +33,8 @@ class SchedulerSettings(ServiceSettings):
     embedded_adapter: str = Field("", description="GGUF adapter beside it; empty for the demo's with the demo's model")
     embedded_adapter_scale: float = Field(1.0, ge=0, le=4, description="strength of the adapter; 0 leaves it out")
     model: str = Field("", description="name by which requests may ask for its model; empty accepts what it says")
-    template: str = Field("demo", description=f"prompt template: {', '.join(TEMPLATES)}")
+    template: str = Field("demo", description=f"prompt template: {', '.join(TEMPLATES)}, or one of the file")
+    templates: str = Field("", description="TOML file with prompt templates of your own")
     temperature: float = Field(0.6, ge=0, le=5, description="temperature of requests that set none")
 
     predictor: str = Field("", description="address of the predictor; empty gives every request the uniform budget")
@@ -76,6 +78,11 @@ class SchedulerSettings(ServiceSettings):
         return {name.strip(): weight.strip() for name, _, weight in pairs}
 
     @property
+    def known_templates(self) -> dict[str, PromptTemplate]:
+        """The built-in prompt templates, and those of the file. Raises ValueError for a file that holds none."""
+        return read_templates(Path(self.templates)) if self.templates else TEMPLATES
+
+    @property
     def bank_tokens(self) -> int:
         """The bank's limit, in tokens."""
         if self.bank_limit_tokens >= 0:
@@ -86,8 +93,8 @@ class SchedulerSettings(ServiceSettings):
     def _consistent(self) -> SchedulerSettings:
         if self.backend != "embedded" and not self.backend_url:
             raise ValueError(f"backend_url: required for the backend {self.backend}")
-        if self.template not in TEMPLATES:
-            raise ValueError(f"template: {self.template!r} is none of {', '.join(TEMPLATES)}")
+        if self.template not in self.known_templates:
+            raise ValueError(f"template: {self.template!r} is none of {', '.join(self.known_templates)}")
         known = (*POLICIES, "target", "price")
         if self.policy not in known:
             raise ValueError(f"policy: {self.policy!r} is none of {', '.join(known)}")

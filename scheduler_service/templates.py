@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -63,3 +65,25 @@ TEMPLATES = {
         ),
     )
 }
+
+
+def read_templates(path: Path) -> dict[str, PromptTemplate]:
+    """Return the built-in templates and those of a TOML file: a table for each, with the fields of PromptTemplate.
+
+    One of the same name replaces a built-in one. Raises ValueError, with the file and the template, for a file that
+    cannot be read, a field that is missing or unknown, or a template that could not be filled or forced.
+    """
+    try:
+        tables = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"templates: {path}: {error}") from None
+    found = dict(TEMPLATES)
+    for name, table in tables.items():
+        try:
+            fields = {**table, "stop": tuple(table.get("stop", ()))}
+            found[name] = PromptTemplate(name=name, **fields)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(
+                f"templates: {path}: {name}: {str(error).replace('PromptTemplate.__init__() ', '')}"
+            ) from None
+    return found

@@ -37,8 +37,8 @@ def hidden_state_model(
         folder,
         Manifest(
             name=name, version=version, kind="hidden_state_mlp", budget_window_tokens=16, windows=WINDOWS,
-            takes_text=False, hidden_size=size, layer=layer, max_text_bytes=0, training_data={}, validation={}, reliability=0.5,
-            mean_curve=[0.25] * WINDOWS, uncertainty=[0.1] * WINDOWS,
+            takes_text=False, hidden_size=size, layer=layer, max_text_bytes=0, training_data={}, validation={},
+            reliability=0.5, mean_curve=[0.25] * WINDOWS, uncertainty=[0.1] * WINDOWS,
         ),
     )  # fmt: skip
     return folder

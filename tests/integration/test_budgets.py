@@ -40,6 +40,7 @@ async def test_priced_requests_wait_for_nobody_and_stay_within_budget_and_burst(
     assert any(allocation.price > 0 for allocation in allocations)
     assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
     assert budget.covered_requests == 40
+    assert dict(budget.prediction_outcomes) == {"fresh": 40}
 
 
 async def test_a_priced_request_without_a_prediction_gets_the_uniform_budget():
@@ -49,6 +50,8 @@ async def test_a_priced_request_without_a_prediction_gets_the_uniform_budget():
         budget = await client.budget()
     assert (allocation.policy, allocation.reasoning_budget_tokens, usage.reasoning_tokens) == ("uniform", 48, 48)
     assert budget.covered_requests == 0
+    assert sum(budget.prediction_outcomes.values()) == 1
+    assert "fresh" not in budget.prediction_outcomes
 
 
 @pytest.mark.parametrize("policy", ["uniform", "price"])

@@ -10,8 +10,10 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from predictive_scheduling import AsyncPredictorClient, PredictorClient
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
+from predictor_service.settings import SHIPPED_MODELS
 from tests.integration.models import hidden_state_model
 from tests.integration.running import bad_fields, detail, predictor
 
@@ -163,3 +165,22 @@ async def test_an_abandoned_call_does_not_hold_up_others(text_stub):
         call.cancel()
     answers = await asyncio.gather(*calls[1::2])
     assert all(len(answer.predictions) == 1 for answer in answers)
+
+
+async def test_clients_predict_texts_and_hidden_states(tmp_path):
+    hidden_state_model(tmp_path / "h")
+    async with predictor() as address, AsyncPredictorClient(address, timeout=5) as client:
+        response = await client.predict(["What is 1 + 1?", "And 2 + 2?"])
+        assert [len(one.curve) for one in response.predictions] == [16, 16]
+        assert (await client.models()).models[0].name == "demo-text"
+
+        def blocking():
+            with PredictorClient(address, timeout=5) as other:
+                return other.predict(["What is 1 + 1?"]).model, len(other.models().models)
+
+        assert await asyncio.to_thread(blocking) == ("demo-text", len(list(SHIPPED_MODELS.iterdir())))
+    async with predictor(tmp_path, default_model="hidden") as address, AsyncPredictorClient(address) as client:
+        response = await client.predict(hidden_states=[[0.1] * 4, [0.2] * 4], layer=3)
+        assert len(response.predictions) == 2
+        with pytest.raises(ValueError, match="2 for 1 texts"):
+            await client.predict(["one"], hidden_states=[[0.1] * 4, [0.2] * 4])

@@ -767,6 +767,26 @@ class GetBudgetResponse(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PredictionOutcomesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     TOKENS_PER_QUERY_FIELD_NUMBER: _builtins.int
     GRANTED_TOKENS_FIELD_NUMBER: _builtins.int
     RESERVED_TOKENS_FIELD_NUMBER: _builtins.int
@@ -776,6 +796,7 @@ class GetBudgetResponse(_message.Message):
     BANK_LIMIT_TOKENS_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
     COVERED_REQUESTS_FIELD_NUMBER: _builtins.int
+    PREDICTION_OUTCOMES_FIELD_NUMBER: _builtins.int
     tokens_per_query: _builtins.int
     """Mean reasoning tokens a query that the ledger grants."""
     granted_tokens: _builtins.int
@@ -794,6 +815,10 @@ class GetBudgetResponse(_message.Message):
     """Requests since start."""
     covered_requests: _builtins.int
     """Requests whose budget came from a fresh prediction."""
+    @_builtins.property
+    def prediction_outcomes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Requests by where their curve came from: fresh, abstained, timeout, unavailable, refused, invalid, disabled."""
+
     def __init__(
         self,
         *,
@@ -806,10 +831,11 @@ class GetBudgetResponse(_message.Message):
         bank_limit_tokens: _builtins.int = ...,
         requests: _builtins.int = ...,
         covered_requests: _builtins.int = ...,
+        prediction_outcomes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank_limit_tokens", b"bank_limit_tokens", "bank_tokens", b"bank_tokens", "covered_requests", b"covered_requests", "granted_tokens", b"granted_tokens", "requests", b"requests", "reserved_tokens", b"reserved_tokens", "returned_tokens", b"returned_tokens", "tokens_per_query", b"tokens_per_query", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bank_limit_tokens", b"bank_limit_tokens", "bank_tokens", b"bank_tokens", "covered_requests", b"covered_requests", "granted_tokens", b"granted_tokens", "prediction_outcomes", b"prediction_outcomes", "requests", b"requests", "reserved_tokens", b"reserved_tokens", "returned_tokens", b"returned_tokens", "tokens_per_query", b"tokens_per_query", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,104 @@
+"""Thin clients of the predictor: what a query's accuracy curve is expected to be, outside the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+import grpc.aio
+
+from predictive_scheduling.client import channel_options
+from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
+from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
+
+
+def _request(
+    texts: Sequence[str], hidden_states: Iterable[Sequence[float]] | None, layer: int, model: str
+) -> pb.PredictRequest:
+    """A request of queries with text, hidden states, or both; raises ValueError where their numbers differ."""
+    states = None if hidden_states is None else [pb.HiddenState(values=state, layer=layer) for state in hidden_states]
+    if states is None:
+        return pb.PredictRequest(model=model, queries=[pb.Query(text=text) for text in texts])
+    if texts and len(texts) != len(states):
+        raise ValueError(f"hidden_states: {len(states)} for {len(texts)} texts")
+    words = texts or [""] * len(states)
+    queries = [pb.Query(text=text, hidden_state=state) for text, state in zip(words, states, strict=True)]
+    return pb.PredictRequest(model=model, queries=queries)
+
+
+class PredictorClient:
+    """A blocking client; a context manager that closes its channel. Its methods raise ``grpc.RpcError``."""
+
+    def __init__(self, address: str, *, timeout: float | None = None) -> None:
+        """Call the predictor at ``address``; ``timeout`` (seconds) is the deadline of every call."""
+        self._channel = grpc.insecure_channel(address, options=channel_options())
+        self.stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
+        self._timeout = timeout
+
+    def predict(
+        self,
+        texts: Sequence[str] = (),
+        *,
+        hidden_states: Iterable[Sequence[float]] | None = None,
+        layer: int = 0,
+        model: str = "",
+    ) -> pb.PredictResponse:
+        """Predict a batch, in order: texts, hidden states of ``layer`` (0: not said), or both."""
+        return self.stub.Predict(_request(texts, hidden_states, layer, model), timeout=self._timeout)
+
+    def models(self) -> pb.ListModelsResponse:
+        """Describe the models, the default first."""
+        return self.stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout)
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+class AsyncPredictorClient:
+    """The same for asyncio. ``interceptors`` are those of the channel, such as tracing."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float | None = None,
+        interceptors: list[grpc.aio.ClientInterceptor] | None = None,
+    ) -> None:
+        """Call the predictor at ``address``; ``timeout`` (seconds) is the deadline of every call."""
+        self._channel = grpc.aio.insecure_channel(address, options=channel_options(), interceptors=interceptors)
+        self.stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
+        self._timeout = timeout
+
+    async def predict(
+        self,
+        texts: Sequence[str] = (),
+        *,
+        hidden_states: Iterable[Sequence[float]] | None = None,
+        layer: int = 0,
+        model: str = "",
+    ) -> pb.PredictResponse:
+        """Predict a batch, in order: texts, hidden states of ``layer`` (0: not said), or both."""
+        return await self.stub.Predict(_request(texts, hidden_states, layer, model), timeout=self._timeout)
+
+    async def models(self) -> pb.ListModelsResponse:
+        """Describe the models, the default first."""
+        return await self.stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout)
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the channel."""
+        await self._channel.close()
