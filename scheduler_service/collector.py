@@ -92,7 +92,7 @@ class Collector:
         """Predict and price one job; nothing waits for it, and it waits for nothing but its prediction."""
         came = self._clock()
         with self._tracer.start_as_current_span("allocate") as span:
-            prediction = self._made_of(job, (await self._predictor.predict([job]))[0])
+            prediction = self.made_of(job, (await self._predictor.predict([job]))[0])
             predicted = self._clock()
             grant = self._ledger.grant(1, predicted)
             allocation = desk.decide(
@@ -122,7 +122,7 @@ class Collector:
                 trace_id=telemetry.current_trace_id(),
             )
 
-    def _made_of(self, job: Job, prediction: Prediction) -> Prediction:
+    def made_of(self, job: Job, prediction: Prediction) -> Prediction:
         """What the job's prediction is worth: as far as it is trusted, and for as many traces as it has."""
         return stretched(self._trust(prediction), job.traces, self._rules.budget_window_tokens)
 
@@ -164,7 +164,7 @@ class Collector:
             try:
                 found = await self._predictor.predict([item.job for item in window])
                 predictions = [
-                    self._made_of(item.job, prediction) for item, prediction in zip(window, found, strict=True)
+                    self.made_of(item.job, prediction) for item, prediction in zip(window, found, strict=True)
                 ]
                 predicted = self._clock()
                 here = [

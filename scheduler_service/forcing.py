@@ -68,6 +68,7 @@ class BudgetForcing:
     _answer: str = ""
     _held: str = ""
     _held_tokens: int = 0
+    _cut: bool = False
     _emitted: list[Text] = field(default_factory=list)
 
     def next_call(self) -> Call | None:
@@ -108,11 +109,11 @@ class BudgetForcing:
     @property
     def reasoning(self) -> bool:
         """Whether the reasoning still goes on, so that a larger budget could be used."""
-        return self._kind is TextKind.REASONING and self.finish is None
+        return self._kind is TextKind.REASONING and self.finish is None and not self._cut
 
     def cut(self) -> None:
         """End the reasoning with what was thought so far; the next call forces the answer."""
-        self.budget = min(self.budget, self.reasoning_tokens)
+        self.budget, self._cut = min(self.budget, self.reasoning_tokens), True
 
     def take(self) -> list[Text]:
         """Return what is to be emitted since the last call of this method."""

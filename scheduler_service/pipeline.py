@@ -25,7 +25,6 @@ from scheduler_service.domain import (
     Prediction,
     PredictionOutcome,
     Sampling,
-    SchedulingError,
     Text,
     TextKind,
     Usage,
@@ -132,7 +131,7 @@ class Pipeline:
             async with asyncio.TaskGroup() as group:
                 for run in runs:
                     group.create_task(collect(run))
-        except* SchedulingError as errors:  # the caller knows of single errors
+        except ExceptionGroup as errors:  # the caller knows of single ones
             raise errors.exceptions[0] from None
         return winner([run.answer for run in runs])
 
@@ -180,7 +179,10 @@ class Pipeline:
             raise InvalidRequestError("policy", f"{policy!r} is none of {', '.join(POLICIES)}")
         asked = [job for job, prediction in zip(jobs, known, strict=True) if prediction is None]
         answers = iter(await self.predictor.predict(asked) if asked else [])
-        predictions = [prediction or next(answers) for prediction in known]
+        predictions = [
+            prediction or self.collector.made_of(job, next(answers))
+            for job, prediction in zip(jobs, known, strict=True)
+        ]
         rules = replace(self.rules, policy=POLICIES[policy]) if policy else self.rules
         try:
             return plan_window(jobs, predictions, len(jobs) * tokens, rules)

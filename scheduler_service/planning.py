@@ -75,6 +75,9 @@ def _plan(jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, ru
     return WindowPlan(allocations, total, int(plan.budgets.sum()), plan.saved_at_equal_accuracy)
 
 
+_GUARD_DECISIONS = 50  # that the price's guard looks back on; before, it has seen too little to judge
+
+
 @dataclass
 class PriceDesk:
     """Decides requests one by one: the price, and a guard that watches what it is expected to gain over uniform.
@@ -88,6 +91,7 @@ class PriceDesk:
     answer_tokens: int
     pricing: DualPrice
     expected_gain: float = 0.0
+    decisions: int = 0
 
     def decide(self, job: Job, prediction: Prediction, *, grant: float, balance: float, overdraft: float) -> Allocation:
         """Allocate one job. ``grant``: tokens earned with it; ``balance``: what the bank holds, negative for a debt."""
@@ -101,8 +105,9 @@ class PriceDesk:
             limit = float(open_tokens - floor)
             priced = self.pricing.decide(curve, floor, job.cap_tokens, grant, balance, limit)
             expected, uniform = (accuracy_of(curve, tokens, width) for tokens in (priced, baseline))
-            self.expected_gain += 0.02 * (expected - uniform - self.expected_gain)
-            if self.expected_gain >= 0:
+            self.decisions += 1
+            self.expected_gain += (expected - uniform - self.expected_gain) / min(self.decisions, _GUARD_DECISIONS)
+            if self.expected_gain >= 0 or self.decisions < _GUARD_DECISIONS:
                 budget, policy = priced, "price"
             else:
                 expected = uniform

@@ -29,6 +29,7 @@ from scheduler_service.domain import Prediction
 from scheduler_service.guarded_predictor import GuardedPredictor
 from scheduler_service.income import Income, PerQuery, PerSecond, PerWindow
 from scheduler_service.ledger import BudgetLedger
+from scheduler_service.openai_front import OpenAiFront
 from scheduler_service.outcomes import OutcomeBook
 from scheduler_service.pace import Pace
 from scheduler_service.pipeline import Pipeline
@@ -91,6 +92,10 @@ async def serve(
             if sharing is not None:
                 await sharing.beat()  # so that the first request finds a lease
             await serving.start()
+            if settings.http_listen:
+                front = OpenAiFront(pipeline, offer, tracing.get_tracer(__name__), serving.draining.is_set)
+                await front.start(settings.http_listen)
+                closing.push_async_callback(front.stop)
             await serving.ready()
             on_started(serving)
             await serving.run_until_signal()

@@ -44,6 +44,8 @@ class SchedulerSettings(ServiceSettings):
     predictor_cache: int = Field(4096, ge=0, description="predictions remembered by the prompt's digest; 0 for none")
     predictor_cache_seconds: float = Field(300.0, gt=0, description="how long a prediction is remembered")
 
+    http_listen: str = Field("", description="host:port of an OpenAI-compatible front; empty for none")
+
     policy: str = Field("price", description=f"how budgets are found: {', '.join((*POLICIES, 'target', 'price'))}")
     target_accuracy: float = Field(0.0, ge=0, le=1, description="policy target: mean accuracy to reach, cheaply")
     burst_requests: float = Field(10.0, ge=0, description="policy price: mean budgets that may be spent ahead")

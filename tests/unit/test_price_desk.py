@@ -44,7 +44,7 @@ def test_an_empty_account_lowers_even_the_floor():
 
 def test_a_price_that_is_expected_to_lose_is_not_followed():
     one = desk()
-    one.expected_gain = -0.5
+    one.expected_gain, one.decisions = -0.5, 100
     allocation = one.decide(job(), SLOW, grant=40, balance=0, overdraft=160)
     assert (allocation.budget_tokens, allocation.policy) == (40, "uniform")
     assert allocation.expected_accuracy == allocation.baseline_expected_accuracy
