@@ -83,15 +83,24 @@ class AsyncSchedulerClient:
         self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
         self._timeout = timeout
 
-    def generate(
-        self, prompt: str, *, timeout: float | None = None, **fields: Any
+    async def generate(
+        self,
+        prompt: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  # a gRPC deadline, which travels to the server
+        **fields: Any,
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream one allocation, the text, and last the usage; leaving the iteration cancels the call.
 
         ``timeout``: this call's deadline, in seconds.
         """
         request = pb.GenerateRequest(job=make_job(prompt, **fields))
-        return aiter(self.stub.Generate(request, timeout=timeout or self._timeout))
+        call = self.stub.Generate(request, timeout=timeout or self._timeout)
+        try:
+            async for response in call:
+                yield response
+        finally:
+            call.cancel()  # a call that has ended is left as it is
 
     async def complete(
         self,

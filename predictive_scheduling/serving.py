@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from opentelemetry import trace
 
 from predictive_scheduling.interceptors import ServerTracing
+from predictive_scheduling.malformed import RefuseMalformed
 from predictive_scheduling.service_settings import ServiceSettings
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Serving:
             settings.listen,
             [name],
             settings.drain_seconds,
-            interceptors=[ServerTracing(tracing)],
+            interceptors=[ServerTracing(tracing), RefuseMalformed()],
             with_reflection=settings.reflection,
         )
 

@@ -1,0 +1,73 @@
+"""A server interceptor: bytes that are no message of the method end with INVALID_ARGUMENT, not with an error of ours.
+
+grpc.aio parses a request before the handler is called, and answers UNKNOWN, with a stack trace in the log, where that
+fails: anybody could fill the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from predictive_scheduling.rpc_errors import abort_invalid
+
+_OURS = "/predictive_scheduling."
+_Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Malformed:
+    """Stands in for a request that could not be parsed."""
+
+    reason: str
+
+
+class RefuseMalformed(grpc.aio.ServerInterceptor):
+    """Wraps our methods that take one request."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Return the method's handler, with a parser that cannot fail."""
+        handler = await continuation(handler_call_details)
+        if not handler_call_details.method.startswith(_OURS):  # health and reflection stream in other ways
+            return handler
+        if handler is None or handler.request_streaming or handler.request_deserializer is None:
+            return handler
+
+        def parse(raw: bytes) -> Any:
+            try:
+                return handler.request_deserializer(raw)
+            except DecodeError as error:
+                return _Malformed(str(error))
+
+        async def answer(request: Any, context: _Context) -> Any:
+            await _refuse(request, context)
+            return await handler.unary_unary(request, context)
+
+        async def stream(request: Any, context: _Context) -> AsyncIterator[Any]:
+            await _refuse(request, context)
+            async with aclosing(handler.unary_stream(request, context)) as responses:
+                async for response in responses:
+                    yield response
+
+        if handler.response_streaming:
+            return grpc.unary_stream_rpc_method_handler(
+                stream, request_deserializer=parse, response_serializer=handler.response_serializer
+            )
+        return grpc.unary_unary_rpc_method_handler(
+            answer, request_deserializer=parse, response_serializer=handler.response_serializer
+        )
+
+
+async def _refuse(request: Any, context: _Context) -> None:
+    if isinstance(request, _Malformed):
+        await abort_invalid(context, [("request", f"is no message of this method: {request.reason}")])

@@ -1,0 +1,205 @@
+"""Faults from all sides: calls end with a documented status, and the ledger balances to the token."""
+
+import asyncio
+import os
+import random
+import socket
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
+from scheduler_service.domain import BackendUnavailableError
+from tests.integration.running import scheduler
+from tests.standins.backend import ScriptedBackend
+
+DOCUMENTED = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+}
+
+
+def endless(prompt):
+    return [" 7", "\n\n"] if prompt.endswith("Final answer:") else ["t"] * 4000
+
+
+async def balanced(client):
+    """The ledger once everything has ended."""
+    async with asyncio.timeout(5):
+        while (budget := await client.budget()).reserved_tokens:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.02)
+    assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
+    return budget
+
+
+class Garbage(predictor_pb2_grpc.PredictorServiceServicer):
+    """A predictor that answers, but not what it should."""
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    async def GetModel(self, request, context):
+        model = predictor_pb2.Model(name="g", version="1", takes_text=True, max_text_bytes=1 << 20, windows=16)
+        return predictor_pb2.GetModelResponse(model=model)
+
+    async def Predict(self, request, context):
+        if self.kind == "hangs":
+            await asyncio.sleep(60)
+        if self.kind == "crashes":
+            raise RuntimeError("no")
+        curve = {"nan": [float("nan")] * 16, "beyond": [7.0] * 16, "empty": []}.get(self.kind, [0.5] * 16)
+        wrong = 3 if self.kind == "count" else len(request.queries)
+        status = 99 if self.kind == "status" else predictor_pb2.PREDICTION_STATUS_OK
+        predictions = [predictor_pb2.Prediction(status=status, curve=curve) for _ in range(wrong)]
+        window = 7 if self.kind == "window" else 16
+        return predictor_pb2.PredictResponse(
+            model="g", version="1", budget_window_tokens=window, predictions=predictions
+        )
+
+
+@asynccontextmanager
+async def garbage(kind):
+    server = grpc.aio.server()
+    predictor_pb2_grpc.add_PredictorServiceServicer_to_server(Garbage(kind), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield f"127.0.0.1:{port}"
+    await server.stop(None)
+
+
+@pytest.mark.parametrize("policy", ["price", "envelope"])
+@pytest.mark.parametrize("kind", ["nan", "beyond", "empty", "count", "status", "window", "crashes", "hangs"])
+async def test_a_predictor_that_answers_garbage_leaves_everybody_with_the_uniform_budget(kind, policy):
+    async with garbage(kind) as address:
+        settings = {"predictor": address, "predictor_timeout_ms": 100, "policy": policy, "cap_tokens": 128}
+        async with scheduler(ScriptedBackend(endless), **settings) as server, AsyncSchedulerClient(server) as client:
+            done = await client.complete("q")
+            budget = await balanced(client)
+    assert done.allocation.policy == "uniform"
+    assert done.usage.reasoning_tokens == 64
+    assert budget.covered_requests == 0
+    assert sum(budget.prediction_outcomes.values()) == 1
+
+
+@pytest.fixture
+def unused_tcp_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def start_predictor(port):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "predictive_scheduling_cli", "predictor", f"--listen=127.0.0.1:{port}",
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, env=dict(os.environ),
+    )  # fmt: skip
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        await asyncio.wait_for(channel.channel_ready(), 30)
+    return process
+
+
+async def test_a_predictor_that_is_killed_costs_coverage_and_no_call_and_comes_back(unused_tcp_port):
+    process = await start_predictor(unused_tcp_port)
+    settings = {
+        "predictor": f"127.0.0.1:{unused_tcp_port}", "predictor_timeout_ms": 1000, "policy": "price",
+        "predictor_cache": 0, "tokens_per_query": 32, "cap_tokens": 64,
+    }  # fmt: skip
+    async with scheduler(ScriptedBackend(endless), **settings) as server, AsyncSchedulerClient(server) as client:
+
+        async def outcomes(count):
+            before = Counter(dict((await client.budget()).prediction_outcomes))
+            for at in range(count):
+                assert (await client.complete(f"question {at}")).answer
+            return Counter(dict((await client.budget()).prediction_outcomes)) - before
+
+        assert await outcomes(10) == {"fresh": 10}
+        process.kill()
+        await process.wait()
+        away = await outcomes(20)
+        assert away["fresh"] == 0
+        assert sum(away.values()) == 20
+        process = await start_predictor(unused_tcp_port)
+        async with asyncio.timeout(60):
+            while not (await outcomes(1))["fresh"]:  # noqa: ASYNC110  # until the breaker has closed again
+                await asyncio.sleep(0.2)
+        assert (await outcomes(10))["fresh"] >= 9
+        await balanced(client)
+    process.terminate()
+    await process.wait()
+
+
+@pytest.mark.parametrize("policy", ["price", "envelope"])
+async def test_many_streams_with_a_tenth_cancelled_and_a_tenth_failing_leave_nothing_behind(policy):
+    rng = random.Random(0)
+    calls = 0
+
+    def script(prompt):
+        nonlocal calls
+        calls += 1
+        if calls % 10 == 0:
+            raise BackendUnavailableError("gone")
+        return [" 7", "\n\n"] if prompt.endswith("Final answer:") else ["t"] * rng.randint(1, 60)
+
+    backend = ScriptedBackend(script, slots=64, token_seconds=0.001)
+    settings = {"policy": policy, "tokens_per_query": 32, "cap_tokens": 64, "max_pending": 200}
+    async with scheduler(backend, **settings) as server, AsyncSchedulerClient(server) as client:
+        before = len(asyncio.all_tasks())
+
+        async def one(at):
+            try:
+                async for _ in client.generate(f"q{at}", timeout=30):
+                    if at % 10 == 3:
+                        return "left"
+            except grpc.aio.AioRpcError as error:
+                return error.code().name
+            return "served"
+
+        ended = Counter(await asyncio.gather(*(one(at) for at in range(400))))
+        budget = await balanced(client)
+        async with asyncio.timeout(5):
+            while backend.open or len(asyncio.all_tasks()) > before + 5:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+    assert set(ended) <= {"served", "left", *(code.name for code in DOCUMENTED)}
+    assert ended["served"] > 50
+    assert ended["left"] > 10
+    assert ended["UNAVAILABLE"] > 5
+    assert sum(ended.values()) == 400
+    assert budget.requests <= 400
+
+
+METHODS = [
+    f"/predictive_scheduling.scheduler.v1.SchedulerService/{name}"
+    for name in ("Generate", "Complete", "Allocate", "ReportOutcome", "GetBudget", "Nothing")
+]
+
+
+async def test_bytes_that_are_no_message_end_with_a_status_and_the_server_lives():
+    rng = np.random.default_rng(0)
+    async with scheduler(ScriptedBackend(endless), policy="uniform") as server, AsyncSchedulerClient(server) as client:
+        async with grpc.aio.insecure_channel(server) as channel:
+            seen = Counter()
+            for at in range(200):
+                noise = rng.bytes(int(rng.integers(0, 200)))
+                call = channel.unary_unary(METHODS[at % len(METHODS)])
+                try:
+                    await call(noise, timeout=5)
+                    seen["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    seen[error.code().name] += 1
+            assert set(seen) <= {"OK", "INVALID_ARGUMENT", "UNIMPLEMENTED"}
+            too_large = channel.unary_unary(METHODS[1])
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await too_large(bytes(20 << 20), timeout=20)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert (await client.complete("still there?")).answer
+        await balanced(client)
