@@ -2,6 +2,7 @@
 
 from predictive_scheduling.answers import extract_answer
 from predictive_scheduling.client import AsyncSchedulerClient, SchedulerClient
+from predictive_scheduling.credentials import channel_credentials
 from predictive_scheduling.predictor_client import AsyncPredictorClient, PredictorClient
 from predictive_scheduling.version import VERSION as __version__
 
@@ -11,5 +12,6 @@ __all__ = [
     "PredictorClient",
     "SchedulerClient",
     "__version__",
+    "channel_credentials",
     "extract_answer",
 ]

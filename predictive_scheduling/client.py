@@ -20,6 +20,11 @@ def channel_options() -> list[tuple[str, str | int]]:
     return [("grpc.service_config", config), ("grpc.enable_retries", 1)]
 
 
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that carries a bearer token; none for an empty one."""
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
 def make_job(prompt: str, **fields: Any) -> pb.Job:
     """Return a job; ``fields`` are those of the proto (``max_reasoning_tokens``, ``tenant``, ``sampling``, …)."""
     return pb.Job(prompt=prompt, **fields)
@@ -31,31 +36,47 @@ class SchedulerClient:
     Every method raises ``grpc.RpcError``; its ``code()`` is one of those documented in ``scheduler.proto``.
     """
 
-    def __init__(self, address: str, *, timeout: float | None = None) -> None:
-        """Call the scheduler at ``address``; ``timeout`` (seconds) is the deadline of every call."""
-        self._channel = grpc.insecure_channel(address, options=channel_options())
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str = "",
+    ) -> None:
+        """Call the scheduler at ``address``; ``timeout`` (seconds) is the deadline of every call.
+
+        ``credentials``: for TLS (``channel_credentials``). ``token``: sent as a bearer token.
+        """
+        options = channel_options()
+        self._channel = (
+            grpc.insecure_channel(address, options=options)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options=options)
+        )
+        self._metadata = bearer(token)
         self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
         self._timeout = timeout
 
     def generate(self, prompt: str, *, timeout: float | None = None, **fields: Any) -> Iterator[pb.GenerateResponse]:
         """Stream one allocation, the text, and last the usage; ``timeout``: this call's deadline, in seconds."""
         request = pb.GenerateRequest(job=make_job(prompt, **fields))
-        return iter(self.stub.Generate(request, timeout=timeout or self._timeout))
+        return iter(self.stub.Generate(request, timeout=timeout or self._timeout, metadata=self._metadata))
 
     def complete(self, prompt: str, *, timeout: float | None = None, **fields: Any) -> pb.CompleteResponse:
         """Return the whole generation; ``timeout``: this call's deadline, in seconds."""
         request = pb.CompleteRequest(job=make_job(prompt, **fields))
-        return self.stub.Complete(request, timeout=timeout or self._timeout)
+        return self.stub.Complete(request, timeout=timeout or self._timeout, metadata=self._metadata)
 
     def report_outcome(self, request_id: str, score: float) -> pb.ReportOutcomeResponse:
         """Tell whether an answer was right: 1 right, 0 wrong."""
         return self.stub.ReportOutcome(
-            pb.ReportOutcomeRequest(request_id=request_id, score=score), timeout=self._timeout
+            pb.ReportOutcomeRequest(request_id=request_id, score=score), timeout=self._timeout, metadata=self._metadata
         )
 
     def budget(self) -> pb.GetBudgetResponse:
         """Return the ledger."""
-        return self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout)
+        return self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout, metadata=self._metadata)
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -76,10 +97,21 @@ class AsyncSchedulerClient:
         address: str,
         *,
         timeout: float | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str = "",
         interceptors: list[grpc.aio.ClientInterceptor] | None = None,
     ) -> None:
-        """Call the scheduler at ``address``; ``timeout`` (seconds) is the deadline of every call."""
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options(), interceptors=interceptors)
+        """Call the scheduler at ``address``; ``timeout`` (seconds) is the deadline of every call.
+
+        ``credentials``: for TLS (``channel_credentials``). ``token``: sent as a bearer token.
+        """
+        options = channel_options()
+        self._channel = (
+            grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
+        )
+        self._metadata = bearer(token)
         self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
         self._timeout = timeout
 
@@ -95,7 +127,7 @@ class AsyncSchedulerClient:
         ``timeout``: this call's deadline, in seconds.
         """
         request = pb.GenerateRequest(job=make_job(prompt, **fields))
-        call = self.stub.Generate(request, timeout=timeout or self._timeout)
+        call = self.stub.Generate(request, timeout=timeout or self._timeout, metadata=self._metadata)
         try:
             async for response in call:
                 yield response
@@ -111,16 +143,16 @@ class AsyncSchedulerClient:
     ) -> pb.CompleteResponse:
         """Return the whole generation; ``timeout``: this call's deadline, in seconds."""
         request = pb.CompleteRequest(job=make_job(prompt, **fields))
-        return await self.stub.Complete(request, timeout=timeout or self._timeout)
+        return await self.stub.Complete(request, timeout=timeout or self._timeout, metadata=self._metadata)
 
     async def report_outcome(self, request_id: str, score: float) -> pb.ReportOutcomeResponse:
         """Tell whether an answer was right: 1 right, 0 wrong."""
         request = pb.ReportOutcomeRequest(request_id=request_id, score=score)
-        return await self.stub.ReportOutcome(request, timeout=self._timeout)
+        return await self.stub.ReportOutcome(request, timeout=self._timeout, metadata=self._metadata)
 
     async def budget(self) -> pb.GetBudgetResponse:
         """Return the ledger."""
-        return await self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout)
+        return await self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout, metadata=self._metadata)
 
     async def __aenter__(self) -> Self:
         """Return the client."""

@@ -9,7 +9,7 @@ from typing import Self
 import grpc
 import grpc.aio
 
-from predictive_scheduling.client import channel_options
+from predictive_scheduling.client import bearer, channel_options
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 
@@ -31,9 +31,25 @@ def _request(
 class PredictorClient:
     """A blocking client; a context manager that closes its channel. Its methods raise ``grpc.RpcError``."""
 
-    def __init__(self, address: str, *, timeout: float | None = None) -> None:
-        """Call the predictor at ``address``; ``timeout`` (seconds) is the deadline of every call."""
-        self._channel = grpc.insecure_channel(address, options=channel_options())
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str = "",
+    ) -> None:
+        """Call the predictor at ``address``; ``timeout`` (seconds) is the deadline of every call.
+
+        ``credentials``: for TLS (``channel_credentials``). ``token``: sent as a bearer token.
+        """
+        options = channel_options()
+        self._channel = (
+            grpc.insecure_channel(address, options=options)
+            if credentials is None
+            else grpc.secure_channel(address, credentials, options=options)
+        )
+        self._metadata = bearer(token)
         self.stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
         self._timeout = timeout
 
@@ -46,11 +62,13 @@ class PredictorClient:
         model: str = "",
     ) -> pb.PredictResponse:
         """Predict a batch, in order: texts, hidden states of ``layer`` (0: not said), or both."""
-        return self.stub.Predict(_request(texts, hidden_states, layer, model), timeout=self._timeout)
+        return self.stub.Predict(
+            _request(texts, hidden_states, layer, model), timeout=self._timeout, metadata=self._metadata
+        )
 
     def models(self) -> pb.ListModelsResponse:
         """Describe the models, the default first."""
-        return self.stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout)
+        return self.stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout, metadata=self._metadata)
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -71,10 +89,21 @@ class AsyncPredictorClient:
         address: str,
         *,
         timeout: float | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str = "",
         interceptors: list[grpc.aio.ClientInterceptor] | None = None,
     ) -> None:
-        """Call the predictor at ``address``; ``timeout`` (seconds) is the deadline of every call."""
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options(), interceptors=interceptors)
+        """Call the predictor at ``address``; ``timeout`` (seconds) is the deadline of every call.
+
+        ``credentials``: for TLS (``channel_credentials``). ``token``: sent as a bearer token.
+        """
+        options = channel_options()
+        self._channel = (
+            grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+            if credentials is None
+            else grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
+        )
+        self._metadata = bearer(token)
         self.stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
         self._timeout = timeout
 
@@ -87,11 +116,13 @@ class AsyncPredictorClient:
         model: str = "",
     ) -> pb.PredictResponse:
         """Predict a batch, in order: texts, hidden states of ``layer`` (0: not said), or both."""
-        return await self.stub.Predict(_request(texts, hidden_states, layer, model), timeout=self._timeout)
+        return await self.stub.Predict(
+            _request(texts, hidden_states, layer, model), timeout=self._timeout, metadata=self._metadata
+        )
 
     async def models(self) -> pb.ListModelsResponse:
         """Describe the models, the default first."""
-        return await self.stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout)
+        return await self.stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout, metadata=self._metadata)
 
     async def __aenter__(self) -> Self:
         """Return the client."""

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from predictive_scheduling.credentials import TlsFiles
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +23,27 @@ class ServiceSettings(BaseSettings):
     listen: str = Field("127.0.0.1:0", description="address to listen on, host:port or unix:path; port 0 picks one")
     drain_seconds: float = Field(20.0, ge=0, description="how long running calls may go on after SIGTERM")
     reflection: bool = Field(True, description="serve gRPC reflection; switch off in production")
+    tls_cert: str = Field("", description="PEM file of the server's certificate; read anew when it changes")
+    tls_key: str = Field("", description="PEM file of its key")
+    tls_client_ca: str = Field("", description="PEM file of who signs clients' certificates, which are then required")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least severe log line")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert, tls_key: one needs the other")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError("tls_client_ca: needs tls_cert and tls_key")
+        return self
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The server's certificate, or ``None`` for a server without TLS."""
+        if not self.tls_cert:
+            return None
+        return TlsFiles(
+            Path(self.tls_cert), Path(self.tls_key), Path(self.tls_client_ca) if self.tls_client_ca else None
+        )
 
     def log_masked(self) -> None:
         """Write the settings to the log as one JSON line; secrets are masked."""

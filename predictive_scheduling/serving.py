@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from opentelemetry import trace
 
+from predictive_scheduling.credentials import TlsFiles, server_credentials
 from predictive_scheduling.interceptors import ServerTracing
 from predictive_scheduling.malformed import RefuseMalformed
 from predictive_scheduling.service_settings import ServiceSettings
@@ -34,6 +35,7 @@ class Serving:
     interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
     with_reflection: bool = True
     max_message_bytes: int = 16 << 20
+    tls: TlsFiles | None = None
     port: int = 0
     server: grpc.aio.Server = field(init=False)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -48,6 +50,7 @@ class Serving:
             settings.drain_seconds,
             interceptors=[ServerTracing(tracing), RefuseMalformed()],
             with_reflection=settings.reflection,
+            tls=settings.tls,
         )
 
     def __post_init__(self) -> None:
@@ -63,8 +66,11 @@ class Serving:
             reflection.enable_server_reflection(known, self.server)
 
     async def start(self) -> None:
-        """Bind and serve; not ready yet. Raises RuntimeError where the address is taken."""
-        self.port = self.server.add_insecure_port(self.address)
+        """Bind and serve; not ready yet. Raises RuntimeError where the address is taken, OSError without its files."""
+        if self.tls is None:
+            self.port = self.server.add_insecure_port(self.address)
+        else:
+            self.port = self.server.add_secure_port(self.address, server_credentials(self.tls))
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.server.start()
         log.info("listening on %s", self.address if self.address.startswith("unix:") else f"port {self.port}")

@@ -24,6 +24,14 @@ class PreconditionError(InvalidRequestError):
     """A field asks for what this server does not have: a model, a longer context (FAILED_PRECONDITION)."""
 
 
+class UnauthenticatedError(SchedulingError):
+    """The caller does not say who it is, or nobody knows it (UNAUTHENTICATED)."""
+
+
+class PermissionDeniedError(SchedulingError):
+    """The caller asks for what is another's (PERMISSION_DENIED)."""
+
+
 class OverloadedError(SchedulingError):
     """Too many requests wait (RESOURCE_EXHAUSTED); try again after ``retry_seconds``."""
 

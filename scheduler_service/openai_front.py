@@ -31,12 +31,15 @@ from scheduler_service.domain import (
     FinishReason,
     InvalidRequestError,
     OverloadedError,
+    PermissionDeniedError,
     PreconditionError,
     SchedulingError,
     Text,
     TextKind,
+    UnauthenticatedError,
     Usage,
 )
+from scheduler_service.identity import Identity
 from scheduler_service.messages import job_of
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.servicer import Offer
@@ -53,9 +56,15 @@ class OpenAiFront:
     """Serves one pipeline over HTTP. ``draining`` says whether new work is refused."""
 
     def __init__(
-        self, pipeline: Pipeline, offer: Offer, tracer: trace.Tracer, draining: Callable[[], bool] = lambda: False
+        self,
+        pipeline: Pipeline,
+        offer: Offer,
+        tracer: trace.Tracer,
+        draining: Callable[[], bool] = lambda: False,
+        identity: Identity | None = None,
     ) -> None:
-        """Serve ``pipeline`` within ``offer``."""
+        """Serve ``pipeline`` within ``offer``, to whom ``identity`` lets in by a bearer token."""
+        self._identity = identity or Identity()
         self._pipeline, self._offer, self._tracer, self._draining = pipeline, offer, tracer, draining
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_post("/v1/chat/completions", self._complete)
@@ -115,6 +124,7 @@ class OpenAiFront:
         if most is not None:
             job = replace(job, cap_tokens=_reasoning_of(most, self._pipeline.rules.answer_tokens, job.cap_tokens))
             job = replace(job, floor_tokens=min(job.floor_tokens, job.cap_tokens))
+        job = replace(job, tenant=self._identity.tenant(headers.get("Authorization", ""), "", message.tenant))
         if seconds := headers.get(_TIMEOUT_HEADER):
             job = replace(job, deadline=self._pipeline.clock() + _seconds(seconds))
         return self._pipeline.generate(job)
@@ -278,6 +288,10 @@ def _error(error: SchedulingError) -> tuple[int, dict[str, Any], dict[str, str]]
             param = error.field_name.removeprefix("job.")
         case InvalidRequestError():
             status, kind, param = 400, "invalid_request_error", error.field_name.removeprefix("job.")
+        case UnauthenticatedError():
+            status, kind = 401, "authentication_error"
+        case PermissionDeniedError():
+            status, kind = 403, "permission_error"
         case OverloadedError():
             status, kind, headers = 429, "rate_limit_error", {"Retry-After": f"{error.retry_seconds:.0f}"}
         case BackendUnavailableError():

@@ -9,11 +9,13 @@ import socket
 import uuid
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import grpc.aio
 from opentelemetry import trace
 
 from predictive_scheduling import telemetry
+from predictive_scheduling.credentials import channel_credentials
 from predictive_scheduling.interceptors import client_tracing
 from predictive_scheduling.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from predictive_scheduling.serving import Serving
@@ -27,6 +29,7 @@ from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.domain import Prediction
 from scheduler_service.guarded_predictor import GuardedPredictor
+from scheduler_service.identity import Identity, read_tokens
 from scheduler_service.income import Income, PerQuery, PerSecond, PerWindow
 from scheduler_service.ledger import BudgetLedger
 from scheduler_service.openai_front import OpenAiFront
@@ -71,7 +74,7 @@ async def serve(
         _check_fits(settings, limits)
         predictor: Predictor = NoPredictor()
         if settings.predictor:
-            channel = grpc.aio.insecure_channel(settings.predictor, interceptors=client_tracing(tracing))
+            channel = _predictor_channel(settings, tracing)
             closing.push_async_callback(channel.close)
             timeout = settings.predictor_timeout_ms / 1000
             predictor = GuardedPredictor(
@@ -83,7 +86,9 @@ async def serve(
         sharing = _shared_budget(settings, pipeline, closing)
         serving = Serving.by_settings(settings, SERVICE, tracing)
         offer = Offer(settings.model or limits.model, settings.floor_tokens, settings.cap_tokens, settings.temperature)
-        servicer = SchedulerServicer(pipeline, offer, serving.draining.is_set)
+        tokens = read_tokens(Path(settings.auth_tokens)) if settings.auth_tokens else {}
+        identity = Identity(tokens, by_certificate=bool(settings.tls_client_ca))
+        servicer = SchedulerServicer(pipeline, offer, serving.draining.is_set, identity)
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
         async with asyncio.TaskGroup() as group:
             working = [group.create_task(pipeline.collector.run())]
@@ -93,7 +98,7 @@ async def serve(
                 await sharing.beat()  # so that the first request finds a lease
             await serving.start()
             if settings.http_listen:
-                front = OpenAiFront(pipeline, offer, tracing.get_tracer(__name__), serving.draining.is_set)
+                front = OpenAiFront(pipeline, offer, tracing.get_tracer(__name__), serving.draining.is_set, identity)
                 await front.start(settings.http_listen)
                 closing.push_async_callback(front.stop)
             await serving.ready()
@@ -101,6 +106,16 @@ async def serve(
             await serving.run_until_signal()
             for task in working:
                 task.cancel()
+
+
+def _predictor_channel(settings: SchedulerSettings, tracing: trace.TracerProvider) -> grpc.aio.Channel:
+    interceptors = client_tracing(tracing)
+    if not settings.predictor_tls_ca:
+        return grpc.aio.insecure_channel(settings.predictor, interceptors=interceptors)
+    credentials = channel_credentials(
+        settings.predictor_tls_ca, settings.predictor_tls_cert, settings.predictor_tls_key
+    )
+    return grpc.aio.secure_channel(settings.predictor, credentials, interceptors=interceptors)
 
 
 def _check_fits(settings: SchedulerSettings, limits: Limits) -> None:

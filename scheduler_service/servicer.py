@@ -24,12 +24,15 @@ from scheduler_service.domain import (
     InvalidRequestError,
     Job,
     OverloadedError,
+    PermissionDeniedError,
     PreconditionError,
     SchedulingError,
     Text,
     TextKind,
+    UnauthenticatedError,
     Usage,
 )
+from scheduler_service.identity import Identity
 from scheduler_service.messages import allocation_message, job_of, plan_item, text_message, usage_message
 from scheduler_service.pipeline import Pipeline
 
@@ -51,8 +54,15 @@ class Offer:
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     """Serves one pipeline. ``draining`` says whether new work is refused."""
 
-    def __init__(self, pipeline: Pipeline, offer: Offer, draining: Callable[[], bool] = lambda: False) -> None:
-        """Serve ``pipeline`` within ``offer``."""
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        offer: Offer,
+        draining: Callable[[], bool] = lambda: False,
+        identity: Identity | None = None,
+    ) -> None:
+        """Serve ``pipeline`` within ``offer``, to whom ``identity`` lets in."""
+        self._identity = identity or Identity()
         self._pipeline = pipeline
         self._offer = offer
         self._draining = draining
@@ -82,6 +92,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def Allocate(self, request: pb.AllocateRequest, context: _Context) -> pb.AllocateResponse:
         """Return the plan of a window without spending anything."""
         await require_valid(context, request)
+        await self._admit(context)
         pipeline, offer = self._pipeline, self._offer
         tokens = request.tokens_per_query or pipeline.ledger.tokens_per_query
         try:
@@ -108,6 +119,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def ReportOutcome(self, request: pb.ReportOutcomeRequest, context: _Context) -> pb.ReportOutcomeResponse:
         """Record whether an answer was right."""
         await require_valid(context, request)
+        await self._admit(context)
         reported = self._pipeline.outcomes.report(request.request_id, request.score)
         if reported is None:
             return pb.ReportOutcomeResponse(recorded=False)
@@ -126,6 +138,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def GetBudget(self, request: pb.GetBudgetRequest, context: _Context) -> pb.GetBudgetResponse:
         """Return the ledger."""
+        await self._admit(context)
         ledger = self._pipeline.ledger
         state = ledger.state()
         return pb.GetBudgetResponse(
@@ -146,7 +159,21 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             raise DrainingError("the scheduler is shutting down")
         seconds = context.time_remaining()
         deadline = None if seconds is None else self._pipeline.clock() + seconds
-        return self._pipeline.generate(replace(self._job(message), deadline=deadline))
+        job = replace(self._job(message), deadline=deadline, tenant=self._tenant(context, message.tenant))
+        return self._pipeline.generate(job)
+
+    async def _admit(self, context: _Context) -> None:
+        """End a call of somebody who may not call."""
+        try:
+            self._tenant(context, "")
+        except SchedulingError as error:
+            await _abort(context, error)
+
+    def _tenant(self, context: _Context, asked: str) -> str:
+        """For whom a call is made. Raises UnauthenticatedError or PermissionDeniedError."""
+        metadata = dict(context.invocation_metadata() or ())
+        name = next(iter(context.auth_context().get("x509_common_name") or ()), b"")
+        return self._identity.tenant(str(metadata.get("authorization", "")), name.decode(), asked)
 
     def _job(self, message: pb.Job) -> Job:
         offer = self._offer
@@ -190,6 +217,10 @@ async def _abort(context: _Context, error: SchedulingError) -> NoReturn:
             await abort_invalid(context, [(error.field_name, error.description)])
         case OverloadedError():
             await abort_retry(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.retry_seconds)
+        case UnauthenticatedError():
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        case PermissionDeniedError():
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         case BackendUnavailableError():
             await abort_retry(context, grpc.StatusCode.UNAVAILABLE, str(error), error.retry_seconds)
         case _:

@@ -46,6 +46,11 @@ class SchedulerSettings(ServiceSettings):
 
     http_listen: str = Field("", description="host:port of an OpenAI-compatible front; empty for none")
 
+    auth_tokens: str = Field("", description="file of 'token tenant' lines; calls then need one of the tokens")
+    predictor_tls_ca: str = Field("", description="PEM file of who signs the predictor's certificate; empty for no TLS")
+    predictor_tls_cert: str = Field("", description="PEM file of our certificate, for a predictor that asks for one")
+    predictor_tls_key: str = Field("", description="PEM file of its key")
+
     policy: str = Field("price", description=f"how budgets are found: {', '.join((*POLICIES, 'target', 'price'))}")
     target_accuracy: float = Field(0.0, ge=0, le=1, description="policy target: mean accuracy to reach, cheaply")
     burst_requests: float = Field(10.0, ge=0, description="policy price: mean budgets that may be spent ahead")

@@ -32,7 +32,8 @@ class SchedulerServiceStub:
     Status codes: INVALID_ARGUMENT (BadRequest names the field) for a malformed request; FAILED_PRECONDITION (BadRequest
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
     RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
-    backend answers; DEADLINE_EXCEEDED. A failing predictor never fails a call: the request gets the uniform budget and
+    backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
+    for another tenant's name. A failing predictor never fails a call: the request gets the uniform budget and
     its allocation says so.
     """
 
@@ -58,7 +59,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     Status codes: INVALID_ARGUMENT (BadRequest names the field) for a malformed request; FAILED_PRECONDITION (BadRequest
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
     RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
-    backend answers; DEADLINE_EXCEEDED. A failing predictor never fails a call: the request gets the uniform budget and
+    backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
+    for another tenant's name. A failing predictor never fails a call: the request gets the uniform budget and
     its allocation says so.
     """
 
@@ -80,7 +82,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     Status codes: INVALID_ARGUMENT (BadRequest names the field) for a malformed request; FAILED_PRECONDITION (BadRequest
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
     RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
-    backend answers; DEADLINE_EXCEEDED. A failing predictor never fails a call: the request gets the uniform budget and
+    backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
+    for another tenant's name. A failing predictor never fails a call: the request gets the uniform budget and
     its allocation says so.
     """
 

@@ -1,0 +1,183 @@
+"""TLS, mutual TLS, renewed certificates, and who a call is made for."""
+
+import asyncio
+
+import aiohttp
+import grpc
+import grpc.aio
+import pytest
+import trustme
+
+from predictive_scheduling import AsyncPredictorClient, AsyncSchedulerClient, SchedulerClient, channel_credentials
+from scheduler_service.domain import PermissionDeniedError, UnauthenticatedError
+from scheduler_service.identity import Identity, read_tokens
+from tests.integration.running import predictor, scheduler
+from tests.integration.test_openai_front import MESSAGES, free_address
+from tests.standins.backend import ScriptedBackend
+
+
+def quick(prompt):
+    return ["t", "Final answer:", " 42", "\n\n"]
+
+
+class Authority:
+    """A certificate authority whose files lie in a folder."""
+
+    def __init__(self, folder):
+        self.ca, self.folder = trustme.CA(), folder
+        self.ca.cert_pem.write_to_path(folder / "ca.pem")
+
+    def issue(self, name, **options):
+        cert = self.ca.issue_cert("localhost", **options)
+        cert.private_key_pem.write_to_path(self.folder / f"{name}.key")
+        (self.folder / f"{name}.pem").write_bytes(b"".join(blob.bytes() for blob in cert.cert_chain_pems))
+        return {"cert": str(self.folder / f"{name}.pem"), "key": str(self.folder / f"{name}.key")}
+
+    @property
+    def ca_file(self):
+        return str(self.folder / "ca.pem")
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path)
+
+
+def tls(files, **more):
+    return {"tls_cert": files["cert"], "tls_key": files["key"], **more}
+
+
+def on_localhost(address):
+    return f"localhost:{address.rpartition(':')[2]}"
+
+
+async def code_of(call):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+async def test_both_services_speak_tls_and_the_scheduler_checks_the_predictor(authority):
+    files = authority.issue("server")
+    credentials = channel_credentials(authority.ca_file)
+    async with predictor(**tls(files)) as predictions:
+        async with AsyncPredictorClient(on_localhost(predictions), credentials=credentials, timeout=5) as direct:
+            assert len((await direct.predict(["hello"])).predictions) == 1
+        settings = {
+            "predictor": on_localhost(predictions), "predictor_tls_ca": authority.ca_file, "predictor_timeout_ms": 5000,
+        }  # fmt: skip
+        async with scheduler(ScriptedBackend(quick), **tls(files), **settings) as address:
+            async with AsyncSchedulerClient(on_localhost(address), credentials=credentials, timeout=10) as client:
+                done = await client.complete("q")
+            assert done.allocation.prediction_outcome == 1  # fresh
+            async with AsyncSchedulerClient(address, timeout=1) as plain:
+                assert await code_of(plain.complete("q")) in (
+                    grpc.StatusCode.UNAVAILABLE,
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                )
+
+            def blocking():
+                with SchedulerClient(on_localhost(address), credentials=credentials, timeout=10) as other:
+                    return other.complete("q").answer
+
+            assert (await asyncio.to_thread(blocking)).strip() == "42"
+
+
+async def test_a_client_without_a_certificate_is_not_let_in_and_one_with_it_is_its_tenant(authority):
+    files = authority.issue("server")
+    settings = tls(files, tls_client_ca=authority.ca_file)
+    own = authority.issue("client", common_name="team-a")
+    async with scheduler(ScriptedBackend(quick), **settings) as address:
+        target = on_localhost(address)
+        stranger = channel_credentials(authority.ca_file)
+        async with AsyncSchedulerClient(target, credentials=stranger, timeout=1) as client:
+            assert await code_of(client.complete("q")) in (
+                grpc.StatusCode.UNAVAILABLE,
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+            )
+        known = channel_credentials(authority.ca_file, own["cert"], own["key"])
+        async with AsyncSchedulerClient(target, credentials=known, timeout=10) as client:
+            assert (await client.complete("q", tenant="team-a")).answer
+            assert await code_of(client.complete("q", tenant="team-b")) is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_a_renewed_certificate_is_served_without_a_restart(tmp_path, authority):
+    files = authority.issue("server")
+    async with scheduler(ScriptedBackend(quick), **tls(files)) as address:
+        async with AsyncSchedulerClient(
+            on_localhost(address), credentials=channel_credentials(authority.ca_file), timeout=10
+        ) as client:
+            assert (await client.complete("q")).answer
+        (tmp_path / "new").mkdir()
+        other = Authority(tmp_path / "new")
+        renewed = other.issue("server")
+        for name in ("cert", "key"):
+            with open(files[name], "wb") as old, open(renewed[name], "rb") as new:  # noqa: ASYNC230, PTH123
+                old.write(new.read())
+        async with AsyncSchedulerClient(
+            on_localhost(address), credentials=channel_credentials(other.ca_file), timeout=10
+        ) as client:
+            assert (await client.complete("q")).answer
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("# team tokens\nsecret-a team-a\n\nsecret-b team-b\n")
+    return path
+
+
+async def test_a_token_is_asked_for_and_names_the_tenant_on_every_method(tokens):
+    async with scheduler(ScriptedBackend(quick), auth_tokens=str(tokens)) as address:
+        async with AsyncSchedulerClient(address) as nobody, AsyncSchedulerClient(address, token="wrong") as wrong:
+            for client in (nobody, wrong):
+                calls = (client.complete("q"), client.budget(), client.report_outcome("x", 1.0))
+                for call in calls:
+                    assert await code_of(call) is grpc.StatusCode.UNAUTHENTICATED
+        async with AsyncSchedulerClient(address, token="secret-a") as client:
+            assert (await client.complete("q")).answer
+            assert (await client.complete("q", tenant="team-a")).answer
+            assert await code_of(client.complete("q", tenant="team-b")) is grpc.StatusCode.PERMISSION_DENIED
+            assert (await client.budget()).requests == 2
+
+
+async def test_the_http_front_asks_for_the_same_tokens(tokens):
+    front = free_address()
+    async with scheduler(ScriptedBackend(quick), auth_tokens=str(tokens), http_listen=front):
+        async with aiohttp.ClientSession() as session:
+            for token, tenant, status in (
+                ("", "", 401),
+                ("wrong", "", 401),
+                ("secret-a", "team-b", 403),
+                ("secret-b", "", 200),
+            ):
+                headers = {"Authorization": f"Bearer {token}"} if token else {}
+                body = {"messages": MESSAGES, "tenant": tenant}
+                async with session.post(f"http://{front}/v1/chat/completions", json=body, headers=headers) as response:
+                    assert response.status == status
+
+
+def test_identities():
+    open_door = Identity()
+    assert open_door.tenant("", "", "anybody") == "anybody"
+    assert Identity(by_certificate=True).tenant("", "team-a", "") == "team-a"
+    with pytest.raises(PermissionDeniedError):
+        Identity(by_certificate=True).tenant("", "team-a", "team-b")
+    locked = Identity({b"x": "t"})
+    for header in ("", "Basic abc", "Bearer ", "Bearer no"):
+        with pytest.raises(UnauthenticatedError):
+            locked.tenant(header, "", "")
+
+
+@pytest.mark.parametrize(("text", "words"), [("only-a-token", "line 1"), ("# nothing\n", "no token"), (None, "tokens")])
+def test_a_faulty_file_of_tokens_is_named(tmp_path, text, words):
+    path = tmp_path / "tokens"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_tokens(path)
+
+
+def test_a_certificate_without_its_key_is_refused():
+    with pytest.raises(ValueError, match="cert, key"):
+        channel_credentials("", "cert.pem", "")
