@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from importlib.resources import files
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import grpc.aio
 
+from predictive_scheduling.connection import AsyncConnection, Connection
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
-
-
-def channel_options() -> list[tuple[str, str | int]]:
-    """Return the channel options we recommend: the shipped service config (round robin, health checks, retries)."""
-    config = (files("predictive_scheduling") / "service_config.json").read_text()
-    return [("grpc.service_config", config), ("grpc.enable_retries", 1)]
-
-
-def bearer(token: str) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that carries a bearer token; none for an empty one."""
-    return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 def make_job(prompt: str, **fields: Any) -> pb.Job:
@@ -30,7 +18,7 @@ def make_job(prompt: str, **fields: Any) -> pb.Job:
     return pb.Job(prompt=prompt, **fields)
 
 
-class SchedulerClient:
+class SchedulerClient(Connection):
     """A blocking client; a context manager that closes its channel.
 
     Every method raises ``grpc.RpcError``; its ``code()`` is one of those documented in ``scheduler.proto``.
@@ -44,19 +32,9 @@ class SchedulerClient:
         credentials: grpc.ChannelCredentials | None = None,
         token: str = "",
     ) -> None:
-        """Call the scheduler at ``address``; ``timeout`` (seconds) is the deadline of every call.
-
-        ``credentials``: for TLS (``channel_credentials``). ``token``: sent as a bearer token.
-        """
-        options = channel_options()
-        self._channel = (
-            grpc.insecure_channel(address, options=options)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, options=options)
-        )
-        self._metadata = bearer(token)
+        """Call the scheduler at ``address``; the options are those of every ``Connection``."""
+        super().__init__(address, timeout=timeout, credentials=credentials, token=token)
         self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
-        self._timeout = timeout
 
     def generate(self, prompt: str, *, timeout: float | None = None, **fields: Any) -> Iterator[pb.GenerateResponse]:
         """Stream one allocation, the text, and last the usage; ``timeout``: this call's deadline, in seconds."""
@@ -70,26 +48,15 @@ class SchedulerClient:
 
     def report_outcome(self, request_id: str, score: float) -> pb.ReportOutcomeResponse:
         """Tell whether an answer was right: 1 right, 0 wrong."""
-        return self.stub.ReportOutcome(
-            pb.ReportOutcomeRequest(request_id=request_id, score=score), timeout=self._timeout, metadata=self._metadata
-        )
+        request = pb.ReportOutcomeRequest(request_id=request_id, score=score)
+        return self.stub.ReportOutcome(request, timeout=self._timeout, metadata=self._metadata)
 
     def budget(self) -> pb.GetBudgetResponse:
         """Return the ledger."""
         return self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout, metadata=self._metadata)
 
-    def __enter__(self) -> Self:
-        """Return the client."""
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the channel."""
-        self._channel.close()
-
-
-class AsyncSchedulerClient:
+class AsyncSchedulerClient(AsyncConnection):
     """The same for asyncio. ``interceptors`` are those of the channel, such as tracing."""
 
     def __init__(
@@ -101,19 +68,9 @@ class AsyncSchedulerClient:
         token: str = "",
         interceptors: list[grpc.aio.ClientInterceptor] | None = None,
     ) -> None:
-        """Call the scheduler at ``address``; ``timeout`` (seconds) is the deadline of every call.
-
-        ``credentials``: for TLS (``channel_credentials``). ``token``: sent as a bearer token.
-        """
-        options = channel_options()
-        self._channel = (
-            grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
-        )
-        self._metadata = bearer(token)
+        """Call the scheduler at ``address``; the options are those of every ``AsyncConnection``."""
+        super().__init__(address, timeout=timeout, credentials=credentials, token=token, interceptors=interceptors)
         self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
-        self._timeout = timeout
 
     async def generate(
         self,
@@ -153,13 +110,3 @@ class AsyncSchedulerClient:
     async def budget(self) -> pb.GetBudgetResponse:
         """Return the ledger."""
         return await self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout, metadata=self._metadata)
-
-    async def __aenter__(self) -> Self:
-        """Return the client."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the channel."""
-        await self._channel.close()

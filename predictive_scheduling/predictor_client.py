@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Self
 
 import grpc
 import grpc.aio
 
-from predictive_scheduling.client import bearer, channel_options
+from predictive_scheduling.connection import AsyncConnection, Connection
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 
@@ -28,7 +26,7 @@ def _request(
     return pb.PredictRequest(model=model, queries=queries)
 
 
-class PredictorClient:
+class PredictorClient(Connection):
     """A blocking client; a context manager that closes its channel. Its methods raise ``grpc.RpcError``."""
 
     def __init__(
@@ -39,19 +37,9 @@ class PredictorClient:
         credentials: grpc.ChannelCredentials | None = None,
         token: str = "",
     ) -> None:
-        """Call the predictor at ``address``; ``timeout`` (seconds) is the deadline of every call.
-
-        ``credentials``: for TLS (``channel_credentials``). ``token``: sent as a bearer token.
-        """
-        options = channel_options()
-        self._channel = (
-            grpc.insecure_channel(address, options=options)
-            if credentials is None
-            else grpc.secure_channel(address, credentials, options=options)
-        )
-        self._metadata = bearer(token)
+        """Call the predictor at ``address``; the options are those of every ``Connection``."""
+        super().__init__(address, timeout=timeout, credentials=credentials, token=token)
         self.stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
-        self._timeout = timeout
 
     def predict(
         self,
@@ -62,26 +50,15 @@ class PredictorClient:
         model: str = "",
     ) -> pb.PredictResponse:
         """Predict a batch, in order: texts, hidden states of ``layer`` (0: not said), or both."""
-        return self.stub.Predict(
-            _request(texts, hidden_states, layer, model), timeout=self._timeout, metadata=self._metadata
-        )
+        request = _request(texts, hidden_states, layer, model)
+        return self.stub.Predict(request, timeout=self._timeout, metadata=self._metadata)
 
     def models(self) -> pb.ListModelsResponse:
         """Describe the models, the default first."""
         return self.stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout, metadata=self._metadata)
 
-    def __enter__(self) -> Self:
-        """Return the client."""
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the channel."""
-        self._channel.close()
-
-
-class AsyncPredictorClient:
+class AsyncPredictorClient(AsyncConnection):
     """The same for asyncio. ``interceptors`` are those of the channel, such as tracing."""
 
     def __init__(
@@ -93,19 +70,9 @@ class AsyncPredictorClient:
         token: str = "",
         interceptors: list[grpc.aio.ClientInterceptor] | None = None,
     ) -> None:
-        """Call the predictor at ``address``; ``timeout`` (seconds) is the deadline of every call.
-
-        ``credentials``: for TLS (``channel_credentials``). ``token``: sent as a bearer token.
-        """
-        options = channel_options()
-        self._channel = (
-            grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
-            if credentials is None
-            else grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
-        )
-        self._metadata = bearer(token)
+        """Call the predictor at ``address``; the options are those of every ``AsyncConnection``."""
+        super().__init__(address, timeout=timeout, credentials=credentials, token=token, interceptors=interceptors)
         self.stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
-        self._timeout = timeout
 
     async def predict(
         self,
@@ -116,20 +83,9 @@ class AsyncPredictorClient:
         model: str = "",
     ) -> pb.PredictResponse:
         """Predict a batch, in order: texts, hidden states of ``layer`` (0: not said), or both."""
-        return await self.stub.Predict(
-            _request(texts, hidden_states, layer, model), timeout=self._timeout, metadata=self._metadata
-        )
+        request = _request(texts, hidden_states, layer, model)
+        return await self.stub.Predict(request, timeout=self._timeout, metadata=self._metadata)
 
     async def models(self) -> pb.ListModelsResponse:
         """Describe the models, the default first."""
         return await self.stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout, metadata=self._metadata)
-
-    async def __aenter__(self) -> Self:
-        """Return the client."""
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the channel."""
-        await self._channel.close()

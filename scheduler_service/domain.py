@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 
 class SchedulingError(Exception):
@@ -89,6 +89,10 @@ class Sampling:
     top_p: float | None = None
     top_k: int | None = None
     seed: int | None = None
+
+    def given(self) -> dict[str, float | int]:
+        """The parameters that are set, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

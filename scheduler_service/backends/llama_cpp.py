@@ -54,10 +54,4 @@ def parameters(call: Call, sampling: Sampling) -> dict[str, Any]:
         "return_tokens": True,
         "cache_prompt": True,
     }
-    chosen = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "seed": sampling.seed,
-    }
-    return wanted | {name: value for name, value in chosen.items() if value is not None}
+    return wanted | sampling.given()

@@ -73,13 +73,7 @@ def parameters(call: Call, sampling: Sampling, model: str) -> dict[str, Any]:
     }
     if call.stop:
         wanted["stop"] = list(call.stop[:4])
-    chosen = {
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k,
-        "seed": sampling.seed,
-    }
-    return wanted | {name: value for name, value in chosen.items() if value is not None}
+    return wanted | sampling.given()
 
 
 def stream_error(error: Any, url: str) -> Exception:
