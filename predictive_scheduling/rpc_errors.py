@@ -48,6 +48,13 @@ async def abort_retry(context: _Context, code: grpc.StatusCode, message: str, re
     await _abort(context, code, message, error_details_pb2.RetryInfo(retry_delay=delay))
 
 
+async def abort_quota(context: _Context, subject: str, description: str) -> NoReturn:
+    """End the call with RESOURCE_EXHAUSTED and QuotaFailure details: whose quota is used up, and what it is."""
+    violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=description)
+    detail = error_details_pb2.QuotaFailure(violations=[violation])
+    await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{subject}: {description}", detail)
+
+
 async def require_valid(context: _Context, request: Message) -> None:
     """End the call with INVALID_ARGUMENT where ``request`` breaks a constraint of its proto."""
     if broken := violations(request):

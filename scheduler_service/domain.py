@@ -41,6 +41,16 @@ class OverloadedError(SchedulingError):
         self.retry_seconds = retry_seconds
 
 
+class QuotaExceededError(SchedulingError):
+    """A tenant has more than its share of requests in the house (RESOURCE_EXHAUSTED with QuotaFailure)."""
+
+    def __init__(self, tenant: str, description: str) -> None:
+        """Say whose quota is used up, and what it is."""
+        super().__init__(f"tenant {tenant!r}: {description}")
+        self.tenant = tenant
+        self.description = description
+
+
 class BackendUnavailableError(SchedulingError):
     """The LLM server cannot be reached or failed (UNAVAILABLE); try again after ``retry_seconds``."""
 

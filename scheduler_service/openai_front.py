@@ -33,6 +33,7 @@ from scheduler_service.domain import (
     OverloadedError,
     PermissionDeniedError,
     PreconditionError,
+    QuotaExceededError,
     SchedulingError,
     Text,
     TextKind,
@@ -288,6 +289,8 @@ def _error(error: SchedulingError) -> tuple[int, dict[str, Any], dict[str, str]]
             param = error.field_name.removeprefix("job.")
         case InvalidRequestError():
             status, kind, param = 400, "invalid_request_error", error.field_name.removeprefix("job.")
+        case QuotaExceededError():
+            status, kind, headers = 429, "rate_limit_error", {"Retry-After": "1"}
         case UnauthenticatedError():
             status, kind = 401, "authentication_error"
         case PermissionDeniedError():

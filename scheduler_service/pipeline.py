@@ -24,6 +24,7 @@ from scheduler_service.domain import (
     PreconditionError,
     Prediction,
     PredictionOutcome,
+    QuotaExceededError,
     Sampling,
     Text,
     TextKind,
@@ -47,8 +48,9 @@ _RETRY_SECONDS = 1.0
 class Pipeline:
     """Serves requests one by one; what they share (window, ledger, backend) lies in its parts.
 
-    ``max_pending``: requests in the house at once. ``pace``: the backend's time per token, as it is learned here.
-    ``reclaimer``: gives what finished requests left to running ones; ``None`` leaves it all to later requests.
+    ``max_pending``: requests in the house at once; ``max_pending_tokens``: their caps together, and
+    ``max_tenant_pending``: requests of one tenant, 0 for no limit. ``pace``: the backend's time per token, as it is
+    learned here. ``reclaimer``: gives what finished requests left to running ones; ``None`` leaves it to later ones.
     """
 
     collector: Collector
@@ -58,11 +60,13 @@ class Pipeline:
     rules: Rules
     template: PromptTemplate
     max_pending: int
+    max_pending_tokens: int = 0
+    max_tenant_pending: int = 0
     outcomes: OutcomeBook = field(default_factory=OutcomeBook)
     pace: Pace = field(default_factory=Pace)
     reclaimer: Reclaimer | None = None
     clock: Callable[[], float] = time.monotonic
-    _pending: set[str] = field(default_factory=set)
+    _pending: dict[str, Job] = field(default_factory=dict)
 
     async def generate(self, job: Job) -> AsyncGenerator[Event]:
         """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
@@ -97,7 +101,7 @@ class Pipeline:
                 self.outcomes.remember(allocation)
             yield usage
         finally:
-            self._pending.discard(job.request_id)
+            self._pending.pop(job.request_id, None)
 
     def _runs(self, job: Job, allocation: Allocation, came: float) -> list[_Run]:
         """The traces of a request, which share its budget evenly; each draws with a seed of its own."""
@@ -195,12 +199,23 @@ class Pipeline:
             raise InvalidRequestError("job.request_id", f"{job.request_id!r} is the id of a request that still runs")
         if len(self._pending) >= self.max_pending:
             raise OverloadedError(f"{self.max_pending} requests are being served already", _RETRY_SECONDS)
-        self._pending.add(job.request_id)
+        self._check_tokens_and_quota(job)
+        self._pending[job.request_id] = job
         try:
             await self._check_hidden_state(job)
         except BaseException:
-            self._pending.discard(job.request_id)
+            self._pending.pop(job.request_id, None)
             raise
+
+    def _check_tokens_and_quota(self, job: Job) -> None:
+        if self.max_pending_tokens:
+            waiting = sum(other.cap_tokens for other in self._pending.values())
+            if waiting + job.cap_tokens > self.max_pending_tokens:
+                raise OverloadedError(f"requests for {waiting} tokens are being served already", _RETRY_SECONDS)
+        if self.max_tenant_pending:
+            own = sum(other.tenant == job.tenant for other in self._pending.values())
+            if own >= self.max_tenant_pending:
+                raise QuotaExceededError(job.tenant, f"{own} requests are being served already, its quota")
 
     async def _check_hidden_state(self, job: Job) -> None:
         if job.hidden_state is None:

@@ -162,6 +162,8 @@ def build_pipeline(
         rules=rules,
         template=settings.known_templates[settings.template],
         max_pending=settings.max_pending,
+        max_pending_tokens=settings.max_pending_tokens,
+        max_tenant_pending=settings.max_tenant_pending,
         outcomes=outcomes,
         pace=pace,
         reclaimer=Reclaimer() if settings.reclaim else None,

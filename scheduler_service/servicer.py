@@ -13,7 +13,7 @@ import grpc.aio
 from opentelemetry import trace
 
 from predictive_scheduling import semconv
-from predictive_scheduling.rpc_errors import abort_invalid, abort_retry, require_valid
+from predictive_scheduling.rpc_errors import abort_invalid, abort_quota, abort_retry, require_valid
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
 from scheduler_service.domain import (
@@ -26,6 +26,7 @@ from scheduler_service.domain import (
     OverloadedError,
     PermissionDeniedError,
     PreconditionError,
+    QuotaExceededError,
     SchedulingError,
     Text,
     TextKind,
@@ -217,6 +218,8 @@ async def _abort(context: _Context, error: SchedulingError) -> NoReturn:
             await abort_invalid(context, [(error.field_name, error.description)])
         case OverloadedError():
             await abort_retry(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.retry_seconds)
+        case QuotaExceededError():
+            await abort_quota(context, f"tenant:{error.tenant}", error.description)
         case UnauthenticatedError():
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         case PermissionDeniedError():

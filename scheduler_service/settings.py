@@ -75,6 +75,9 @@ class SchedulerSettings(ServiceSettings):
     window_ms: float = Field(20.0, ge=0, le=60000, description="age of the oldest request that closes a window")
     max_pending: int = Field(1024, ge=1, description="requests in the house at once; more are refused")
 
+    max_pending_tokens: int = Field(0, ge=0, description="most tokens that requests in the house may ask for; 0: any")
+    max_tenant_pending: int = Field(0, ge=0, description="requests of one tenant in the house at once; 0 for no quota")
+
     @field_validator("tenant_shares", mode="before")
     @classmethod
     def _parse_shares(cls, value: object) -> object:

@@ -270,6 +270,37 @@ async def test_more_requests_than_the_house_holds_are_told_when_to_come_back():
     assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
 
 
+async def test_one_tenants_quota_leaves_room_for_the_others():
+    backend = ScriptedBackend(thinker, token_seconds=0.02)
+    async with scheduler(backend, max_tenant_pending=1, policy="uniform") as address:
+        async with AsyncSchedulerClient(address) as client:
+            stream = client.generate("q", tenant="a")
+            await anext(stream)
+            error = await refused(client.complete("q", tenant="a"))
+            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            violation = detail(error, error_details_pb2.QuotaFailure).violations[0]
+            assert violation.subject == "tenant:a"
+            assert (await client.complete("q", tenant="b")).answer
+            await stream.aclose()
+            async with asyncio.timeout(2):
+                while (await client.budget()).reserved_tokens:  # noqa: ASYNC110  # it tells nobody
+                    await asyncio.sleep(0.02)
+            assert (await client.complete("q", tenant="a")).answer
+
+
+async def test_requests_for_too_many_tokens_are_told_when_to_come_back():
+    backend = ScriptedBackend(thinker, token_seconds=0.02)
+    settings = {"max_pending_tokens": 300, "cap_tokens": 200, "policy": "uniform"}
+    async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
+        stream = client.generate("q")
+        await anext(stream)
+        error = await refused(client.complete("q"))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+        assert (await client.complete("q", max_reasoning_tokens=100)).answer  # a smaller one fits
+        await stream.aclose()
+
+
 async def test_the_id_of_a_running_request_cannot_be_used_again():
     backend = ScriptedBackend(thinker, token_seconds=0.01)
     async with scheduler(backend) as address, AsyncSchedulerClient(address) as client:
