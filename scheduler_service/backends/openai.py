@@ -33,7 +33,7 @@ class OpenAiBackend(HttpBackend):
             known = ", ".join(str(entry.get("id")) for entry in models) or "none"
             raise BackendUnavailableError(f"backend: no model {self._model!r}; it serves {known}")
         self._model = str(named[0].get("id", ""))
-        context = int(named[0].get("max_model_len") or (named[0].get("meta") or {}).get("n_ctx_train") or 0)
+        context = int(named[0].get("max_model_len") or 0)
         return Limits(model=self._model, max_total_tokens=context, max_prompt_tokens=context)
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
