@@ -21,6 +21,7 @@ from scheduler_service.allocation.policy import accuracy_at
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.income import Income, PerSecond
 from scheduler_service.ledger import BudgetLedger
+from scheduler_service.planning import affordable
 from scheduler_service.window import RequestWindow
 
 Floats = NDArray[np.float64]
@@ -239,8 +240,7 @@ class _Replica:
     def _price(self, row: int, grant: float) -> tuple[Ints, float]:
         ledger = self._ledger
         open_tokens = max(0, int(grant + ledger.bank + ledger.overdraft))
-        floor = min(self._floor, open_tokens)
-        budget = min(max(floor, self._scenario.tokens_per_query), open_tokens, self._cap)
+        floor, budget = affordable(self._floor, self._scenario.tokens_per_query, self._cap, open_tokens)
         if self._fresh[row]:
             curve = self._curves[self._traffic.questions[row]]
             limit = float(open_tokens - floor)

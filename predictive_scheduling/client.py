@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import cached_property
 from typing import Any
-
-import grpc
-import grpc.aio
 
 from predictive_scheduling.connection import AsyncConnection, Connection
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
@@ -24,17 +22,10 @@ class SchedulerClient(Connection):
     Every method raises ``grpc.RpcError``; its ``code()`` is one of those documented in ``scheduler.proto``.
     """
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout: float | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
-        token: str = "",
-    ) -> None:
-        """Call the scheduler at ``address``; the options are those of every ``Connection``."""
-        super().__init__(address, timeout=timeout, credentials=credentials, token=token)
-        self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
+    @cached_property
+    def stub(self) -> scheduler_pb2_grpc.SchedulerServiceStub:
+        """The generated stub, for what the methods below do not offer."""
+        return scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
 
     def generate(self, prompt: str, *, timeout: float | None = None, **fields: Any) -> Iterator[pb.GenerateResponse]:
         """Stream one allocation, the text, and last the usage; ``timeout``: this call's deadline, in seconds."""
@@ -59,18 +50,10 @@ class SchedulerClient(Connection):
 class AsyncSchedulerClient(AsyncConnection):
     """The same for asyncio. ``interceptors`` are those of the channel, such as tracing."""
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout: float | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
-        token: str = "",
-        interceptors: list[grpc.aio.ClientInterceptor] | None = None,
-    ) -> None:
-        """Call the scheduler at ``address``; the options are those of every ``AsyncConnection``."""
-        super().__init__(address, timeout=timeout, credentials=credentials, token=token, interceptors=interceptors)
-        self.stub = scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
+    @cached_property
+    def stub(self) -> scheduler_pb2_grpc.SchedulerServiceAsyncStub:
+        """The generated stub, for what the methods below do not offer."""
+        return scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
 
     async def generate(
         self,

@@ -22,7 +22,7 @@ def bearer(token: str) -> tuple[tuple[str, str], ...]:
 
 
 class Connection:
-    """A blocking client's channel; a context manager that closes it."""
+    """A blocking client's channel; a context manager that closes it. The clients add a stub and their methods."""
 
     def __init__(
         self,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-
-import grpc
-import grpc.aio
+from functools import cached_property
 
 from predictive_scheduling.connection import AsyncConnection, Connection
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
@@ -29,17 +27,10 @@ def _request(
 class PredictorClient(Connection):
     """A blocking client; a context manager that closes its channel. Its methods raise ``grpc.RpcError``."""
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout: float | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
-        token: str = "",
-    ) -> None:
-        """Call the predictor at ``address``; the options are those of every ``Connection``."""
-        super().__init__(address, timeout=timeout, credentials=credentials, token=token)
-        self.stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
+    @cached_property
+    def stub(self) -> predictor_pb2_grpc.PredictorServiceStub:
+        """The generated stub, for what the methods below do not offer."""
+        return predictor_pb2_grpc.PredictorServiceStub(self._channel)
 
     def predict(
         self,
@@ -61,18 +52,10 @@ class PredictorClient(Connection):
 class AsyncPredictorClient(AsyncConnection):
     """The same for asyncio. ``interceptors`` are those of the channel, such as tracing."""
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        timeout: float | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
-        token: str = "",
-        interceptors: list[grpc.aio.ClientInterceptor] | None = None,
-    ) -> None:
-        """Call the predictor at ``address``; the options are those of every ``AsyncConnection``."""
-        super().__init__(address, timeout=timeout, credentials=credentials, token=token, interceptors=interceptors)
-        self.stub = predictor_pb2_grpc.PredictorServiceStub(self._channel)
+    @cached_property
+    def stub(self) -> predictor_pb2_grpc.PredictorServiceAsyncStub:
+        """The generated stub, for what the methods below do not offer."""
+        return predictor_pb2_grpc.PredictorServiceStub(self._channel)
 
     async def predict(
         self,

@@ -6,46 +6,12 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from scheduler_service.circuit_breaker import CircuitBreaker
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
 from scheduler_service.predictor_client import Predictor, PredictorInfo
 
 _FAILED = frozenset({PredictionOutcome.TIMEOUT, PredictionOutcome.UNAVAILABLE})
-
-
-@dataclass
-class CircuitBreaker:
-    """Opens after ``failures`` in a row; after a rest one call may try, and each further failure doubles the rest."""
-
-    failures: int = 5
-    rest_seconds: float = 1.0
-    longest_rest_seconds: float = 30.0
-    _in_a_row: int = 0
-    _closed_at: float = 0.0
-
-    def allows(self, now: float) -> bool:
-        """Whether to call now. The call that is allowed after a rest is the only one until it has ended."""
-        if self._in_a_row < self.failures:
-            return True
-        if now < self._closed_at:
-            return False
-        self._rest(now)  # the others go on resting while this one tries
-        return True
-
-    def failed(self, now: float) -> None:
-        """A call failed."""
-        self._in_a_row += 1
-        if self._in_a_row >= self.failures:
-            self._rest(now)
-
-    def answered(self) -> None:
-        """A call was answered."""
-        self._in_a_row = 0
-
-    def _rest(self, now: float) -> None:
-        doubled = self.rest_seconds * 2 ** min(10, self._in_a_row - self.failures)
-        self._closed_at = now + min(self.longest_rest_seconds, doubled)
 
 
 class GuardedPredictor:

@@ -50,6 +50,7 @@ class BudgetLedger:
 
     def __post_init__(self) -> None:
         """Open the account."""
+        self._income: Income = self.income or PerQuery(self.tokens_per_query)
         self._bank = float(min(self.opening, self.bank_limit))
 
     @property
@@ -59,8 +60,7 @@ class BudgetLedger:
 
     def grant(self, requests: int, now: float = 0.0) -> float:
         """Tokens that a window of ``requests`` earns if it is reserved now."""
-        income = self.income or PerQuery(self.tokens_per_query)
-        return income.of(requests, 0.0 if self._earned_at is None else max(0.0, now - self._earned_at))
+        return self._income.of(requests, 0.0 if self._earned_at is None else max(0.0, now - self._earned_at))
 
     def available(self, requests: int, now: float = 0.0) -> int:
         """Tokens that a window of ``requests`` may reserve now without a debt."""
@@ -82,8 +82,7 @@ class BudgetLedger:
             raise ValueError(f"budgets: {total} tokens are more than the {int(open_tokens)} available")
         self._bank = min(float(self.bank_limit), open_tokens - total)
         self._earned_at = now
-        if self.income is not None:
-            self.income.taken()
+        self._income.taken()
         self._reservations.update(budgets)
         self._requests += len(budgets)
         self._covered += covered

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -41,7 +40,6 @@ from scheduler_service.domain import (
     Usage,
 )
 from scheduler_service.identity import Identity
-from scheduler_service.messages import job_of
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.servicer import Offer
 
@@ -114,13 +112,10 @@ class OpenAiFront:
     def _events(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncGenerator[Event]:
         if self._draining():
             raise DrainingError("the scheduler is shutting down")
-        offer = self._offer
         message = _job(body)
         if broken := violations(message):
             raise InvalidRequestError(*broken[0])
-        job = job_of(
-            message, model=offer.model, floor=offer.floor_tokens, cap=offer.cap_tokens, temperature=offer.temperature
-        )
+        job = self._offer.job(message)
         most = body.get("max_completion_tokens", body.get("max_tokens"))
         if most is not None:
             job = replace(job, cap_tokens=_reasoning_of(most, self._pipeline.rules.answer_tokens, job.cap_tokens))
@@ -199,7 +194,6 @@ def _job(body: Mapping[str, Any]) -> pb.Job:
     fields = {name: body[name] for name in _OURS if body.get(name) is not None}
     fields["sampling"] = {name: body[name] for name in _SAMPLING if body.get(name) is not None}
     fields["prompt"] = prompt_of(body.get("messages"))
-    fields.setdefault("request_id", uuid.uuid4().hex)
     if body.get("model"):
         fields["model"] = body["model"]
     try:

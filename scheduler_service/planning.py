@@ -97,8 +97,7 @@ class PriceDesk:
         """Allocate one job. ``grant``: tokens earned with it; ``balance``: what the bank holds, negative for a debt."""
         width = self.pricing.window_tokens
         open_tokens = max(0, int(grant + balance + overdraft))
-        floor = min(job.floor_tokens, open_tokens)
-        baseline = max(floor, min(self.baseline_tokens, job.cap_tokens, open_tokens))
+        floor, baseline = affordable(job.floor_tokens, self.baseline_tokens, job.cap_tokens, open_tokens)
         budget, policy, expected, uniform = baseline, "uniform", 0.0, 0.0
         if prediction.outcome is PredictionOutcome.FRESH:
             curve = _extended(prediction.curve, -(-job.cap_tokens // width))
@@ -126,6 +125,12 @@ class PriceDesk:
             window_size=1,
             price=self.pricing.price if policy == "price" and self.pricing.price < 1 else 0.0,
         )
+
+
+def affordable(floor: int, baseline: int, cap: int, open_tokens: int) -> tuple[int, int]:
+    """What ``open_tokens`` pay of a request's floor, and of the budget that uniform would give it."""
+    floor = min(floor, open_tokens)
+    return floor, max(floor, min(baseline, cap, open_tokens))
 
 
 def _extended(curve: Sequence[float], windows: int) -> list[float]:

@@ -51,6 +51,12 @@ class Offer:
     cap_tokens: int
     temperature: float
 
+    def job(self, message: pb.Job) -> Job:
+        """Return the job of a valid message within this offer. Raises what ``job_of`` raises."""
+        return job_of(
+            message, model=self.model, floor=self.floor_tokens, cap=self.cap_tokens, temperature=self.temperature
+        )
+
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     """Serves one pipeline. ``draining`` says whether new work is refused."""
@@ -160,7 +166,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             raise DrainingError("the scheduler is shutting down")
         seconds = context.time_remaining()
         deadline = None if seconds is None else self._pipeline.clock() + seconds
-        job = replace(self._job(message), deadline=deadline, tenant=self._tenant(context, message.tenant))
+        job = replace(self._offer.job(message), deadline=deadline, tenant=self._tenant(context, message.tenant))
         return self._pipeline.generate(job)
 
     async def _admit(self, context: _Context) -> None:
@@ -175,16 +181,6 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         metadata = dict(context.invocation_metadata() or ())
         name = next(iter(context.auth_context().get("x509_common_name") or ()), b"")
         return self._identity.tenant(str(metadata.get("authorization", "")), name.decode(), asked)
-
-    def _job(self, message: pb.Job) -> Job:
-        offer = self._offer
-        return job_of(
-            message,
-            model=offer.model,
-            floor=offer.floor_tokens,
-            cap=offer.cap_tokens,
-            temperature=offer.temperature,
-        )
 
 
 def _response(event: Event) -> pb.GenerateResponse:

@@ -103,8 +103,9 @@ class SchedulerSettings(ServiceSettings):
     def _consistent(self) -> SchedulerSettings:
         if self.backend != "embedded" and not self.backend_url:
             raise ValueError(f"backend_url: required for the backend {self.backend}")
-        if self.template not in self.known_templates:
-            raise ValueError(f"template: {self.template!r} is none of {', '.join(self.known_templates)}")
+        templates = self.known_templates
+        if self.template not in templates:
+            raise ValueError(f"template: {self.template!r} is none of {', '.join(templates)}")
         known = (*POLICIES, "target", "price")
         if self.policy not in known:
             raise ValueError(f"policy: {self.policy!r} is none of {', '.join(known)}")

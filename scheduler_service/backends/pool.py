@@ -13,17 +13,17 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from scheduler_service.backends.base import Backend, Ended, Limits, Piece
+from scheduler_service.circuit_breaker import CircuitBreaker
 from scheduler_service.domain import BackendUnavailableError, Sampling
 from scheduler_service.forcing import Call
 
 log = logging.getLogger(__name__)
 
 _FIRST_REST_SECONDS = 0.5
-_LONGEST_REST_SECONDS = 30.0
 
 
 @dataclass(eq=False)
@@ -33,17 +33,14 @@ class Endpoint:
     backend: Backend
     outstanding: int = 0
     last_call: int = 0
-    failures: int = 0
-    rests_until: float = 0.0
+    breaker: CircuitBreaker = field(
+        default_factory=lambda: CircuitBreaker(failures=1, rest_seconds=_FIRST_REST_SECONDS)
+    )
 
-    def failed(self, now: float) -> None:
-        """It failed: leave it alone, twice as long each time in a row."""
-        self.rests_until = now + min(_LONGEST_REST_SECONDS, _FIRST_REST_SECONDS * 2**self.failures)
-        self.failures += 1
-
-    def answered(self) -> None:
-        """It is well."""
-        self.failures, self.rests_until = 0, 0.0
+    @property
+    def failures(self) -> int:
+        """Failures in a row."""
+        return self.breaker.in_a_row
 
 
 class BackendPool:
@@ -69,7 +66,7 @@ class BackendPool:
         for endpoint, result in zip(self.endpoints, results, strict=True):
             if result is not None:
                 log.warning("an endpoint is left out for now: %s", result)
-                endpoint.failed(self._clock())
+                endpoint.breaker.failed(self._clock())
         if len(errors) == len(self.endpoints):
             raise errors[0]
 
@@ -84,7 +81,7 @@ class BackendPool:
             try:
                 found.append(await endpoint.backend.limits())
             except BackendUnavailableError as error:
-                endpoint.failed(self._clock())
+                endpoint.breaker.failed(self._clock())
                 log.warning("an endpoint does not say what it takes: %s", error)
         if not found:
             raise BackendUnavailableError("no endpoint says what it takes")
@@ -117,11 +114,11 @@ class BackendPool:
                         async for piece in stream:
                             if not begun:
                                 begun = True
-                                endpoint.answered()
+                                endpoint.breaker.answered()
                             yield piece
                     return
                 except BackendUnavailableError as failure:
-                    endpoint.failed(self._clock())
+                    endpoint.breaker.failed(self._clock())
                     if begun:
                         raise
                     error = failure
@@ -132,4 +129,4 @@ class BackendPool:
     def _in_order(self) -> list[Endpoint]:
         """The endpoints as they are to be tried: those that do not rest first, the least busy of them first."""
         now = self._clock()
-        return sorted(self.endpoints, key=lambda one: (one.rests_until > now, one.outstanding, one.last_call))
+        return sorted(self.endpoints, key=lambda one: (one.breaker.resting(now), one.outstanding, one.last_call))

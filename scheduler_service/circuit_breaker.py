@@ -1,0 +1,42 @@
+"""Leaving alone what keeps failing, for ever longer, and trying it again by one call. Pure; the time is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class CircuitBreaker:
+    """Opens after ``failures`` in a row; after a rest one call may try, and each further failure doubles the rest."""
+
+    failures: int = 5
+    rest_seconds: float = 1.0
+    longest_rest_seconds: float = 30.0
+    in_a_row: int = 0
+    _rests_until: float = 0.0
+
+    def resting(self, now: float) -> bool:
+        """Whether it is left alone now."""
+        return self.in_a_row >= self.failures and now < self._rests_until
+
+    def allows(self, now: float) -> bool:
+        """Whether to call now. The call that is allowed after a rest is the only one until it has ended."""
+        if self.resting(now):
+            return False
+        if self.in_a_row >= self.failures:
+            self._rest(now)  # the others go on resting while this one tries
+        return True
+
+    def failed(self, now: float) -> None:
+        """A call failed."""
+        self.in_a_row += 1
+        if self.in_a_row >= self.failures:
+            self._rest(now)
+
+    def answered(self) -> None:
+        """A call was answered."""
+        self.in_a_row = 0
+
+    def _rest(self, now: float) -> None:
+        doubled = self.rest_seconds * 2 ** min(10, self.in_a_row - self.failures)
+        self._rests_until = now + min(self.longest_rest_seconds, doubled)
