@@ -7,8 +7,6 @@ import grpc.aio
 import numpy as np
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from predictive_scheduling import AsyncPredictorClient, PredictorClient
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
@@ -144,19 +142,6 @@ async def test_models_are_described(text_stub):
     assert models[0].takes_text
     assert models[0].hidden_size == 0
     assert (await text_stub.GetModel(pb.GetModelRequest())).model == models[0]
-
-
-async def test_health_and_reflection_answer():
-    async with predictor() as address, grpc.aio.insecure_channel(address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        name = "predictive_scheduling.predictor.v1.PredictorService"
-        for service in ("", name):
-            reply = await health.Check(health_pb2.HealthCheckRequest(service=service))
-            assert reply.status == health_pb2.HealthCheckResponse.SERVING
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-        listed = [service.name async for reply in call for service in reply.list_services_response.service]
-        assert name in listed
 
 
 async def test_an_abandoned_call_does_not_hold_up_others(text_stub):

@@ -7,8 +7,6 @@ import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
@@ -365,19 +363,6 @@ async def test_errors_of_the_backend_become_statuses():
         ):
             assert (await refused(client.stub.Complete(pb.CompleteRequest(job=pb.Job(prompt="q"))))).code().name == code
             await balanced(client)
-
-
-async def test_health_and_reflection_answer():
-    name = "predictive_scheduling.scheduler.v1.SchedulerService"
-    async with scheduler(ScriptedBackend(thinker)) as address, grpc.aio.insecure_channel(address) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        for service in ("", name):
-            reply = await health.Check(health_pb2.HealthCheckRequest(service=service))
-            assert reply.status == health_pb2.HealthCheckResponse.SERVING
-        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-        call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
-        listed = [service.name async for reply in call for service in reply.list_services_response.service]
-    assert name in listed
 
 
 async def test_a_cap_that_leaves_no_room_for_a_prompt_is_refused_at_start():

@@ -10,9 +10,11 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.standins.listening import Listening
+
 
 @dataclass
-class OpenAiStandIn:
+class OpenAiStandIn(Listening):
     """Start it with ``async with``. ``usage``: "running" (vLLM, SGLang), "last" (llama.cpp, TGI) or "none".
 
     ``tokens_per_chunk``: as speculative decoding sends them. ``error``: sent as an event after ``error_after`` chunks.
@@ -30,20 +32,13 @@ class OpenAiStandIn:
     requests: list[dict[str, Any]] = field(default_factory=list)
     url: str = ""
 
-    async def __aenter__(self) -> OpenAiStandIn:
+    def application(self) -> web.Application:
+        """Return the routes."""
         app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/completions", self._complete)
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
+        return app
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()

@@ -13,6 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.standins.listening import Listening
+
 Script = Callable[[str], Sequence[str]]
 MAX_BODY = 2 << 20
 
@@ -33,7 +35,7 @@ def _validation(message: str) -> RefusedError:
 
 
 @dataclass
-class TgiStandIn:
+class TgiStandIn(Listening):
     """Start it with ``async with``; ``url`` is then where it listens.
 
     ``space_after_data``: as since v2.1.0. ``keep_alive_every``: send a comment before every n-th event, 0 for none.
@@ -58,22 +60,15 @@ class TgiStandIn:
     cancelled: int = 0
     url: str = ""
 
-    async def __aenter__(self) -> TgiStandIn:
+    def application(self) -> web.Application:
+        """Return the routes."""
         app = web.Application(client_max_size=MAX_BODY, middlewares=[self._authorise])
         app.router.add_get("/health", self._health)
         app.router.add_get("/info", self._info)
         app.router.add_post("/generate", self._generate)
         app.router.add_post("/generate_stream", self._generate_stream)
         app.router.add_post("/", self._compatible)
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.2)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._runner.cleanup()
+        return app
 
     @web.middleware
     async def _authorise(self, request: web.Request, handler: Any) -> web.StreamResponse:
