@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import grpc.aio
@@ -26,7 +26,7 @@ class Serving:
     """A server that is set up but not started.
 
     ``names``: the full names of its services, for health and reflection. ``drain_seconds``: how long running calls may
-    go on after SIGTERM.
+    go on after SIGTERM. ``also_drains``: what else stops then, within as long, such as an HTTP front.
     """
 
     address: str
@@ -39,6 +39,7 @@ class Serving:
     port: int = 0
     server: grpc.aio.Server = field(init=False)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    also_drains: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
 
     @classmethod
@@ -88,14 +89,14 @@ class Serving:
             await self.draining.wait()
             await self.drain()
         finally:
-            await self.server.stop(None)
+            await asyncio.gather(self.server.stop(None), *(stop() for stop in self.also_drains))
 
     async def drain(self) -> None:
         """Turn health to NOT_SERVING, refuse new calls, and let running ones end within ``drain_seconds``."""
         self.draining.set()
         log.info("draining for at most %g s", self.drain_seconds)
         await self._health.enter_graceful_shutdown()
-        await self.server.stop(self.drain_seconds)
+        await asyncio.gather(self.server.stop(self.drain_seconds), *(stop() for stop in self.also_drains))
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for name in ("", *self.names):

@@ -60,6 +60,10 @@ class BackendUnavailableError(SchedulingError):
         self.retry_seconds = retry_seconds
 
 
+class SlowReaderError(SchedulingError):
+    """The caller does not read what is generated for it (DEADLINE_EXCEEDED)."""
+
+
 class DrainingError(BackendUnavailableError):
     """The server is shutting down (UNAVAILABLE)."""
 

@@ -34,11 +34,13 @@ from scheduler_service.domain import (
     PreconditionError,
     QuotaExceededError,
     SchedulingError,
+    SlowReaderError,
     Text,
     TextKind,
     UnauthenticatedError,
     Usage,
 )
+from scheduler_service.generations import Generations
 from scheduler_service.identity import Identity
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.servicer import Offer
@@ -57,20 +59,26 @@ class OpenAiFront:
     def __init__(
         self,
         pipeline: Pipeline,
+        generations: Generations,
         offer: Offer,
         tracer: trace.Tracer,
         draining: Callable[[], bool] = lambda: False,
         identity: Identity | None = None,
+        drain_seconds: float = 1.0,
     ) -> None:
-        """Serve ``pipeline`` within ``offer``, to whom ``identity`` lets in by a bearer token."""
+        """Serve ``pipeline`` within ``offer``, to whom ``identity`` lets in by a bearer token.
+
+        ``stop`` lets running requests end within ``drain_seconds``.
+        """
         self._identity = identity or Identity()
+        self._generations = generations
         self._pipeline, self._offer, self._tracer, self._draining = pipeline, offer, tracer, draining
         app = web.Application(client_max_size=_MAX_BODY)
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/health", self._health)
         # A client that leaves cancels its handler, which frees the backend's slot.
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=drain_seconds)
         self.port = 0
 
     async def start(self, address: str) -> None:
@@ -83,7 +91,7 @@ class OpenAiFront:
         log.info("OpenAI-compatible front on port %d", self.port)
 
     async def stop(self) -> None:
-        """Stop listening; requests that still run are cancelled."""
+        """Stop listening, and let running requests end; those that take too long are cancelled."""
         await self._runner.cleanup()
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -123,7 +131,7 @@ class OpenAiFront:
         job = replace(job, tenant=self._identity.tenant(headers.get("Authorization", ""), "", message.tenant))
         if seconds := headers.get(_TIMEOUT_HEADER):
             job = replace(job, deadline=self._pipeline.clock() + _seconds(seconds))
-        return self._pipeline.generate(job)
+        return self._generations.stream(job)
 
     async def _whole(self, allocation: Allocation, events: AsyncGenerator[Event]) -> dict[str, Any]:
         words = {TextKind.REASONING: "", TextKind.ANSWER: ""}
@@ -287,6 +295,8 @@ def _error(error: SchedulingError) -> tuple[int, dict[str, Any], dict[str, str]]
             status, kind, headers = 429, "rate_limit_error", {"Retry-After": "1"}
         case UnauthenticatedError():
             status, kind = 401, "authentication_error"
+        case SlowReaderError():
+            status, kind = 408, "timeout_error"
         case PermissionDeniedError():
             status, kind = 403, "permission_error"
         case OverloadedError():

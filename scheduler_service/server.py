@@ -15,6 +15,7 @@ import grpc.aio
 from opentelemetry import trace
 
 from predictive_scheduling import telemetry
+from predictive_scheduling.connection import channel_options
 from predictive_scheduling.credentials import channel_credentials
 from predictive_scheduling.interceptors import client_tracing
 from predictive_scheduling.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
@@ -28,6 +29,7 @@ from scheduler_service.backends.base import Backend, Limits
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Dispatcher
 from scheduler_service.domain import Prediction
+from scheduler_service.generations import Generations
 from scheduler_service.guarded_predictor import GuardedPredictor
 from scheduler_service.identity import Identity, read_tokens
 from scheduler_service.income import Income, PerQuery, PerSecond, PerWindow
@@ -88,9 +90,10 @@ async def serve(
         offer = Offer(settings.model or limits.model, settings.floor_tokens, settings.cap_tokens, settings.temperature)
         tokens = read_tokens(Path(settings.auth_tokens)) if settings.auth_tokens else {}
         identity = Identity(tokens, by_certificate=bool(settings.tls_client_ca))
-        servicer = SchedulerServicer(pipeline, offer, serving.draining.is_set, identity)
-        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
         async with asyncio.TaskGroup() as group:
+            generations = Generations(pipeline.generate, group, most_stalled_seconds=settings.slow_reader_seconds)
+            servicer = SchedulerServicer(pipeline, generations, offer, serving.draining.is_set, identity)
+            scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
             working = [group.create_task(pipeline.collector.run())]
             if sharing is not None:
                 working.append(group.create_task(sharing.run()))
@@ -98,9 +101,17 @@ async def serve(
                 await sharing.beat()  # so that the first request finds a lease
             await serving.start()
             if settings.http_listen:
-                front = OpenAiFront(pipeline, offer, tracing.get_tracer(__name__), serving.draining.is_set, identity)
+                front = OpenAiFront(
+                    pipeline,
+                    generations,
+                    offer,
+                    tracing.get_tracer(__name__),
+                    serving.draining.is_set,
+                    identity,
+                    settings.drain_seconds,
+                )
                 await front.start(settings.http_listen)
-                closing.push_async_callback(front.stop)
+                serving.also_drains.append(front.stop)
             await serving.ready()
             on_started(serving)
             await serving.run_until_signal()
@@ -109,13 +120,13 @@ async def serve(
 
 
 def _predictor_channel(settings: SchedulerSettings, tracing: trace.TracerProvider) -> grpc.aio.Channel:
-    interceptors = client_tracing(tracing)
+    interceptors, options = client_tracing(tracing), channel_options()
     if not settings.predictor_tls_ca:
-        return grpc.aio.insecure_channel(settings.predictor, interceptors=interceptors)
+        return grpc.aio.insecure_channel(settings.predictor, options=options, interceptors=interceptors)
     credentials = channel_credentials(
         settings.predictor_tls_ca, settings.predictor_tls_cert, settings.predictor_tls_key
     )
-    return grpc.aio.secure_channel(settings.predictor, credentials, interceptors=interceptors)
+    return grpc.aio.secure_channel(settings.predictor, credentials, options=options, interceptors=interceptors)
 
 
 def _check_fits(settings: SchedulerSettings, limits: Limits) -> None:

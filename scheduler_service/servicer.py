@@ -28,11 +28,13 @@ from scheduler_service.domain import (
     PreconditionError,
     QuotaExceededError,
     SchedulingError,
+    SlowReaderError,
     Text,
     TextKind,
     UnauthenticatedError,
     Usage,
 )
+from scheduler_service.generations import Generations
 from scheduler_service.identity import Identity
 from scheduler_service.messages import allocation_message, job_of, plan_item, text_message, usage_message
 from scheduler_service.pipeline import Pipeline
@@ -64,13 +66,15 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     def __init__(
         self,
         pipeline: Pipeline,
+        generations: Generations,
         offer: Offer,
         draining: Callable[[], bool] = lambda: False,
         identity: Identity | None = None,
     ) -> None:
-        """Serve ``pipeline`` within ``offer``, to whom ``identity`` lets in."""
+        """Serve ``pipeline``, whose requests run as ``generations``, within ``offer``, to whom ``identity`` lets in."""
         self._identity = identity or Identity()
         self._pipeline = pipeline
+        self._generations = generations
         self._offer = offer
         self._draining = draining
 
@@ -167,7 +171,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         seconds = context.time_remaining()
         deadline = None if seconds is None else self._pipeline.clock() + seconds
         job = replace(self._offer.job(message), deadline=deadline, tenant=self._tenant(context, message.tenant))
-        return self._pipeline.generate(job)
+        return self._generations.stream(job)
 
     async def _admit(self, context: _Context) -> None:
         """End a call of somebody who may not call."""
@@ -218,6 +222,8 @@ async def _abort(context: _Context, error: SchedulingError) -> NoReturn:
             await abort_quota(context, f"tenant:{error.tenant}", error.description)
         case UnauthenticatedError():
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
+        case SlowReaderError():
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
         case PermissionDeniedError():
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
         case BackendUnavailableError():

@@ -76,6 +76,7 @@ class SchedulerSettings(ServiceSettings):
     max_pending: int = Field(1024, ge=1, description="requests in the house at once; more are refused")
 
     max_pending_tokens: int = Field(0, ge=0, description="most tokens that requests in the house may ask for; 0: any")
+    slow_reader_seconds: float = Field(60.0, gt=0, description="how long a caller may leave its stream unread")
     max_tenant_pending: int = Field(0, ge=0, description="requests of one tenant in the house at once; 0 for no quota")
 
     @field_validator("tenant_shares", mode="before")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import grpc
 import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -62,6 +63,25 @@ async def scheduler(
             yield f"127.0.0.1:{serving.port}"
         finally:
             serving.draining.set()
+
+
+DOCUMENTED = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+}
+
+
+async def balanced(client):
+    """The ledger once everything has ended."""
+    async with asyncio.timeout(5):
+        while (budget := await client.budget()).reserved_tokens:  # noqa: ASYNC110  # it tells nobody
+            await asyncio.sleep(0.02)
+    assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
+    return budget
 
 
 def bad_fields(error: grpc.aio.AioRpcError) -> list[str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import socket
 import sys
 from collections import Counter
@@ -15,31 +14,12 @@ import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
-from scheduler_service.domain import BackendUnavailableError
-from tests.integration.running import scheduler
+from tests.integration.running import balanced, scheduler
 from tests.standins.backend import ScriptedBackend
-
-DOCUMENTED = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.FAILED_PRECONDITION,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-}
 
 
 def endless(prompt):
     return [" 7", "\n\n"] if prompt.endswith("Final answer:") else ["t"] * 4000
-
-
-async def balanced(client):
-    """The ledger once everything has ended."""
-    async with asyncio.timeout(5):
-        while (budget := await client.budget()).reserved_tokens:  # noqa: ASYNC110  # it tells nobody
-            await asyncio.sleep(0.02)
-    assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
-    return budget
 
 
 class Garbage(predictor_pb2_grpc.PredictorServiceServicer):
@@ -136,45 +116,6 @@ async def test_a_predictor_that_is_killed_costs_coverage_and_no_call_and_comes_b
         await balanced(client)
     process.terminate()
     await process.wait()
-
-
-@pytest.mark.parametrize("policy", ["price", "envelope"])
-async def test_many_streams_with_a_tenth_cancelled_and_a_tenth_failing_leave_nothing_behind(policy):
-    rng = random.Random(0)
-    calls = 0
-
-    def script(prompt):
-        nonlocal calls
-        calls += 1
-        if calls % 10 == 0:
-            raise BackendUnavailableError("gone")
-        return [" 7", "\n\n"] if prompt.endswith("Final answer:") else ["t"] * rng.randint(1, 60)
-
-    backend = ScriptedBackend(script, slots=64, token_seconds=0.001)
-    settings = {"policy": policy, "tokens_per_query": 32, "cap_tokens": 64, "max_pending": 200}
-    async with scheduler(backend, **settings) as server, AsyncSchedulerClient(server) as client:
-        before = len(asyncio.all_tasks())
-
-        async def one(at):
-            try:
-                async for _ in client.generate(f"q{at}", timeout=30):
-                    if at % 10 == 3:
-                        return "left"
-            except grpc.aio.AioRpcError as error:
-                return error.code().name
-            return "served"
-
-        ended = Counter(await asyncio.gather(*(one(at) for at in range(400))))
-        budget = await balanced(client)
-        async with asyncio.timeout(5):
-            while backend.open or len(asyncio.all_tasks()) > before + 5:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-    assert set(ended) <= {"served", "left", *(code.name for code in DOCUMENTED)}
-    assert ended["served"] > 50
-    assert ended["left"] > 10
-    assert ended["UNAVAILABLE"] > 5
-    assert sum(ended.values()) == 400
-    assert budget.requests <= 400
 
 
 METHODS = [

@@ -299,16 +299,25 @@ async def test_requests_for_too_many_tokens_are_told_when_to_come_back():
         await stream.aclose()
 
 
-async def test_the_id_of_a_running_request_cannot_be_used_again():
+async def test_a_retried_request_joins_the_running_one_and_another_of_its_id_is_refused():
     backend = ScriptedBackend(thinker, token_seconds=0.01)
     async with scheduler(backend) as address, AsyncSchedulerClient(address) as client:
-        running = asyncio.ensure_future(client.complete("q", request_id="same"))
-        await asyncio.sleep(0.1)
-        error = await refused(client.complete("q", request_id="same"))
-        await running
+        first = client.generate("q", request_id="same")
+        events = [await anext(first), await anext(first), await anext(first)]
+        joined = asyncio.ensure_future(client.complete("q", request_id="same", timeout=20))
+        refusal = await refused(client.complete("another", request_id="same"))
+        assert bad_fields(refusal) == ["job.request_id"]
+        refusal = await refused(client.complete("q", request_id="same", tenant="other"))
+        assert bad_fields(refusal) == ["job.request_id"]
+        await first.aclose()  # whoever began it may leave: the other one still reads
+        response = await joined
+        assert response.allocation == events[0].allocation
+        assert response.reasoning.startswith(events[1].text.text)
+        assert len(backend.calls) == len({call.prompt for call in backend.calls})
+        budget = await balanced(client)
+        assert budget.requests == 1
         await client.complete("q", request_id="same")
-        await balanced(client)
-    assert bad_fields(error) == ["job.request_id"]
+        assert (await balanced(client)).requests == 2
 
 
 async def test_a_plan_spends_nothing_and_names_what_it_cannot_use():

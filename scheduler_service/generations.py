@@ -1,0 +1,195 @@
+"""One generation, any number of readers: a retried request joins the running one, and a slow reader slows it down.
+
+Each generation is pumped by a task of its own, so that it outlives the call that began it as long as somebody reads.
+What a reader leaves lying becomes one piece, so that a reader behind its backend gets fewer and larger messages; the
+pump waits once even the fastest reader is ``most_unread`` characters behind, which stops the read from the backend.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from scheduler_service.domain import Event, InvalidRequestError, Job, SlowReaderError, Text
+
+_MOST_PARTS = 64
+
+Generate = Callable[[Job], AsyncGenerator[Event]]
+
+
+class Backlog:
+    """Events that wait to be read, in order; neighbouring texts of one kind are read as one."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        """Hold ``events``. ``size``: characters of text that wait."""
+        self._waiting: deque[tuple[Event, list[str]]] = deque()
+        self.size = 0
+        for event in events:
+            self.put(event)
+
+    def put(self, event: Event) -> None:
+        """Add an event at the end."""
+        if isinstance(event, Text):
+            self.size += len(event.text)
+            if self._waiting and _alike(self._waiting[-1][0], event):
+                last, parts = self._waiting[-1]
+                parts.append(event.text)
+                if len(parts) > _MOST_PARTS:
+                    parts[:] = ["".join(parts)]
+                self._waiting[-1] = (replace(event, tokens=getattr(last, "tokens", 0) + event.tokens), parts)
+                return
+        self._waiting.append((event, [event.text] if isinstance(event, Text) else []))
+
+    def pop(self) -> Event:
+        """Take the first event. Raises IndexError where none waits."""
+        event, parts = self._waiting.popleft()
+        if not isinstance(event, Text):
+            return event
+        text = "".join(parts)
+        self.size -= len(text)
+        return replace(event, text=text) if len(parts) > 1 else event
+
+    def __len__(self) -> int:
+        """How many events ``pop`` would give."""
+        return len(self._waiting)
+
+    def events(self) -> list[Event]:
+        """What waits, left where it is."""
+        return [
+            replace(event, text="".join(parts)) if isinstance(event, Text) else event for event, parts in self._waiting
+        ]
+
+
+def _alike(last: Event, new: Text) -> bool:
+    return isinstance(last, Text) and last.kind is new.kind and last.forced == new.forced
+
+
+@dataclass(eq=False)
+class _Reader:
+    """One who reads a generation: what it has not read yet, and what wakes it."""
+
+    unread: Backlog
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(eq=False)
+class _Running:
+    """A generation, who reads it, and all it has said so far, for those who join."""
+
+    job: Job
+    said: Backlog = field(default_factory=Backlog)
+    readers: list[_Reader] = field(default_factory=list)
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+    error: Exception | None = None
+    task: asyncio.Task[None] | None = None
+
+    def say(self, event: Event) -> None:
+        """Tell all readers."""
+        self.said.put(event)
+        for reader in self.readers:
+            reader.unread.put(event)
+            reader.news.set()
+
+    def end(self, error: Exception | None) -> None:
+        """Let the readers end, too, once they have read everything."""
+        self.ended, self.error = True, error
+        for reader in self.readers:
+            reader.news.set()
+
+    @property
+    def behind(self) -> int:
+        """How many characters even the fastest reader is behind."""
+        return min((reader.unread.size for reader in self.readers), default=0)
+
+
+class Generations:
+    """The generations that run now, by request id. ``tasks`` is where they run; it must outlive them."""
+
+    def __init__(
+        self,
+        generate: Generate,
+        tasks: asyncio.TaskGroup,
+        *,
+        most_unread: int = 8192,
+        most_stalled_seconds: float = 60.0,
+    ) -> None:
+        """Run jobs by ``generate``, which yields a job's events and raises the errors of ``domain``.
+
+        A generation that waits ``most_stalled_seconds`` for its readers ends, since it holds a slot of the backend.
+        """
+        self._generate = generate
+        self._tasks = tasks
+        self._most_unread = most_unread
+        self._most_stalled = most_stalled_seconds
+        self._running: dict[str, _Running] = {}
+
+    async def stream(self, job: Job) -> AsyncGenerator[Event]:
+        """Yield a job's events: those of the running request of the same id, from its first, where there is one.
+
+        Raises what the generation raises, and InvalidRequestError where the running request asks for something else.
+        Once nobody reads a generation it is cancelled, which frees its slot and returns its tokens.
+        """
+        running = await self._find(job)
+        reader = _Reader(Backlog(running.said.events()))
+        running.readers.append(reader)
+        try:
+            while True:
+                while len(reader.unread):
+                    event = reader.unread.pop()
+                    running.room.set()
+                    yield event
+                if running.ended:
+                    break
+                reader.news.clear()
+                await reader.news.wait()
+            if running.error is not None:
+                raise running.error
+        finally:
+            running.readers.remove(reader)
+            running.room.set()
+            if not running.readers and running.task is not None:
+                running.task.cancel()
+
+    async def _find(self, job: Job) -> _Running:
+        """The running generation of the job, begun where there is none."""
+        while (running := self._running.get(job.request_id)) is not None:
+            if running.readers:
+                # A retry has a deadline of its own, but asks for the same.
+                if replace(job, deadline=None) != replace(running.job, deadline=None):
+                    raise InvalidRequestError(
+                        "job.request_id", f"{job.request_id!r} is the id of another request that still runs"
+                    )
+                return running
+            if running.task is not None:  # everybody has left it: it ends, and then this one begins anew
+                await asyncio.wait([running.task])
+        running = _Running(job)
+        self._running[job.request_id] = running
+        running.task = self._tasks.create_task(self._pump(running))
+        return running
+
+    async def _wait_for_readers(self, running: _Running) -> None:
+        try:
+            async with asyncio.timeout(self._most_stalled):
+                while running.behind >= self._most_unread:
+                    running.room.clear()
+                    await running.room.wait()
+        except TimeoutError:
+            raise SlowReaderError(f"nobody read on for {self._most_stalled:g} s") from None
+
+    async def _pump(self, running: _Running) -> None:
+        error: Exception | None = None
+        try:
+            async with aclosing(self._generate(running.job)) as events:
+                async for event in events:
+                    running.say(event)
+                    if running.behind >= self._most_unread:
+                        await self._wait_for_readers(running)
+        except Exception as failure:  # whatever it is, it belongs to those who read
+            error = failure
+        finally:
+            del self._running[running.job.request_id]
+            running.end(error)
