@@ -90,7 +90,9 @@ async def _forced_answer(backend: Backend, plan: Plan, question: str, thought: s
 async def measure_trace(backend: Backend, plan: Plan, question: Question) -> tuple[list[str], int]:
     """Measure one trace; returns each window's answer, and the uncut reasoning's tokens."""
     longest = plan.windows * WINDOW_TOKENS
-    forcing = BudgetForcing(plan.template, question.question, longest, plan.answer_tokens)
+    forcing = BudgetForcing(
+        plan.template, question.question, longest, plan.answer_tokens, backend.capabilities.call_limit
+    )
     record = _Recording()
     own_answer = await _generate(backend, forcing, plan.sampling, record)
     answers: list[str] = []

@@ -30,6 +30,7 @@ class Dispatcher:
     def __init__(self, backend: Backend, model: str, slots: int, tracer: trace.Tracer) -> None:
         """Dispatch to ``backend``, whose model is called ``model`` in telemetry."""
         self._backend = backend
+        self.capabilities = backend.capabilities
         self._model = model
         self._slots = asyncio.Semaphore(slots)
         self._tracer = tracer

@@ -30,11 +30,25 @@ class CallEnd(enum.Enum):
 
 @dataclass(frozen=True)
 class Call:
-    """A request to continue ``prompt`` by at most ``max_tokens`` tokens, ending at any of ``stop``."""
+    """A request to continue ``prompt`` by at most ``max_tokens`` tokens, ending at any of ``stop``.
+
+    ``turn``: the same as a chat. ``thinking_budget``: where the server is to end the thinking by itself, 0 for nowhere.
+    """
 
     prompt: str
     max_tokens: int
     stop: tuple[str, ...] = ()
+    turn: Turn | None = None
+    thinking_budget: int = 0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn of a chat: what the user said, what the assistant has begun to say, and what ends its thinking."""
+
+    user: str
+    begun: str
+    think_end: str
 
 
 def held_back(text: str, marks: tuple[str, ...]) -> int:
@@ -51,14 +65,16 @@ class BudgetForcing:
     """One generation. Feed it what the backend says; it says what to emit and what to call next.
 
     ``budget``: the most reasoning tokens; ``answer_tokens``: the most answer tokens; ``call_limit``: the most tokens to
-    ask for in one call (TGI miscounts above 1,024).
+    ask for in one call, 0 for any. ``server_budget``: the server ends the thinking by itself, and goes on with the
+    answer in the same call; tokens are counted here all the same, and a server that does not is cut off.
     """
 
     template: PromptTemplate
     prompt: str
     budget: int
     answer_tokens: int
-    call_limit: int = 1024
+    call_limit: int = 0
+    server_budget: bool = False
     reasoning_tokens: int = 0
     answer_used: int = 0
     forced: bool = False
@@ -77,16 +93,27 @@ class BudgetForcing:
             return None
         if self._kind is TextKind.REASONING:
             if self.reasoning_tokens < self.budget:
-                limit = min(self.budget - self.reasoning_tokens, self.call_limit)
-                return Call(self.template.render(self.prompt) + self._reasoning, limit)
+                return self._think(self.budget - self.reasoning_tokens)
             self._force()
         rest = self.answer_tokens - self.answer_used
         if rest <= 0:
             self._finish(FinishReason.ANSWER_LENGTH)
             return None
         suffix = self.template.answer_suffix if self.forced else self.template.think_end
-        before = self.template.render(self.prompt) + self._thought(suffix) + suffix
-        return Call(before + self._answer, min(rest, self.call_limit), self.template.stop)
+        begun = self._thought(suffix) + suffix + self._answer
+        return self._call(begun, rest, stop=self.template.stop)
+
+    def _think(self, rest: int) -> Call:
+        """Ask for reasoning. A server that ends it by itself writes ``think_end`` as the budget's last token."""
+        if not self.server_budget or rest < 2:
+            return self._call(self._reasoning, rest)
+        most = rest + self.answer_tokens
+        return self._call(self._reasoning, most, thinking_budget=rest - 1)
+
+    def _call(self, begun: str, most: int, *, stop: tuple[str, ...] = (), thinking_budget: int = 0) -> Call:
+        turn = Turn(self.prompt, self.template.think_start + begun, self.template.think_end)
+        limit = min(most, self.call_limit) if self.call_limit else most
+        return Call(self.template.render(self.prompt) + begun, limit, stop, turn, thinking_budget)
 
     def feed(self, text: str, tokens: int) -> bool:
         """Take a piece of the running call; returns whether to go on reading it."""
@@ -136,6 +163,8 @@ class BudgetForcing:
             self._emit_reasoning(before)
             self._settle_marker()
             self._kind = TextKind.ANSWER
+            # A server that was told where to end the thinking ended it there: the model would have gone on.
+            self.forced = self.server_budget and self.reasoning_tokens >= self.budget
             return self._feed_answer(after, 0)
         keep = held_back(before, (end,))
         self._held = before[len(before) - keep :]

@@ -110,7 +110,14 @@ class Pipeline:
         for at in range(job.traces):
             seed = job.sampling.seed
             sampling = job.sampling if seed is None or not at else replace(job.sampling, seed=seed + at)
-            forcing = BudgetForcing(self.template, job.prompt, budget, allocation.answer_tokens)
+            forcing = BudgetForcing(
+                self.template,
+                job.prompt,
+                budget,
+                allocation.answer_tokens,
+                self.dispatcher.capabilities.call_limit,
+                self.dispatcher.capabilities.thinking_budget,
+            )
             runs.append(_Run(forcing, sampling, _Timing(came), Counted()))
         return runs
 

@@ -73,6 +73,7 @@ async def serve(
         closing.push_async_callback(backend.close)
         await backend.start()
         limits = await backend.limits()
+        log.info("backend %s: %s, %s", settings.backend, limits, backend.capabilities)
         _check_fits(settings, limits)
         predictor: Predictor = NoPredictor()
         if settings.predictor:
@@ -131,7 +132,6 @@ def _predictor_channel(settings: SchedulerSettings, tracing: trace.TracerProvide
 
 def _check_fits(settings: SchedulerSettings, limits: Limits) -> None:
     """Refuse a cap that no prompt would leave room for; raises ValueError naming the setting."""
-    log.info("backend %s: %s", settings.backend, limits)
     wanted = settings.cap_tokens + settings.answer_tokens
     if limits.max_total_tokens and wanted >= limits.max_total_tokens:
         raise ValueError(

@@ -21,11 +21,17 @@ class SchedulerSettings(ServiceSettings):
 
     backend: str = Field(
         "tgi",
-        pattern="^(tgi|openai|llama_cpp|embedded)$",
-        description="LLM server: tgi, openai (vLLM, SGLang), llama_cpp, embedded",
+        pattern="^(tgi|vllm|sglang|openai|llama_cpp|embedded)$",
+        description="LLM server: tgi, vllm, sglang, openai (any other that speaks its protocol), llama_cpp, embedded",
     )
     backend_url: str = Field("", description="its address, http://host:port, or several with commas")
     backend_model: str = Field("", description="model to ask an openai server for; empty takes its first")
+    backend_chat: bool = Field(
+        False, description="use the chat route, so that the server's own template is applied, not ours; not for tgi"
+    )
+    backend_thinking_budget: bool = Field(
+        False, description="let vllm end the thinking (thinking_token_budget; it needs --reasoning-config)"
+    )
     backend_token: SecretStr = Field(SecretStr(""), description="bearer token for it")
     backend_slots: int = Field(0, ge=0, description="requests that run on it at once; 0 asks it")
     backend_ready_seconds: float = Field(120.0, gt=0, description="how long to wait for it at start")
@@ -104,6 +110,10 @@ class SchedulerSettings(ServiceSettings):
     def _consistent(self) -> SchedulerSettings:
         if self.backend != "embedded" and not self.backend_url:
             raise ValueError(f"backend_url: required for the backend {self.backend}")
+        if self.backend_chat and self.backend not in ("vllm", "sglang", "openai"):
+            raise ValueError(f"backend_chat: {self.backend} is not asked by a chat route")
+        if self.backend_thinking_budget and self.backend != "vllm":
+            raise ValueError(f"backend_thinking_budget: {self.backend} does not end the thinking by itself; vllm does")
         templates = self.known_templates
         if self.template not in templates:
             raise ValueError(f"template: {self.template!r} is none of {', '.join(templates)}")

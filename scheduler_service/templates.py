@@ -12,7 +12,9 @@ class PromptTemplate:
     """A model's format.
 
     ``prompt``: the text sent, with ``{prompt}`` for the user's. ``think_end``: what the model writes when it has
-    thought enough. ``answer_suffix``: what is appended to cut reasoning to make it answer; it contains ``think_end``.
+    thought enough. ``think_start``: what the assistant's message begins with in a chat, where the server writes the
+    rest of the prompt by its own template. ``answer_suffix``: what is appended to cut reasoning to make it answer; it
+    contains ``think_end``.
     ``stop``: texts that end the answer.
     """
 
@@ -21,6 +23,7 @@ class PromptTemplate:
     think_end: str
     answer_suffix: str
     stop: tuple[str, ...] = ()
+    think_start: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a template that could not be filled or forced; raises ValueError naming the field."""
@@ -55,6 +58,7 @@ TEMPLATES = {
             prompt="<｜User｜>{prompt}<｜Assistant｜><think>\n",
             think_end="</think>",
             answer_suffix="\n</think>\n\n**Final Answer**\n\\boxed{",
+            think_start="<think>\n",
         ),
         PromptTemplate(
             name="qwen3",
@@ -62,6 +66,7 @@ TEMPLATES = {
             think_end="</think>",
             answer_suffix="\n</think>\n\nFinal answer: ",
             stop=("<|im_end|>",),
+            think_start="<think>\n",
         ),
     )
 }

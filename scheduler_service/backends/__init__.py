@@ -10,7 +10,7 @@ from scheduler_service.backends.embedded import EmbeddedBackend
 from scheduler_service.backends.gguf_files import ADAPTER
 from scheduler_service.backends.http import HttpServer
 from scheduler_service.backends.llama_cpp import LlamaCppBackend
-from scheduler_service.backends.openai import OpenAiBackend
+from scheduler_service.backends.openai import DIALECTS, OpenAiBackend
 from scheduler_service.backends.pool import BackendPool
 from scheduler_service.backends.tgi import TgiBackend
 
@@ -40,7 +40,14 @@ def _server(settings: SchedulerSettings, url: str) -> Backend:
     match settings.backend:
         case "llama_cpp":
             return LlamaCppBackend(server, ready_seconds=ready)
-        case "openai":
-            return OpenAiBackend(server, model=settings.backend_model, ready_seconds=ready)
+        case "openai" | "vllm" | "sglang":
+            return OpenAiBackend(
+                server,
+                DIALECTS[settings.backend],
+                model=settings.backend_model,
+                ready_seconds=ready,
+                chat=settings.backend_chat,
+                thinking_budget=settings.backend_thinking_budget,
+            )
         case _:
             return TgiBackend(server, ready_seconds=ready)

@@ -36,10 +36,26 @@ class Limits:
     max_concurrent_requests: int = 0
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What a server can do, as its adapter states it.
+
+    ``call_limit``: the most tokens to ask for in one call, 0 for any. ``chat``: it is asked by its chat route, and goes
+    on with a partial message of the assistant. ``thinking_budget``: it ends the thinking at a budget by itself.
+    ``aborts``: it is told when a call is abandoned; the others see their connection close.
+    """
+
+    call_limit: int = 0
+    chat: bool = False
+    thinking_budget: bool = False
+    aborts: bool = False
+
+
 class Backend(Protocol):
     """An LLM server. Its errors are ``BackendUnavailableError`` (try again) and ``PreconditionError`` (never will)."""
 
     name: str
+    capabilities: Capabilities
 
     async def start(self) -> None:
         """Connect, and wait until the server answers. Raises BackendUnavailableError if it does not in time."""

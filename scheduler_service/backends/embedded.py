@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scheduler_service.backends.base import Ended, Limits, Piece
+from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.backends.gguf_files import ADAPTER, base_model_path
 from scheduler_service.backends.http import HttpServer
 from scheduler_service.backends.llama_cpp import LlamaCppBackend
@@ -26,6 +26,7 @@ class EmbeddedBackend:
     """
 
     name = "embedded"
+    capabilities = Capabilities()
 
     def __init__(
         self,

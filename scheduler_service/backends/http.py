@@ -64,6 +64,12 @@ class HttpServer:
             raise BackendUnavailableError(f"{self.url}{path}: not a JSON object")
         return body
 
+    async def post(self, path: str, body: Mapping[str, Any]) -> None:
+        """POST ``body`` and leave the answer aside. Raises BackendUnavailableError or PreconditionError."""
+        with self._translated():
+            async with self._opened().post(self.url + path, json=dict(body)) as response:
+                await self._check(response)
+
     async def events(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Any]:
         """POST ``body`` and yield each event's JSON (``[DONE]`` is skipped). Closing the iterator drops the connection.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from scheduler_service.backends.base import Ended, Limits, Piece
+from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.backends.http import HttpBackend, http_error
 from scheduler_service.domain import BackendUnavailableError, Sampling
 from scheduler_service.forcing import Call, CallEnd
@@ -15,6 +15,7 @@ class LlamaCppBackend(HttpBackend):
     """One llama.cpp server."""
 
     name = "llama_cpp"
+    capabilities = Capabilities()
 
     async def limits(self) -> Limits:
         """Read ``/props``; a slot's context holds prompt and generation together."""

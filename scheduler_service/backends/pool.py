@@ -52,6 +52,7 @@ class BackendPool:
         """Serve from ``backends``, one at least."""
         self.endpoints = [Endpoint(backend) for backend in backends]
         self.name = backends[0].name
+        self.capabilities = backends[0].capabilities
         self._rounds = rounds
         self._clock = clock
         self._calls = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from scheduler_service.backends.base import Ended, Limits, Piece
+from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.backends.http import HttpBackend
 from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
 from scheduler_service.forcing import Call, CallEnd
@@ -15,6 +15,8 @@ class TgiBackend(HttpBackend):
     """One TGI server."""
 
     name = "tgi"
+    # Since 3.0 it runs more than 1,024 tokens in chunks of 1,024, and may return more than was asked for.
+    capabilities = Capabilities(call_limit=1024)
 
     async def limits(self) -> Limits:
         """Read ``/info``."""

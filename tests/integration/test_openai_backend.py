@@ -1,10 +1,13 @@
 """OpenAI-compatible servers, and several endpoints behind one scheduler."""
 
+import asyncio
+
 import grpc
 import grpc.aio
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling.scheduler.v1 import scheduler_pb2
 from scheduler_service.backends.base import Ended, Piece
 from scheduler_service.backends.http import HttpServer
 from scheduler_service.backends.openai import OpenAiBackend
@@ -112,6 +115,81 @@ async def test_a_scheduler_runs_on_an_openai_server_with_its_budget_forced():
     assert done.usage.reasoning_tokens == 16
 
 
+def r1(prompt):
+    """A model with R1's marks: it thinks eight steps, then answers 42; cut short, it answers 7."""
+    if prompt.endswith("boxed{"):
+        return ["7", "}"]
+    if prompt.endswith("</think>"):
+        return ["\n", "forty", "-", "two"]
+    return [*["step "] * 8, "</think>", "\n", "42"]
+
+
+R1_CHAT = "<｜User｜>{user}<｜Assistant｜>{assistant}"
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "openai"])
+@pytest.mark.parametrize("parser", ["", "</think>"])
+@pytest.mark.parametrize(("budget", "answer", "finish"), [(16, "42", "NATURAL"), (4, "7", "FORCED")])
+async def test_chats_go_on_with_the_assistants_message(kind, parser, budget, answer, finish):
+    async with OpenAiStandIn(r1, template=R1_CHAT, think_end=parser) as server:
+        settings = {"backend": kind, "backend_chat": True, "template": "deepseek-r1", "tokens_per_query": budget}
+        settings |= {"backend_url": server.url, "policy": "uniform", "floor_tokens": 1}
+        async with scheduler(**settings) as address, AsyncSchedulerClient(address) as client:
+            done = await client.complete("What is 40 + 2?")
+    assert answer in done.answer
+    assert scheduler_pb2.FinishReason.Name(done.usage.finish_reason) == f"FINISH_REASON_{finish}"
+    assert done.usage.reasoning_tokens == min(budget, 9)
+    first, last = server.requests[0], server.requests[-1]
+    assert first["messages"][0] == {"role": "user", "content": "What is 40 + 2?"}
+    assert first["messages"][1] == {"role": "assistant", "content": "<think>\n"}
+    assert first.get("continue_final_message", False) is (kind != "openai")
+    assert first.get("add_generation_prompt") is (False if kind == "vllm" else None)
+    if finish == "FORCED":
+        said = "<think>\nstep step step step\n</think>\n\n**Final Answer**\n\\boxed{"
+        assert last["messages"][1]["content"] == said
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("parser", ["</think>", "<ignored>"])
+async def test_vllm_ends_the_thinking_in_one_call_and_is_cut_where_it_does_not(chat, parser):
+    """The second parser stands for a server that takes ``thinking_token_budget`` and does nothing about it."""
+    template = R1_CHAT if chat else "{user}"
+    server = OpenAiStandIn(r1, template=template, think_end=parser)
+    if parser == "<ignored>":
+        server._written = lambda body: list(r1(server._prompt(body)))  # type: ignore[method-assign]
+        server.think_end = ""
+    async with server:
+        settings = {"backend": "vllm", "backend_chat": chat, "backend_thinking_budget": True}
+        settings |= {"template": "deepseek-r1", "tokens_per_query": 5, "floor_tokens": 1}
+        settings |= {"backend_url": server.url, "policy": "uniform"}
+        async with scheduler(**settings) as address, AsyncSchedulerClient(address) as client:
+            done = await client.complete("What is 40 + 2?")
+    assert server.requests[0]["thinking_token_budget"] == 4
+    assert done.usage.reasoning_tokens == 5
+    assert done.usage.finish_reason == scheduler_pb2.FINISH_REASON_FORCED
+    if parser == "</think>":
+        assert len(server.requests) == 1
+        assert done.answer.strip() == "forty-two"
+    else:
+        assert done.answer.strip() == "**Final Answer**\n\\boxed{7}"
+
+
+async def test_sglang_is_told_of_abandoned_calls_only():
+    async with OpenAiStandIn(lambda _: ["t"] * 50, token_seconds=0.01) as server:
+        settings = {"backend": "sglang", "backend_url": server.url, "policy": "uniform", "template": "deepseek-r1"}
+        async with scheduler(**settings) as address, AsyncSchedulerClient(address) as client:
+            assert (await client.complete("q", max_reasoning_tokens=16)).answer is not None
+            assert server.aborted == []
+            stream = client.generate("q")
+            await anext(stream)
+            await anext(stream)
+            await stream.aclose()
+            async with asyncio.timeout(5):
+                while not server.aborted:  # noqa: ASYNC110  # it tells nobody
+                    await asyncio.sleep(0.02)
+    assert server.aborted == [server.requests[-1]["rid"]]
+
+
 async def test_a_busy_endpoint_passes_its_calls_on_and_rests():
     async with OpenAiStandIn(thinker, busy=1) as busy, OpenAiStandIn(thinker) as other:
         urls = f"{busy.url}, {other.url}"
@@ -139,8 +217,6 @@ def scripted(**options):
 
 
 async def test_the_least_busy_endpoint_is_asked():
-    import asyncio
-
     backends = [Slow(lambda _: ["a"] * 5, token_seconds=0.01) for _ in range(3)]
     pool = BackendPool(backends)
     await asyncio.gather(*(run(pool) for _ in range(9)))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scheduler_service.backends.base import Ended, Limits, Piece
+from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.domain import Sampling
 from scheduler_service.forcing import Call, CallEnd
 
@@ -23,6 +23,7 @@ class ScriptedBackend:
     error: Exception | None = None
     error_after: int = 0
     name: str = "scripted"
+    capabilities: Capabilities = field(default_factory=Capabilities)
     calls: list[Call] = field(default_factory=list)
     open: int = 0
 

@@ -1,4 +1,4 @@
-"""A stand-in for OpenAI-compatible completion servers, with the differences between vLLM, SGLang, llama.cpp and TGI."""
+"""A stand-in for OpenAI-compatible servers, with the differences between vLLM, SGLang, llama.cpp and TGI."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class OpenAiStandIn(Listening):
 
     ``tokens_per_chunk``: as speculative decoding sends them. ``error``: sent as an event after ``error_after`` chunks.
     ``busy``: answer so many requests with 429 first. ``reason``: the finish reason that replaces "stop".
+    ``template``: how the chat route writes a prompt. ``think_end``: where set, chats tell reasoning apart from content
+    there, as with a reasoning parser. ``token_seconds``: time per chunk.
     """
 
     script: Callable[[str], Sequence[str]] = lambda prompt: ["hello"]
@@ -29,7 +31,11 @@ class OpenAiStandIn(Listening):
     busy: int = 0
     reason: str = "stop"
     models: Sequence[dict[str, Any]] = ({"id": "m", "max_model_len": 2048},)
+    template: str = "Question: {user}\n{assistant}"
+    think_end: str = ""
+    token_seconds: float = 0.0
     requests: list[dict[str, Any]] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
     url: str = ""
 
     def application(self) -> web.Application:
@@ -38,6 +44,8 @@ class OpenAiStandIn(Listening):
         app.router.add_get("/health", self._health)
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/completions", self._complete)
+        app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_post("/abort_request", self._abort)
         return app
 
     async def _health(self, _: web.Request) -> web.Response:
@@ -46,18 +54,49 @@ class OpenAiStandIn(Listening):
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": list(self.models)})
 
+    async def _abort(self, request: web.Request) -> web.Response:
+        self.aborted.append((await request.json())["rid"])
+        return web.Response()
+
+    def _prompt(self, body: dict[str, Any]) -> str:
+        if "messages" not in body:
+            return body["prompt"]
+        said = {message["role"]: message["content"] for message in body["messages"]}
+        return self.template.format(user=said["user"], assistant=said.get("assistant", ""))
+
+    def _choice(self, body: dict[str, Any], before: str, text: str) -> dict[str, Any]:
+        """A chunk's choice; ``before``: what was written so far."""
+        if "messages" not in body:
+            return {"index": 0, "text": text, "finish_reason": None}
+        delta = {"content": text}
+        if self.think_end:
+            thinking = self.think_end not in self._prompt(body) + before
+            delta = {"reasoning_content": text} if thinking else {"content": text}
+            delta = {key: value.replace(self.think_end, "") for key, value in delta.items()}
+        return {"index": 0, "delta": delta, "finish_reason": None}
+
+    def _written(self, body: dict[str, Any]) -> list[str]:
+        """What the model writes; a thinking budget ends its thinking."""
+        prompt = self._prompt(body)
+        tokens = list(self.script(prompt))
+        budget = body.get("thinking_token_budget")
+        if budget and self.think_end not in "".join(tokens[: budget + 1]):
+            begun = [*tokens[:budget], self.think_end]
+            return begun + list(self.script(prompt + "".join(begun)))
+        return tokens
+
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.requests.append(body)
         if self.busy:
             self.busy -= 1
             return web.json_response({"error": {"message": "too many requests"}}, status=429)
-        if len(body["prompt"]) > 20_000:
+        if len(self._prompt(body)) > 20_000:
             return web.json_response({"error": {"message": "context length exceeded", "code": 400}}, status=400)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        tokens = list(self.script(body["prompt"]))[: body["max_tokens"]]
-        cut = len(list(self.script(body["prompt"]))) > body["max_tokens"]
+        written = self._written(body)
+        tokens, cut = written[: body["max_tokens"]], len(written) > body["max_tokens"]
         stop = next((at for at, token in enumerate(tokens) if token in body.get("stop", ())), None)
         shown = tokens if stop is None else tokens[:stop]
         reason = "length" if cut and stop is None else self.reason
@@ -68,12 +107,13 @@ class OpenAiStandIn(Listening):
                 return response
             chunk = shown[at : at + self.tokens_per_chunk]
             sent += len(chunk)
-            event: dict[str, Any] = {"choices": [{"index": 0, "text": "".join(chunk), "finish_reason": None}]}
+            event: dict[str, Any] = {"choices": [self._choice(body, "".join(shown[:at]), "".join(chunk))]}
             if self.usage == "running":
                 event["usage"] = {"prompt_tokens": 5, "completion_tokens": sent}
             await self._send(response, event)
-            await asyncio.sleep(0)
-        await self._send(response, {"choices": [{"index": 0, "text": "", "finish_reason": reason}]})
+            await asyncio.sleep(self.token_seconds)
+        last = self._choice(body, "".join(shown), "") | {"finish_reason": reason}
+        await self._send(response, {"choices": [last]})
         if self.usage != "none":
             generated = sent + (stop is not None)
             usage = {"prompt_tokens": 5, "completion_tokens": generated}

@@ -70,7 +70,7 @@ def test_a_forced_answer_shows_how_its_suffix_opened_it():
 def test_long_budgets_are_asked_for_in_calls_that_tgi_counts_right():
     from scheduler_service.forcing import BudgetForcing
 
-    forcing = BudgetForcing(DEMO, "q", 1500, 10)
+    forcing = BudgetForcing(DEMO, "q", 1500, 10, 1024)
     call = forcing.next_call()
     assert call is not None
     assert call.max_tokens == 1024
