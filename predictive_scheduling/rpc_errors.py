@@ -43,16 +43,21 @@ async def abort_invalid(
 
 async def abort_retry(context: _Context, code: grpc.StatusCode, message: str, retry_seconds: float) -> NoReturn:
     """End the call with RetryInfo details: RESOURCE_EXHAUSTED or UNAVAILABLE, to be tried again later."""
+    await _abort(context, code, message, _retry_info(retry_seconds))
+
+
+def _retry_info(seconds: float) -> error_details_pb2.RetryInfo:
     delay = duration_pb2.Duration()
-    delay.FromNanoseconds(int(retry_seconds * 1e9))
-    await _abort(context, code, message, error_details_pb2.RetryInfo(retry_delay=delay))
+    delay.FromNanoseconds(int(seconds * 1e9))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
-async def abort_quota(context: _Context, subject: str, description: str) -> NoReturn:
-    """End the call with RESOURCE_EXHAUSTED and QuotaFailure details: whose quota is used up, and what it is."""
+async def abort_quota(context: _Context, subject: str, description: str, retry_seconds: float) -> NoReturn:
+    """End the call with RESOURCE_EXHAUSTED, QuotaFailure and RetryInfo: whose quota is used up, when to come back."""
     violation = error_details_pb2.QuotaFailure.Violation(subject=subject, description=description)
-    detail = error_details_pb2.QuotaFailure(violations=[violation])
-    await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, f"{subject}: {description}", detail)
+    quota = error_details_pb2.QuotaFailure(violations=[violation])
+    message = f"{subject}: {description}"
+    await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, message, quota, _retry_info(retry_seconds))
 
 
 async def require_valid(context: _Context, request: Message) -> None:
@@ -61,8 +66,9 @@ async def require_valid(context: _Context, request: Message) -> None:
         await abort_invalid(context, broken)
 
 
-async def _abort(context: _Context, code: grpc.StatusCode, message: str, detail: Message) -> NoReturn:
-    packed = any_pb2.Any()
-    packed.Pack(detail)
-    status = rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=[packed]))
+async def _abort(context: _Context, code: grpc.StatusCode, message: str, *details: Message) -> NoReturn:
+    packed = [any_pb2.Any() for _ in details]
+    for item, detail in zip(packed, details, strict=True):
+        item.Pack(detail)
+    status = rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=packed))
     await context.abort(status.code, status.details, tuple(status.trailing_metadata))

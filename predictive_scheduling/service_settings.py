@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from predictive_scheduling.credentials import TlsFiles
 
@@ -20,9 +21,29 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before the environment before the files of ``SECRETS_DIR``, each named as a setting's variable.
+
+        So a secret need not stand in the environment. Raises ValueError where that is no folder.
+        """
+        folder = os.environ.get("SECRETS_DIR")
+        if not folder:
+            return init_settings, env_settings
+        if not Path(folder).is_dir():
+            raise ValueError(f"SECRETS_DIR: {folder} is no folder")
+        return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
+
     listen: str = Field("127.0.0.1:0", description="address to listen on, host:port or unix:path; port 0 picks one")
     drain_seconds: float = Field(20.0, ge=0, description="how long running calls may go on after SIGTERM")
-    reflection: bool = Field(True, description="serve gRPC reflection; switch off in production")
+    reflection: bool = Field(False, description="serve gRPC reflection, which tells everybody the API; for development")
     tls_cert: str = Field("", description="PEM file of the server's certificate; read anew when it changes")
     tls_key: str = Field("", description="PEM file of its key")
     tls_client_ca: str = Field("", description="PEM file of who signs clients' certificates, which are then required")

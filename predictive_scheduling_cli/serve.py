@@ -7,7 +7,7 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import typer
 from pydantic import SecretStr, ValidationError
@@ -94,8 +94,10 @@ def _load(settings: type[S], given: dict[str, Any]) -> S:
             message = fault["msg"].removeprefix("Value error, ")
             typer.secho(f"{place}: {message}" if place else message, err=True, fg="red")
         raise typer.Exit(2) from None
+    except ValueError as error:
+        _fail(str(error), 2)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     typer.secho(message, err=True, fg="red")
     raise typer.Exit(code) from None

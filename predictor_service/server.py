@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,13 @@ from predictor_service.batch_queue import BatchQueue
 from predictor_service.batcher import Batcher
 from predictor_service.catalog import Catalog
 from predictor_service.model import LoadedModel
+from predictor_service.open_inference import OpenInferenceServicer
+from predictor_service.predictions import Predictions
 from predictor_service.servicer import PredictorServicer
 from predictor_service.settings import PredictorSettings
+from predictor_service.trials import Trials
+
+log = logging.getLogger(__name__)
 
 SERVICE = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"].full_name
 
@@ -38,10 +44,15 @@ async def serve(
     catalog = Catalog(settings.models, settings.default_model, partial(_load, settings), partial(_batch, settings))
     try:
         await catalog.load()
+        for name, trial in (*settings.canary.items(), *settings.shadow.items()):
+            for missing in {name, trial.model} - set(catalog):
+                log.warning("model %s is part of a trial, but is not served yet", missing)
         serving = Serving.by_settings(settings, SERVICE, tracing)
-        servicer = PredictorServicer(catalog, settings.default_model)
-        predictor_pb2_grpc.add_PredictorServiceServicer_to_server(servicer, serving.server)
         async with asyncio.TaskGroup() as group:
+            trials = Trials(settings.canary, settings.shadow)
+            predictions = Predictions(catalog, settings.default_model, group, trials)
+            predictor_pb2_grpc.add_PredictorServiceServicer_to_server(PredictorServicer(predictions), serving.server)
+            OpenInferenceServicer(predictions, serving.draining.is_set).register(serving.server)
             watching = group.create_task(catalog.watch(settings.reload_seconds)) if settings.reload_seconds else None
             await serving.start()
             await serving.ready()

@@ -2,69 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
 import numpy as np
-from opentelemetry import trace
 
-from predictive_scheduling import semconv
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictive_scheduling.rpc_errors import abort_invalid, abort_retry, require_valid
-from predictor_service.admission import RefusedQueryError, admit
-from predictor_service.batcher import Batcher, Predicted, QueueFullError
+from predictor_service.admission import RefusedQueryError
+from predictor_service.batcher import Batcher, QueueFullError
 from predictor_service.features import Query
+from predictor_service.predictions import Answer, Predictions
+from predictor_service.trials import Trials
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _KINDS = {name.removeprefix("MODEL_KIND_").lower(): value for name, value in pb.ModelKind.items()}
+_TRIALS = {name.removeprefix("TRIAL_KIND_").lower(): value for name, value in pb.TrialKind.items()}
 
 
 class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
-    """Serves the models of ``batchers`` (by name); ``default`` answers requests that name none."""
+    """Serves ``predictions``."""
 
-    def __init__(self, batchers: Mapping[str, Batcher], default: str) -> None:
-        """Serve; the default must be one of the models."""
-        self._batchers = batchers
-        self._default = default
+    def __init__(self, predictions: Predictions) -> None:
+        """Serve."""
+        self._predictions = predictions
 
     async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
         """Predict every query's curve."""
         await require_valid(context, request)
-        batcher = await self._batcher(request.model, context)
-        manifest = batcher.model.manifest
+        queries = [_query(query) for query in request.queries]
+        layers = [query.hidden_state.layer for query in request.queries]
         try:
-            queries = [
-                admit(manifest, at, _query(query), query.hidden_state.layer) for at, query in enumerate(request.queries)
-            ]
-        except RefusedQueryError as refused:
-            invalid = grpc.StatusCode.FAILED_PRECONDITION if refused.precondition else grpc.StatusCode.INVALID_ARGUMENT
-            await abort_invalid(context, [(refused.field_name, refused.description)], invalid)
-        try:
-            predicted = await batcher.predict(queries)
-        except QueueFullError as full:
-            await abort_retry(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(full), retry_seconds=0.1)
-        _annotate(predicted, len(queries), f"{manifest.name}@{manifest.version}")
-        return _response(batcher, predicted)
+            return _response(await self._predictions.predict(request.model, queries, layers))
+        except (RefusedQueryError, QueueFullError) as error:
+            await abort(context, error)
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
         """Describe one model."""
         await require_valid(context, request)
-        return pb.GetModelResponse(model=_model(await self._batcher(request.model, context)))
+        try:
+            batcher = self._predictions.batcher(request.model)
+        except RefusedQueryError as error:
+            await abort(context, error)
+        return pb.GetModelResponse(model=_model(batcher, self._predictions.trials))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: _Context) -> pb.ListModelsResponse:
         """Describe every model, the default first."""
-        names = sorted(self._batchers, key=lambda name: (name != self._default, name))
-        return pb.ListModelsResponse(models=[_model(self._batchers[name]) for name in names])
+        known = self._predictions
+        names = sorted(known.batchers, key=lambda name: (name != known.default, name))
+        return pb.ListModelsResponse(models=[_model(known.batchers[name], known.trials) for name in names])
 
-    async def _batcher(self, name: str, context: _Context) -> Batcher:
-        batcher = self._batchers.get(name or self._default)
-        if batcher is None:
-            wrong = f"{name!r} is not served; served are {', '.join(sorted(self._batchers))}"
-            await abort_invalid(context, [("model", wrong)], grpc.StatusCode.FAILED_PRECONDITION)
-        return batcher
+
+async def abort(context: _Context, error: RefusedQueryError | QueueFullError) -> NoReturn:
+    """End a call with the status that belongs to the error."""
+    if isinstance(error, QueueFullError):
+        await abort_retry(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), retry_seconds=0.1)
+    invalid = grpc.StatusCode.FAILED_PRECONDITION if error.precondition else grpc.StatusCode.INVALID_ARGUMENT
+    await abort_invalid(context, [(error.field_name, error.description)], invalid)
 
 
 def _query(query: pb.Query) -> Query:
@@ -72,8 +68,8 @@ def _query(query: pb.Query) -> Query:
     return Query(query.text, state)
 
 
-def _response(batcher: Batcher, predicted: Predicted) -> pb.PredictResponse:
-    manifest, result = batcher.model.manifest, predicted.result
+def _response(answer: Answer) -> pb.PredictResponse:
+    manifest, predicted, result = answer.manifest, answer.predicted, answer.predicted.result
     response = pb.PredictResponse(
         model=manifest.name,
         version=manifest.version,
@@ -81,6 +77,7 @@ def _response(batcher: Batcher, predicted: Predicted) -> pb.PredictResponse:
         queue_seconds=predicted.queue_seconds,
         tokenize_seconds=result.tokenize_seconds,
         inference_seconds=result.inference_seconds,
+        canary=answer.canary,
     )
     for row, curve in enumerate(result.curves):
         usable = bool(np.isfinite(curve).all())
@@ -95,7 +92,7 @@ def _response(batcher: Batcher, predicted: Predicted) -> pb.PredictResponse:
     return response
 
 
-def _model(batcher: Batcher) -> pb.Model:
+def _model(batcher: Batcher, trials: Trials) -> pb.Model:
     manifest = batcher.model.manifest
     return pb.Model(
         name=manifest.name,
@@ -110,13 +107,16 @@ def _model(batcher: Batcher) -> pb.Model:
         reliability=manifest.reliability,
         max_text_bytes=manifest.max_text_bytes,
         max_batch_size=batcher.max_batch_size,
+        trials=[
+            pb.Trial(
+                model=trial.model,
+                kind=_TRIALS[kind],
+                share=trial.share,
+                queries=record.queries,
+                failures=record.failures,
+                mean_absolute_difference=record.mean_difference,
+                seconds_per_query=record.seconds_per_query,
+            )
+            for kind, trial, record in trials.of(manifest.name)
+        ],
     )
-
-
-def _annotate(predicted: Predicted, size: int, predictor: str) -> None:
-    span = trace.get_current_span()
-    span.set_attribute(semconv.PREDICTOR, predictor)
-    span.set_attribute(semconv.BATCH_SIZE, size)
-    span.set_attribute(semconv.QUEUE_DURATION, predicted.queue_seconds)
-    span.set_attribute(semconv.TOKENIZE_DURATION, predicted.result.tokenize_seconds)
-    span.set_attribute(semconv.INFERENCE_DURATION, predicted.result.inference_seconds)

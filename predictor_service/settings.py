@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from predictive_scheduling.service_settings import ServiceSettings
+from predictor_service.trials import Trial
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
 
@@ -24,6 +26,23 @@ class PredictorSettings(ServiceSettings):
         0.0, ge=0, le=1000, description="how long a batch may wait to fill; 0 fills it only while another one runs"
     )
     max_queued_queries: int = Field(4096, ge=1, description="most queries that may wait; more are refused")
+    canary: Annotated[dict[str, Trial], NoDecode] = Field(
+        default_factory=dict,
+        description="models whose calls another one answers in part, such as demo-text=demo-text-2:0.05",
+    )
+    shadow: Annotated[dict[str, Trial], NoDecode] = Field(
+        default_factory=dict, description="models beside which another one is run and compared, written the same way"
+    )
     reload_seconds: float = Field(5.0, ge=0, description="how often folders are looked at for changes; 0 for never")
     threads: int = Field(1, ge=0, description="threads of one inference; 0 for one per core")
+
+    @field_validator("canary", "shadow", mode="before")
+    @classmethod
+    def _parse_trials(cls, value: object) -> object:
+        """Read ``model=trial:share,…`` as flags and environment variables give it."""
+        if not isinstance(value, str):
+            return value
+        pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+        return {name.strip(): Trial.parse(trial) for name, _, trial in pairs}
+
     provider: str = Field("cpu", pattern="^(cpu|cuda|tensorrt)$", description="preferred execution provider")

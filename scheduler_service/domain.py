@@ -42,13 +42,14 @@ class OverloadedError(SchedulingError):
 
 
 class QuotaExceededError(SchedulingError):
-    """A tenant has more than its share of requests in the house (RESOURCE_EXHAUSTED with QuotaFailure)."""
+    """A tenant has more than its share of requests or tokens (RESOURCE_EXHAUSTED with QuotaFailure and RetryInfo)."""
 
-    def __init__(self, tenant: str, description: str) -> None:
-        """Say whose quota is used up, and what it is."""
+    def __init__(self, tenant: str, description: str, retry_seconds: float) -> None:
+        """Say whose quota is used up, what it is, and when to come back."""
         super().__init__(f"tenant {tenant!r}: {description}")
         self.tenant = tenant
         self.description = description
+        self.retry_seconds = retry_seconds
 
 
 class BackendUnavailableError(SchedulingError):

@@ -18,7 +18,7 @@ class GuardedPredictor:
     """Wraps a predictor. ``entries``, ``seconds``: how many predictions are remembered, and for how long; 0 for none.
 
     A prompt is remembered by its digest. Predictions of a hidden state are not: the caller knows more than the prompt.
-    A model that answers with another version empties the memory.
+    A model that answers with another version is remembered no more.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class GuardedPredictor:
         self._breaker = breaker or CircuitBreaker()
         self._clock = clock
         self._known: OrderedDict[bytes, tuple[float, Prediction]] = OrderedDict()
-        self._predictor = ""
+        self._versions: dict[str, str] = {}
 
     async def info(self) -> PredictorInfo | None:
         """What the inner one says."""
@@ -65,10 +65,12 @@ class GuardedPredictor:
             self._breaker.failed(self._clock())
             return
         self._breaker.answered()
-        served = next((answer.predictor for answer in answers if answer.predictor), self._predictor)
-        if served != self._predictor:
-            self._known.clear()
-            self._predictor = served
+        for served in {answer.predictor for answer in answers if answer.predictor}:
+            name = served.rpartition("@")[0]
+            if self._versions.setdefault(name, served) != served:
+                old, self._versions[name] = self._versions[name], served
+                for key in [key for key, (_, known) in self._known.items() if known.predictor == old]:
+                    del self._known[key]
 
     def _remembered(self, key: bytes, now: float) -> Prediction | None:
         entry = self._known.get(key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -292,7 +293,7 @@ def _error(error: SchedulingError) -> tuple[int, dict[str, Any], dict[str, str]]
         case InvalidRequestError():
             status, kind, param = 400, "invalid_request_error", error.field_name.removeprefix("job.")
         case QuotaExceededError():
-            status, kind, headers = 429, "rate_limit_error", {"Retry-After": "1"}
+            status, kind, headers = 429, "rate_limit_error", {"Retry-After": f"{math.ceil(error.retry_seconds)}"}
         case UnauthenticatedError():
             status, kind = 401, "authentication_error"
         case SlowReaderError():

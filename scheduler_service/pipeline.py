@@ -36,6 +36,7 @@ from scheduler_service.outcomes import OutcomeBook
 from scheduler_service.pace import Pace, answer_seconds
 from scheduler_service.planning import Rules, WindowPlan, plan_window
 from scheduler_service.predictor_client import Predictor
+from scheduler_service.rates import Rate, TenantRates
 from scheduler_service.reclaim import Reclaimer, Running
 from scheduler_service.templates import PromptTemplate
 from scheduler_service.voting import winner
@@ -49,8 +50,9 @@ class Pipeline:
     """Serves requests one by one; what they share (window, ledger, backend) lies in its parts.
 
     ``max_pending``: requests in the house at once; ``max_pending_tokens``: their caps together, and
-    ``max_tenant_pending``: requests of one tenant, 0 for no limit. ``pace``: the backend's time per token, as it is
-    learned here. ``reclaimer``: gives what finished requests left to running ones; ``None`` leaves it to later ones.
+    ``max_tenant_pending``: requests of one tenant, 0 for no limit. ``rates``: how fast tenants may come. ``pace``: the
+    backend's time per token, as it is learned here. ``reclaimer``: gives what finished requests left to running ones;
+    ``None`` leaves it to later ones.
     """
 
     collector: Collector
@@ -65,6 +67,7 @@ class Pipeline:
     outcomes: OutcomeBook = field(default_factory=OutcomeBook)
     pace: Pace = field(default_factory=Pace)
     reclaimer: Reclaimer | None = None
+    rates: TenantRates = field(default_factory=lambda: TenantRates(Rate(0, 1), Rate(0, 1)))
     clock: Callable[[], float] = time.monotonic
     _pending: dict[str, Job] = field(default_factory=dict)
 
@@ -95,6 +98,8 @@ class Pipeline:
                 for run in runs:
                     self.pace.observe(run.timing.seconds_per_token(), run.timing.tokens)
                 self._settle(job.request_id, sum(run.forcing.reasoning_tokens for run in runs))
+                generated = sum(run.forcing.reasoning_tokens + run.forcing.answer_used for run in runs)
+                self.rates.tokens.charge(job.tenant, generated, self.clock())
             usage = _usage(allocation, runs, chosen, votes, self.clock())
             _record_usage(usage)
             if job.traces == 1:  # what was predicted is the accuracy of one
@@ -207,6 +212,8 @@ class Pipeline:
         if len(self._pending) >= self.max_pending:
             raise OverloadedError(f"{self.max_pending} requests are being served already", _RETRY_SECONDS)
         self._check_tokens_and_quota(job)
+        if refusal := self.rates.refusal(job.tenant, self.clock()):
+            raise QuotaExceededError(job.tenant, *refusal)
         self._pending[job.request_id] = job
         try:
             await self._check_hidden_state(job)
@@ -222,7 +229,9 @@ class Pipeline:
         if self.max_tenant_pending:
             own = sum(other.tenant == job.tenant for other in self._pending.values())
             if own >= self.max_tenant_pending:
-                raise QuotaExceededError(job.tenant, f"{own} requests are being served already, its quota")
+                raise QuotaExceededError(
+                    job.tenant, f"{own} requests are being served already, its quota", _RETRY_SECONDS
+                )
 
     async def _check_hidden_state(self, job: Job) -> None:
         if job.hidden_state is None:

@@ -85,20 +85,25 @@ class GrpcPredictor:
         self._timeout = timeout_seconds
         self._window_tokens = windows_tokens
         self._info: PredictorInfo | None = None
+        self._means: dict[str, tuple[float, ...]] = {}  # by name@version
 
     async def info(self) -> PredictorInfo | None:
         """Ask once, remember the answer."""
         if self._info is None:
-            try:
-                request = pb.GetModelRequest(model=self._model)
-                model = (await self._stub.GetModel(request, timeout=self._timeout)).model
-            except grpc.aio.AioRpcError:
-                return None
-            self._info = PredictorInfo(
-                model.name, model.takes_text, model.hidden_size, model.layer, model.max_text_bytes,
-                model.version, tuple(model.mean_curve), model.reliability,
-            )  # fmt: skip
+            self._info = await self._describe(self._model)
         return self._info
+
+    async def _describe(self, name: str) -> PredictorInfo | None:
+        try:
+            request = pb.GetModelRequest(model=name)
+            model = (await self._stub.GetModel(request, timeout=self._timeout)).model
+        except grpc.aio.AioRpcError:
+            return None
+        self._means[f"{model.name}@{model.version}"] = tuple(model.mean_curve)
+        return PredictorInfo(
+            model.name, model.takes_text, model.hidden_size, model.layer, model.max_text_bytes,
+            model.version, tuple(model.mean_curve), model.reliability,
+        )  # fmt: skip
 
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
         """Predict the jobs that the model takes in one call; the others are refused one by one."""
@@ -116,9 +121,8 @@ class GrpcPredictor:
             return [Prediction(PredictionOutcome.TIMEOUT)] * len(jobs)
 
     def mean_curve(self, predictor: str) -> Sequence[float]:
-        """The mean curve of the model that was asked about last, if that is ``predictor``."""
-        info = self._info
-        return info.mean_curve if info is not None and f"{info.name}@{info.version}" == predictor else ()
+        """The mean curve of a model that has answered, or is asked."""
+        return self._means.get(predictor, ())
 
     async def _ask(self, jobs: list[Job], info: PredictorInfo | None) -> list[Prediction]:
         request = pb.PredictRequest(model=self._model, queries=[_query(job, info) for job in jobs])
@@ -130,9 +134,11 @@ class GrpcPredictor:
             return [Prediction(outcome)] * len(jobs)
         if len(response.predictions) != len(jobs) or response.budget_window_tokens != self._window_tokens:
             return [Prediction(PredictionOutcome.INVALID)] * len(jobs)
-        if info is not None and response.version != info.version:
-            self._info = None  # it was exchanged; what it takes is asked again
         predictor = f"{response.model}@{response.version}"
+        if not response.canary and info is not None and response.version != info.version:
+            self._info = None  # it was exchanged; what it takes is asked again
+        if response.canary and predictor not in self._means:
+            await self._describe(response.model)
         return [_prediction(prediction, predictor) for prediction in response.predictions]
 
 

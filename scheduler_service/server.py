@@ -40,6 +40,7 @@ from scheduler_service.pace import Pace
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.planning import PriceDesk, Rules
 from scheduler_service.predictor_client import GrpcPredictor, NoPredictor, Predictor
+from scheduler_service.rates import Rate, TenantRates
 from scheduler_service.reclaim import Reclaimer
 from scheduler_service.servicer import Offer, SchedulerServicer
 from scheduler_service.settings import SchedulerSettings
@@ -147,12 +148,13 @@ def build_pipeline(
     tracer = tracing.get_tracer("scheduler_service")
     rules = Rules(_policy(settings), settings.answer_tokens, shares=settings.tenant_shares)
     priced = settings.policy == "price"
+    shared = bool(settings.shared_budget_url.get_secret_value())
     ledger = BudgetLedger(
         settings.tokens_per_query,
         settings.bank_tokens,
         overdraft=int(settings.burst_requests * settings.tokens_per_query) if priced else 0,
         income=_income(settings),
-        opening=settings.bank_tokens if settings.budget_per == "second" and not settings.shared_budget_url else 0,
+        opening=settings.bank_tokens if settings.budget_per == "second" and not shared else 0,
     )
     desk = PriceDesk(settings.tokens_per_query, settings.answer_tokens, DualPrice()) if priced else None
     window = RequestWindow(  # type: ignore[var-annotated]
@@ -177,6 +179,10 @@ def build_pipeline(
         max_tenant_pending=settings.max_tenant_pending,
         outcomes=outcomes,
         pace=pace,
+        rates=TenantRates(
+            Rate(settings.tenant_requests_per_second, settings.tenant_burst_seconds),
+            Rate(settings.tenant_tokens_per_second, settings.tenant_burst_seconds),
+        ),
         reclaimer=Reclaimer() if settings.reclaim else None,
     )
 
@@ -190,11 +196,11 @@ def _policy(settings: SchedulerSettings) -> Policy:
 
 def _shared_budget(settings: SchedulerSettings, pipeline: Pipeline, closing: AsyncExitStack) -> SharedBudget | None:
     """The feeder of a shared budget, where one is set. Raises ModuleNotFoundError without the extra ``shared``."""
-    if not settings.shared_budget_url:
+    if not (url := settings.shared_budget_url.get_secret_value()):
         return None
     from redis.asyncio import Redis  # the extra "shared"
 
-    store = Redis.from_url(settings.shared_budget_url, socket_connect_timeout=1.0, socket_timeout=1.0)
+    store = Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0)
     closing.push_async_callback(store.aclose)
     lease = Lease(settings.budget_tokens, settings.bank_tokens, key=settings.shared_budget_key)
     deposits = pipeline.ledger.income
@@ -206,7 +212,7 @@ def _shared_budget(settings: SchedulerSettings, pipeline: Pipeline, closing: Asy
 
 
 def _income(settings: SchedulerSettings) -> Income:
-    if settings.shared_budget_url:
+    if settings.shared_budget_url.get_secret_value():
         return Deposits()
     match settings.budget_per:
         case "second":

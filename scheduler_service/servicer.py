@@ -219,7 +219,7 @@ async def _abort(context: _Context, error: SchedulingError) -> NoReturn:
         case OverloadedError():
             await abort_retry(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.retry_seconds)
         case QuotaExceededError():
-            await abort_quota(context, f"tenant:{error.tenant}", error.description)
+            await abort_quota(context, f"tenant:{error.tenant}", error.description, error.retry_seconds)
         case UnauthenticatedError():
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         case SlowReaderError():

@@ -62,7 +62,9 @@ class SchedulerSettings(ServiceSettings):
     burst_requests: float = Field(10.0, ge=0, description="policy price: mean budgets that may be spent ahead")
     budget_per: str = Field("query", pattern="^(query|second|window)$", description="what the budget is for")
     budget_tokens: int = Field(0, ge=0, description="tokens a second or a window; budgets a query need none")
-    shared_budget_url: str = Field("", description="redis:// address where schedulers share a budget a second")
+    shared_budget_url: SecretStr = Field(
+        SecretStr(""), description="redis:// address where schedulers share a budget a second"
+    )
     shared_budget_key: str = Field("predictive-scheduling", description="the shared budget's name in that store")
     tenant_shares: Annotated[dict[str, float], NoDecode] = Field(
         default_factory=dict, description="weights of tenants' guaranteed shares of every window, such as gold=3,free=1"
@@ -84,6 +86,10 @@ class SchedulerSettings(ServiceSettings):
     max_pending_tokens: int = Field(0, ge=0, description="most tokens that requests in the house may ask for; 0: any")
     slow_reader_seconds: float = Field(60.0, gt=0, description="how long a caller may leave its stream unread")
     max_tenant_pending: int = Field(0, ge=0, description="requests of one tenant in the house at once; 0 for no quota")
+
+    tenant_requests_per_second: float = Field(0.0, ge=0, description="most requests a second of a tenant; 0 for any")
+    tenant_tokens_per_second: float = Field(0.0, ge=0, description="most tokens a second of a tenant; 0 for any")
+    tenant_burst_seconds: float = Field(10.0, gt=0, description="seconds of its rate that a tenant may use at once")
 
     @field_validator("tenant_shares", mode="before")
     @classmethod
@@ -124,7 +130,7 @@ class SchedulerSettings(ServiceSettings):
             raise ValueError("target_accuracy: goes with policy target, and policy target with it")
         if (self.budget_per != "query") != (self.budget_tokens > 0):
             raise ValueError("budget_tokens: goes with budgets a second or a window, and they with it")
-        if self.shared_budget_url and self.budget_per != "second":
+        if self.shared_budget_url.get_secret_value() and self.budget_per != "second":
             raise ValueError("shared_budget_url: a shared budget is one a second; set budget_per and budget_tokens")
         if self.policy == "exact" and self.window_size**2 * self.cap_tokens > MOST_STATES:
             raise ValueError("window_size: too large for policy exact; use envelope")

@@ -14,11 +14,18 @@ WINDOWS = 16
 
 
 def hidden_state_model(
-    folder: Path, *, size: int = 4, layer: int = 3, name: str = "hidden", curve: str = "sum", version: str = "7"
+    folder: Path,
+    *,
+    size: int = 4,
+    layer: int = 3,
+    name: str = "hidden",
+    curve: str = "sum",
+    version: str = "7",
+    scale: float = 1.0,
 ) -> Path:
-    """Write a model whose curve is sigmoid(sum of the hidden state) in every window, or NaN with ``curve="nan"``."""
+    """Write a model whose curve is sigmoid(scale · sum of the hidden state), or NaN with ``curve="nan"``."""
     folder.mkdir(parents=True, exist_ok=True)
-    value = np.nan if curve == "nan" else 1.0
+    value = np.nan if curve == "nan" else scale
     weights = numpy_helper.from_array(np.full((size, WINDOWS), value, np.float32), "weights")
     graph = helper.make_graph(
         [

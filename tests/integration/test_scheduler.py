@@ -286,6 +286,19 @@ async def test_one_tenants_quota_leaves_room_for_the_others():
             assert (await client.complete("q", tenant="a")).answer
 
 
+@pytest.mark.parametrize("limit", ["tenant_requests_per_second", "tenant_tokens_per_second"])
+async def test_a_tenant_that_comes_too_fast_is_told_when_to_come_back(limit):
+    settings = {limit: 2.0, "tenant_burst_seconds": 0.5, "policy": "uniform"}
+    async with scheduler(ScriptedBackend(thinker), **settings) as address, AsyncSchedulerClient(address) as client:
+        assert (await client.complete("q", tenant="a")).answer
+        error = await refused(client.complete("q", tenant="a"))
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "2 " + limit.split("_")[1] in detail(error, error_details_pb2.QuotaFailure).violations[0].description
+        assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToMilliseconds() > 0
+        assert (await client.complete("q", tenant="b")).answer
+        await balanced(client)
+
+
 async def test_requests_for_too_many_tokens_are_told_when_to_come_back():
     backend = ScriptedBackend(thinker, token_seconds=0.02)
     settings = {"max_pending_tokens": 300, "cap_tokens": 200, "policy": "uniform"}

@@ -87,6 +87,30 @@ MODEL_KIND_SIZE: ModelKind.ValueType  # 7
 """Classes by the length that a query needs, and the mean curve of each: the baseline of the paper."""
 Global___ModelKind: _TypeAlias = ModelKind  # noqa: Y015
 
+class _TrialKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrialKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRIAL_KIND_UNSPECIFIED: _TrialKind.ValueType  # 0
+    """Never sent."""
+    TRIAL_KIND_CANARY: _TrialKind.ValueType  # 1
+    """They are returned: a share of the calls gets its answer from the model on trial."""
+    TRIAL_KIND_SHADOW: _TrialKind.ValueType  # 2
+    """They are compared with what is returned, and dropped."""
+
+class TrialKind(_TrialKind, metaclass=_TrialKindEnumTypeWrapper):
+    """TrialKind says what becomes of a trial's predictions."""
+
+TRIAL_KIND_UNSPECIFIED: TrialKind.ValueType  # 0
+"""Never sent."""
+TRIAL_KIND_CANARY: TrialKind.ValueType  # 1
+"""They are returned: a share of the calls gets its answer from the model on trial."""
+TRIAL_KIND_SHADOW: TrialKind.ValueType  # 2
+"""They are compared with what is returned, and dropped."""
+Global___TrialKind: _TypeAlias = TrialKind  # noqa: Y015
+
 @_typing.final
 class HiddenState(_message.Message):
     """HiddenState is one vector taken from the LLM that will answer, at the last token of the prompt."""
@@ -254,6 +278,7 @@ class PredictResponse(_message.Message):
     QUEUE_SECONDS_FIELD_NUMBER: _builtins.int
     TOKENIZE_SECONDS_FIELD_NUMBER: _builtins.int
     INFERENCE_SECONDS_FIELD_NUMBER: _builtins.int
+    CANARY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model that predicted."""
     version: _builtins.str
@@ -266,6 +291,8 @@ class PredictResponse(_message.Message):
     """Time spent turning queries into the graph's inputs, in seconds."""
     inference_seconds: _builtins.float
     """Time spent in the ONNX graph, in seconds."""
+    canary: _builtins.bool
+    """Whether a model on trial answered in place of the one that was asked for (a canary)."""
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
         """One prediction per query, in the order of the request."""
@@ -280,10 +307,11 @@ class PredictResponse(_message.Message):
         queue_seconds: _builtins.float = ...,
         tokenize_seconds: _builtins.float = ...,
         inference_seconds: _builtins.float = ...,
+        canary: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_tokens", b"budget_window_tokens", "inference_seconds", b"inference_seconds", "model", b"model", "predictions", b"predictions", "queue_seconds", b"queue_seconds", "tokenize_seconds", b"tokenize_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_tokens", b"budget_window_tokens", "canary", b"canary", "inference_seconds", b"inference_seconds", "model", b"model", "predictions", b"predictions", "queue_seconds", b"queue_seconds", "tokenize_seconds", b"tokenize_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,6 +335,7 @@ class Model(_message.Message):
     RELIABILITY_FIELD_NUMBER: _builtins.int
     MAX_TEXT_BYTES_FIELD_NUMBER: _builtins.int
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    TRIALS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name by which requests choose the model."""
     version: _builtins.str
@@ -333,6 +362,10 @@ class Model(_message.Message):
     def mean_curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The mean accuracy curve of the training data, fractions 0 to 1, one per window."""
 
+    @_builtins.property
+    def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial]:
+        """The models that are on trial beside this one, and what came of it since the server started."""
+
     def __init__(
         self,
         *,
@@ -348,14 +381,61 @@ class Model(_message.Message):
         reliability: _builtins.float = ...,
         max_text_bytes: _builtins.int = ...,
         max_batch_size: _builtins.int = ...,
+        trials: _abc.Iterable[Global___Trial] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_tokens", b"budget_window_tokens", "hidden_size", b"hidden_size", "kind", b"kind", "layer", b"layer", "max_batch_size", b"max_batch_size", "max_text_bytes", b"max_text_bytes", "mean_curve", b"mean_curve", "name", b"name", "reliability", b"reliability", "takes_text", b"takes_text", "version", b"version", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_tokens", b"budget_window_tokens", "hidden_size", b"hidden_size", "kind", b"kind", "layer", b"layer", "max_batch_size", b"max_batch_size", "max_text_bytes", b"max_text_bytes", "mean_curve", b"mean_curve", "name", b"name", "reliability", b"reliability", "takes_text", b"takes_text", "trials", b"trials", "version", b"version", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Trial(_message.Message):
+    """Trial is a model that is tried out on a share of another one's calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    QUERIES_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    MEAN_ABSOLUTE_DIFFERENCE_FIELD_NUMBER: _builtins.int
+    SECONDS_PER_QUERY_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The name of the model on trial."""
+    kind: Global___TrialKind.ValueType
+    """What becomes of its predictions."""
+    share: _builtins.float
+    """The share of the calls that it gets, 0 to 1; the same queries always fall on the same side."""
+    queries: _builtins.int
+    """Queries that it has predicted."""
+    failures: _builtins.int
+    """Queries that it should have predicted but could not; a canary's were answered by the model that was asked for."""
+    mean_absolute_difference: _builtins.float
+    """Mean absolute difference of its curves to those that were returned (fraction, 0 to 1); 0 for a canary."""
+    seconds_per_query: _builtins.float
+    """Mean time in its graph for a query, in seconds."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        kind: Global___TrialKind.ValueType = ...,
+        share: _builtins.float = ...,
+        queries: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        mean_absolute_difference: _builtins.float = ...,
+        seconds_per_query: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "kind", b"kind", "mean_absolute_difference", b"mean_absolute_difference", "model", b"model", "queries", b"queries", "seconds_per_query", b"seconds_per_query", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trial: _TypeAlias = Trial  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):

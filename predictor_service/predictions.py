@@ -1,0 +1,136 @@
+"""What both of the predictor's APIs do with a call: find its model, check it, predict, try other models out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from opentelemetry import trace
+
+from predictive_scheduling import semconv
+from predictor_service.admission import RefusedQueryError, admit
+from predictor_service.artifact import Manifest
+from predictor_service.batcher import Batcher, Predicted
+from predictor_service.features import Query
+from predictor_service.trials import Trial, TrialRecord, Trials
+
+log = logging.getLogger(__name__)
+
+_MOST_SHADOWS = 64
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The predictions of a call, by which model, and whether that one was on trial."""
+
+    manifest: Manifest
+    predicted: Predicted
+    canary: bool = False
+
+
+class Predictions:
+    """Predicts by the models of ``batchers``; ``default`` is the one of calls that name none."""
+
+    def __init__(
+        self,
+        batchers: Mapping[str, Batcher],
+        default: str,
+        tasks: asyncio.TaskGroup,
+        trials: Trials | None = None,
+    ) -> None:
+        """Serve; the default must be one of the models. Shadows run in ``tasks``."""
+        self.batchers, self.default = batchers, default
+        self.trials = trials or Trials()
+        self._tasks = tasks
+        self._shadows: set[asyncio.Task[None]] = set()
+
+    def batcher(self, name: str) -> Batcher:
+        """The batcher of a model. Raises RefusedQueryError for a name that nobody has."""
+        batcher = self.batchers.get(name or self.default)
+        if batcher is None:
+            wrong = f"{name!r} is not served; served are {', '.join(sorted(self.batchers))}"
+            raise RefusedQueryError("model", wrong, precondition=True)
+        return batcher
+
+    async def predict(self, name: str, queries: Sequence[Query], layers: Sequence[int]) -> Answer:
+        """Predict by the model ``name`` or its canary. ``layers``: where hidden states come from, 0 unsaid.
+
+        Raises RefusedQueryError for what the model does not take, QueueFullError.
+        """
+        batcher = self.batcher(name)
+        admitted = _admitted(batcher, queries, layers)
+        answer = await self._by_canary(batcher, admitted, layers)
+        if answer is None:
+            answer = Answer(batcher.model.manifest, await batcher.predict(admitted))
+            self._shadow(batcher, admitted, layers, answer)
+        _annotate(answer, len(queries))
+        return answer
+
+    async def _by_canary(self, asked: Batcher, queries: Sequence[Query], layers: Sequence[int]) -> Answer | None:
+        """The canary's answer, where it gets this call and can give one."""
+        found = self.trials.find("canary", asked.model.name, queries)
+        if found is None:
+            return None
+        trial, record = found
+        predicted = await self._try(asked, trial, record, queries, layers)
+        return None if predicted is None else Answer(predicted[0], predicted[1], canary=True)
+
+    def _shadow(self, asked: Batcher, queries: Sequence[Query], layers: Sequence[int], answer: Answer) -> None:
+        """Let a shadow predict the same, after the answer; what is too much for it is left out."""
+        found = self.trials.find("shadow", asked.model.name, queries)
+        if found is None or len(self._shadows) >= _MOST_SHADOWS:
+            return
+        trial, record = found
+
+        async def compare() -> None:
+            predicted = await self._try(asked, trial, record, queries, layers)
+            if predicted is not None:
+                record.differed(answer.predicted.result.curves, predicted[1].result.curves)
+
+        task = self._tasks.create_task(compare())
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
+
+    async def _try(
+        self, asked: Batcher, trial: Trial, record: TrialRecord, queries: Sequence[Query], layers: Sequence[int]
+    ) -> tuple[Manifest, Predicted] | None:
+        """Predict by a model on trial; whatever goes wrong is noted, and hurts nobody."""
+        try:
+            batcher = self.batcher(trial.model)
+            _check_alike(asked.model.manifest, batcher.model.manifest)
+            predicted = await batcher.predict(_admitted(batcher, queries, layers))
+        except Exception as error:
+            if not record.failures:
+                log.warning("model %s, on trial beside %s, fails: %s", trial.model, asked.model.name, error)
+            record.failures += len(queries)
+            return None
+        record.answered(len(queries), predicted.result.inference_seconds)
+        return batcher.model.manifest, predicted
+
+
+def _admitted(batcher: Batcher, queries: Sequence[Query], layers: Sequence[int]) -> list[Query]:
+    manifest = batcher.model.manifest
+    return [admit(manifest, at, query, layer) for at, (query, layer) in enumerate(zip(queries, layers, strict=True))]
+
+
+def _check_alike(asked: Manifest, tried: Manifest) -> None:
+    """Refuse a trial whose curves cannot stand in for the others'."""
+    if (asked.windows, asked.budget_window_tokens) != (tried.windows, tried.budget_window_tokens):
+        wrong = f"its curves have {tried.windows} windows of {tried.budget_window_tokens} tokens, not as {asked.name}'s"
+        raise RefusedQueryError("model", wrong, precondition=True)
+
+
+def _annotate(answer: Answer, size: int) -> None:
+    result = answer.predicted.result
+    trace.get_current_span().set_attributes(
+        {
+            semconv.PREDICTOR: f"{answer.manifest.name}@{answer.manifest.version}",
+            semconv.CANARY: answer.canary,
+            semconv.BATCH_SIZE: size,
+            semconv.QUEUE_DURATION: answer.predicted.queue_seconds,
+            semconv.TOKENIZE_DURATION: result.tokenize_seconds,
+            semconv.INFERENCE_DURATION: result.inference_seconds,
+        }
+    )

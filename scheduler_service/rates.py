@@ -1,0 +1,71 @@
+"""How fast tenants may come: requests and generated tokens a second, each from a bucket that fills steadily."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+_MOST_TENANTS = 100_000
+
+
+@dataclass
+class _Bucket:
+    """What is left, and when that was."""
+
+    left: float
+    at: float
+
+
+class Rate:
+    """At most ``per_second`` units a second for each tenant, and ``burst_seconds`` worth of them at once.
+
+    What something costs may be known only afterwards, so a bucket may be overdrawn: the tenant then waits until it is
+    above zero again. Tenants whose buckets are full are forgotten.
+    """
+
+    def __init__(self, per_second: float, burst_seconds: float) -> None:
+        """Allow so much; 0 allows everything."""
+        self.per_second = per_second
+        self._most = max(1.0, per_second * burst_seconds)
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def wait_seconds(self, tenant: str, need: float, now: float) -> float:
+        """How long the tenant has to wait until its bucket holds ``need``; 0 for not at all. Seconds of one clock."""
+        if not self.per_second or tenant not in self._buckets:
+            return 0.0
+        return max(0.0, need - self._bucket(tenant, now).left) / self.per_second
+
+    def charge(self, tenant: str, amount: float, now: float) -> None:
+        """Take ``amount`` from the tenant's bucket."""
+        if self.per_second:
+            self._bucket(tenant, now).left -= amount
+
+    def _bucket(self, tenant: str, now: float) -> _Bucket:
+        bucket = self._buckets.setdefault(tenant, _Bucket(self._most, now))
+        bucket.left = min(self._most, bucket.left + (now - bucket.at) * self.per_second)
+        bucket.at = now
+        self._buckets.move_to_end(tenant)
+        if len(self._buckets) > _MOST_TENANTS:  # whoever has not come for longest is the fullest again
+            self._buckets.popitem(last=False)
+        return bucket
+
+    def __len__(self) -> int:
+        """How many tenants are remembered."""
+        return len(self._buckets)
+
+
+@dataclass
+class TenantRates:
+    """The two rates of a scheduler, and what they say of a request."""
+
+    requests: Rate
+    tokens: Rate
+
+    def refusal(self, tenant: str, now: float) -> tuple[str, float] | None:
+        """What the tenant is beyond, and for how many seconds; ``None`` where it may come, which is charged."""
+        # What a request generates is known once it has: the next one comes when that is paid.
+        for rate, need, unit in ((self.requests, 1.0, "requests"), (self.tokens, 0.0, "tokens")):
+            if wait := rate.wait_seconds(tenant, need, now):
+                return f"more than its {rate.per_second:g} {unit} a second", wait
+        self.requests.charge(tenant, 1.0, now)
+        return None
