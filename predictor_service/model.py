@@ -67,9 +67,15 @@ class LoadedModel:
     def run(self, queries: Sequence[Query]) -> BatchResult:
         """Predict a batch; curves are clipped to 0…1 (rounding may leave them a little outside)."""
         started = time.perf_counter()
-        inputs = self._inputs.of(queries)
+        runs = self._inputs.runs(queries)
         ready = time.perf_counter()
-        outputs = dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        outputs: dict[str, NDArray[np.float32]] = {}
+        for rows, inputs in runs:
+            for name, values in zip(self._outputs, self._session.run(self._outputs, inputs), strict=True):
+                if len(runs) == 1:
+                    outputs[name] = values
+                else:
+                    outputs.setdefault(name, np.empty((len(queries), *values.shape[1:]), values.dtype))[rows] = values
         done = time.perf_counter()
         curves = np.clip(outputs["curve"], 0.0, 1.0)
         return BatchResult(curves, outputs.get("difficulty"), ready - started, done - ready)

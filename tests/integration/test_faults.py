@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling.open_inference.v2 import open_inference_pb2
 from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
-from tests.integration.running import balanced, scheduler
+from predictive_scheduling.scheduler.v1 import scheduler_pb2
+from tests.integration.running import DOCUMENTED, balanced, predictor, scheduler
 from tests.standins.backend import ScriptedBackend
 
 
@@ -144,3 +146,78 @@ async def test_bytes_that_are_no_message_end_with_a_status_and_the_server_lives(
             assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await client.complete("still there?")).answer
         await balanced(client)
+
+
+def mutated(rng, raw):
+    """A message with some bytes changed, cut off, doubled or moved."""
+    data = bytearray(raw)
+    for _ in range(rng.integers(1, 3)):
+        at = rng.integers(0, len(data) + 1)
+        to = min(len(data), at + rng.integers(0, 5))
+        match rng.integers(4):
+            case 0 if at < len(data):
+                data[at] = rng.integers(256)
+            case 1:
+                data = data[:to]
+            case 2:
+                data[to:to] = data[at:to]
+            case _:
+                data[at:to] = rng.bytes(to - at)
+    return bytes(data) or b"\0"
+
+
+async def test_messages_that_are_almost_right_end_with_a_documented_status_and_balance():
+    rng = np.random.default_rng(1)
+    job = scheduler_pb2.Job(
+        prompt="What is 1 + 1? " * 20, request_id="id", tenant="t", min_reasoning_tokens=16, max_reasoning_tokens=64,
+        priority=3, traces=2, hidden_state=[0.5] * 8, hidden_state_layer=3,
+    )  # fmt: skip
+    job.sampling.temperature = 0.5
+    plan = scheduler_pb2.AllocateRequest(items=[scheduler_pb2.PlanItem(curve=[0.1, 0.5])], policy="exact")
+    messages = {
+        "Generate": scheduler_pb2.GenerateRequest(job=job),
+        "Complete": scheduler_pb2.CompleteRequest(job=job),
+        "Allocate": plan,
+        "ReportOutcome": scheduler_pb2.ReportOutcomeRequest(request_id="id", score=0.5),
+    }
+    seen = Counter()
+    async with predictor() as predictions:
+        settings = {"policy": "price", "predictor": predictions}
+        async with scheduler(ScriptedBackend(endless), **settings) as server, AsyncSchedulerClient(server) as client:
+            async with grpc.aio.insecure_channel(server) as channel:
+                for name, message in messages.items():
+                    call = channel.unary_stream(f"/predictive_scheduling.scheduler.v1.SchedulerService/{name}")
+                    for _ in range(150):
+                        try:
+                            async for _ in call(mutated(rng, message.SerializeToString()), timeout=10):
+                                pass
+                            seen["OK"] += 1
+                        except grpc.aio.AioRpcError as error:
+                            seen[error.code()] += 1
+            await balanced(client)
+    assert set(seen) <= {"OK", *DOCUMENTED}
+    assert seen["OK"] > 50
+    assert seen[grpc.StatusCode.INVALID_ARGUMENT] > 50
+
+
+async def test_queries_that_are_almost_right_end_with_a_documented_status():
+    rng = np.random.default_rng(2)
+    query = predictor_pb2.Query(text="What is 1 + 1? " * 20)
+    tensor = open_inference_pb2.ModelInferRequest.InferInputTensor(name="text", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(b"What is 1 + 1? " * 20)
+    messages = {
+        "/predictive_scheduling.predictor.v1.PredictorService/Predict": predictor_pb2.PredictRequest(queries=[query]),
+        "/inference.GRPCInferenceService/ModelInfer": open_inference_pb2.ModelInferRequest(inputs=[tensor]),
+    }
+    seen = Counter()
+    async with predictor() as server, grpc.aio.insecure_channel(server) as channel:
+        for name, message in messages.items():
+            for _ in range(300):
+                try:
+                    await channel.unary_unary(name)(mutated(rng, message.SerializeToString()), timeout=10)
+                    seen["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    seen[error.code()] += 1
+    assert set(seen) <= {"OK", *DOCUMENTED}
+    assert seen["OK"] > 50
+    assert seen[grpc.StatusCode.INVALID_ARGUMENT] > 50

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import shutil
 import socket
 import time
@@ -20,13 +21,17 @@ pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="ne
 RATE, LIMIT, BUDGET = 2000.0, 400.0, 16
 
 
+def free(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 class Store:
     """A redis-server process on one port, without persistence."""
 
     def __init__(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        # Below the ephemeral ports: a client that knocks on one of those while nobody listens may connect to itself.
+        self.port = next(port for port in random.sample(range(15_000, 25_000), 100) if free(port))
         self.url = f"redis://127.0.0.1:{self.port}"
 
     async def start(self):
