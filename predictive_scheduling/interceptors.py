@@ -1,13 +1,15 @@
-"""Tracing of gRPC calls on both sides, unary and streaming, with the W3C context on the wire."""
+"""Spans and durations of gRPC calls on both sides, unary and streaming, with the W3C context on the wire."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
-from opentelemetry import propagate, trace
+from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from predictive_scheduling import semconv
@@ -16,18 +18,41 @@ _Details = grpc.HandlerCallDetails
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+def _durations(meters: metrics.MeterProvider, side: str) -> metrics.Histogram:
+    return meters.get_meter(__name__).create_histogram(
+        f"rpc.{side}.call.duration",
+        unit="s",
+        description=f"Duration of gRPC calls, as their {side} saw them",
+        explicit_bucket_boundaries_advisory=semconv.RPC_BUCKETS,
+    )
+
+
 def _start(tracer: trace.Tracer, method: str, kind: SpanKind, context: Any = None) -> trace.Span:
     name = method.lstrip("/")
     attributes = {semconv.RPC_SYSTEM: "grpc", semconv.RPC_METHOD: name}
     return tracer.start_span(name, context=context, kind=kind, attributes=attributes)
 
 
-def _finish(span: trace.Span, code: grpc.StatusCode, *, failed: bool) -> None:
-    span.set_attribute(semconv.RPC_STATUS, code.name)
-    if failed:
-        span.set_attribute(semconv.ERROR_TYPE, code.name)
-        span.set_status(Status(StatusCode.ERROR))
-    span.end()
+@dataclass(frozen=True)
+class _Call:
+    """A call under way: its span, and when it began."""
+
+    span: trace.Span
+    method: str
+    durations: metrics.Histogram
+    started: float = field(default_factory=time.perf_counter)
+
+    def finish(self, code: grpc.StatusCode, *, failed: bool) -> None:
+        """End the span and record how long it took."""
+        self.span.set_attribute(semconv.RPC_STATUS, code.name)
+        attributes = {semconv.RPC_SYSTEM: "grpc", semconv.RPC_METHOD: self.method, semconv.RPC_STATUS: code.name}
+        if failed:
+            attributes[semconv.ERROR_TYPE] = code.name
+            self.span.set_attribute(semconv.ERROR_TYPE, code.name)
+            self.span.set_status(Status(StatusCode.ERROR))
+        context = trace.set_span_in_context(self.span)
+        self.durations.record(time.perf_counter() - self.started, attributes, context)
+        self.span.end()
 
 
 _SERVER_FAULTS = frozenset(
@@ -43,11 +68,12 @@ _SERVER_FAULTS = frozenset(
 
 
 class ServerTracing(grpc.aio.ServerInterceptor):
-    """One SERVER span a call, a child of the caller's span; it is current while the handler runs."""
+    """One SERVER span and one duration a call, a child of the caller's span; it is current while the handler runs."""
 
-    def __init__(self, provider: trace.TracerProvider) -> None:
-        """Trace with ``provider``."""
+    def __init__(self, provider: trace.TracerProvider, meters: metrics.MeterProvider | None = None) -> None:
+        """Trace with ``provider``, measure with ``meters``."""
         self._tracer = provider.get_tracer(__name__)
+        self._durations = _durations(meters or metrics.NoOpMeterProvider(), "server")
 
     async def intercept_service(
         self, continuation: Callable[[_Details], Awaitable[_Handler | None]], details: _Details
@@ -74,30 +100,32 @@ class ServerTracing(grpc.aio.ServerInterceptor):
     def _unary(self, behavior: Any, method: str, carrier: dict[str, str]) -> Any:
         async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             span = _start(self._tracer, method, SpanKind.SERVER, propagate.extract(carrier))
+            call = _Call(span, method.lstrip("/"), self._durations)
             try:
                 with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                     return await behavior(request, context)
             finally:
-                self._end(span, context)
+                self._end(call, context)
 
         return traced
 
     def _stream(self, behavior: Any, method: str, carrier: dict[str, str]) -> Any:
         async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             span = _start(self._tracer, method, SpanKind.SERVER, propagate.extract(carrier))
+            call = _Call(span, method.lstrip("/"), self._durations)
             try:
                 with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                     async for response in behavior(request, context):
                         yield response
             finally:
-                self._end(span, context)
+                self._end(call, context)
 
         return traced
 
     @staticmethod
-    def _end(span: trace.Span, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    def _end(call: _Call, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         code = grpc.StatusCode.CANCELLED if context.cancelled() else _code(context.code())
-        _finish(span, code, failed=code in _SERVER_FAULTS)
+        call.finish(code, failed=code in _SERVER_FAULTS)
 
 
 def _code(code: Any) -> grpc.StatusCode:
@@ -110,39 +138,43 @@ def _code(code: Any) -> grpc.StatusCode:
 class UnaryClientTracing(grpc.aio.UnaryUnaryClientInterceptor):
     """One CLIENT span a unary call; the context travels in the metadata."""
 
-    def __init__(self, provider: trace.TracerProvider) -> None:
-        """Trace with ``provider``."""
+    def __init__(self, provider: trace.TracerProvider, meters: metrics.MeterProvider | None = None) -> None:
+        """Trace with ``provider``, measure with ``meters``."""
         self._tracer = provider.get_tracer(__name__)
+        self._durations = _durations(meters or metrics.NoOpMeterProvider(), "client")
 
     async def intercept_unary_unary(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         """Start the span, send its context, and end it with the call's status."""
         span = _start(self._tracer, _method(details), SpanKind.CLIENT)
+        measured = _Call(span, _method(details).lstrip("/"), self._durations)
         code = grpc.StatusCode.CANCELLED
         try:
             with trace.use_span(span, record_exception=False, set_status_on_exception=False):
                 call = await continuation(_with_context(details), request)
             code = await call.code()
         finally:
-            _finish(span, code, failed=code is not grpc.StatusCode.OK)
+            measured.finish(code, failed=code is not grpc.StatusCode.OK)
         return call
 
 
 class StreamClientTracing(grpc.aio.UnaryStreamClientInterceptor):
     """One CLIENT span a server-streaming call, from its start to its last message."""
 
-    def __init__(self, provider: trace.TracerProvider) -> None:
-        """Trace with ``provider``."""
+    def __init__(self, provider: trace.TracerProvider, meters: metrics.MeterProvider | None = None) -> None:
+        """Trace with ``provider``, measure with ``meters``."""
         self._tracer = provider.get_tracer(__name__)
+        self._durations = _durations(meters or metrics.NoOpMeterProvider(), "client")
 
     async def intercept_unary_stream(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         """Start the span and send its context; the span ends with the last message."""
         span = _start(self._tracer, _method(details), SpanKind.CLIENT)
+        measured = _Call(span, _method(details).lstrip("/"), self._durations)
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             call = await continuation(_with_context(details), request)
-        return self._responses(call, span)
+        return self._responses(call, measured)
 
     @staticmethod
-    async def _responses(call: Any, span: trace.Span) -> AsyncIterator[Any]:
+    async def _responses(call: Any, measured: _Call) -> AsyncIterator[Any]:
         code = grpc.StatusCode.CANCELLED
         try:
             async for response in call:
@@ -154,12 +186,14 @@ class StreamClientTracing(grpc.aio.UnaryStreamClientInterceptor):
         finally:
             if code is grpc.StatusCode.CANCELLED:
                 call.cancel()
-            _finish(span, code, failed=code is not grpc.StatusCode.OK)
+            measured.finish(code, failed=code is not grpc.StatusCode.OK)
 
 
-def client_tracing(provider: trace.TracerProvider) -> list[grpc.aio.ClientInterceptor]:
-    """Return the interceptors of a traced channel."""
-    return [UnaryClientTracing(provider), StreamClientTracing(provider)]
+def client_tracing(
+    provider: trace.TracerProvider, meters: metrics.MeterProvider | None = None
+) -> list[grpc.aio.ClientInterceptor]:
+    """Return the interceptors of a traced and measured channel."""
+    return [UnaryClientTracing(provider, meters), StreamClientTracing(provider, meters)]
 
 
 def _method(details: grpc.aio.ClientCallDetails) -> str:

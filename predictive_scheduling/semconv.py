@@ -6,6 +6,14 @@ RPC_STATUS = "rpc.response.status_code"
 ERROR_TYPE = "error.type"
 LINKED_REQUEST = "predictive_scheduling.request_id"
 
+RPC_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+
+GEN_AI_DURATION_BUCKETS = tuple(0.01 * 2**k for k in range(14))
+GEN_AI_FIRST_TOKEN_BUCKETS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+)  # fmt: skip
+GEN_AI_TOKEN_BUCKETS = tuple(4**k for k in range(14))
+GEN_AI_TOKEN_TYPE = "gen_ai.token.type"  # noqa: S105  # no password
 GEN_AI_OPERATION = "gen_ai.operation.name"
 GEN_AI_PROVIDER = "gen_ai.provider.name"
 GEN_AI_REQUEST_MODEL = "gen_ai.request.model"
@@ -26,6 +34,11 @@ USED = OWN + "used_tokens"
 SAVED_VS_CAP = OWN + "saved_vs_cap_tokens"
 SAVED_AT_EQUAL_ACCURACY = OWN + "saved_at_equal_accuracy_tokens"
 NET_BENEFIT = OWN + "net_benefit_seconds"
+NET_BENEFIT_AT_EQUAL_ACCURACY = OWN + "net_benefit_at_equal_accuracy_seconds"
+TENANT = OWN + "tenant"
+LIMITED_BY = OWN + "limited_by"
+EXPLANATION = OWN + "explanation"
+CURVE = OWN + "curve"
 PREDICTION_OUTCOME = OWN + "prediction_outcome"
 PREDICTION_DURATION = OWN + "prediction_seconds"
 ALLOCATION_DURATION = OWN + "allocation_seconds"

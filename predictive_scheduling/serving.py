@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from opentelemetry import trace
 
 from predictive_scheduling.credentials import TlsFiles, server_credentials
 from predictive_scheduling.interceptors import ServerTracing
 from predictive_scheduling.malformed import RefuseMalformed
+from predictive_scheduling.metrics_page import MetricsPage
 from predictive_scheduling.service_settings import ServiceSettings
+from predictive_scheduling.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Serving:
     with_reflection: bool = True
     max_message_bytes: int = 16 << 20
     tls: TlsFiles | None = None
+    metrics: MetricsPage | None = None
     port: int = 0
     server: grpc.aio.Server = field(init=False)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,15 +45,19 @@ class Serving:
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
 
     @classmethod
-    def by_settings(cls, settings: ServiceSettings, name: str, tracing: trace.TracerProvider) -> Serving:
-        """Set up the server of the service ``name`` as its settings say, every call traced."""
+    def by_settings(cls, settings: ServiceSettings, name: str, telemetry: Telemetry) -> Serving:
+        """Set up the server of the service ``name`` as its settings say, every call traced and measured."""
+        page = None
+        if settings.metrics_listen and telemetry.scraped is not None:
+            page = MetricsPage(telemetry.scraped, settings.metrics_listen)
         return cls(
             settings.listen,
             [name],
             settings.drain_seconds,
-            interceptors=[ServerTracing(tracing), RefuseMalformed()],
+            interceptors=[ServerTracing(telemetry.tracers, telemetry.meters), RefuseMalformed()],
             with_reflection=settings.reflection,
             tls=settings.tls,
+            metrics=page,
         )
 
     def __post_init__(self) -> None:
@@ -72,6 +78,8 @@ class Serving:
             self.port = self.server.add_insecure_port(self.address)
         else:
             self.port = self.server.add_secure_port(self.address, server_credentials(self.tls))
+        if self.metrics is not None:
+            self.metrics.start()
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.server.start()
         log.info("listening on %s", self.address if self.address.startswith("unix:") else f"port {self.port}")
@@ -90,6 +98,8 @@ class Serving:
             await self.drain()
         finally:
             await asyncio.gather(self.server.stop(None), *(stop() for stop in self.also_drains))
+            if self.metrics is not None:
+                await asyncio.to_thread(self.metrics.stop)
 
     async def drain(self) -> None:
         """Turn health to NOT_SERVING, refuse new calls, and let running ones end within ``drain_seconds``."""

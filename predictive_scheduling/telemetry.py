@@ -1,58 +1,105 @@
-"""OpenTelemetry set-up that both services share: off unless an OTLP endpoint is configured.
+"""OpenTelemetry set-up that both services share: traces, metrics and logs, off unless somewhere to send them is known.
 
-The standard variables rule: ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or ``…_TRACES_ENDPOINT``) switches tracing on,
-``OTEL_EXPORTER_OTLP_PROTOCOL`` chooses ``grpc`` or ``http/protobuf``, ``OTEL_SDK_DISABLED=true`` switches it off.
+The standard variables rule. ``OTEL_EXPORTER_OTLP_ENDPOINT`` (or ``…_TRACES_ENDPOINT``, ``…_METRICS_ENDPOINT``,
+``…_LOGS_ENDPOINT``) switches a signal on, ``OTEL_EXPORTER_OTLP_PROTOCOL`` (or one per signal) chooses ``grpc`` or
+``http/protobuf``, ``OTEL_TRACES_EXPORTER=none`` and its like switch one off, ``OTEL_SDK_DISABLED=true`` all of them.
+``OTEL_TRACES_SAMPLER`` and ``OTEL_TRACES_SAMPLER_ARG`` sample, ``OTEL_METRIC_EXPORT_INTERVAL`` paces. All is sent
+from threads of the SDK: an exporter that fails or hangs slows no request, and what it cannot send is dropped.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
 
-from opentelemetry import trace
+from opentelemetry import metrics, trace
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+from predictive_scheduling.log_export import OtlpLogHandler
+
+_EXPORTERS = {
+    ("traces", "grpc"): "opentelemetry.exporter.otlp.proto.grpc.trace_exporter:OTLPSpanExporter",
+    ("traces", "http/protobuf"): "opentelemetry.exporter.otlp.proto.http.trace_exporter:OTLPSpanExporter",
+    ("metrics", "grpc"): "opentelemetry.exporter.otlp.proto.grpc.metric_exporter:OTLPMetricExporter",
+    ("metrics", "http/protobuf"): "opentelemetry.exporter.otlp.proto.http.metric_exporter:OTLPMetricExporter",
+    ("logs", "grpc"): "opentelemetry.exporter.otlp.proto.grpc._log_exporter:OTLPLogExporter",
+    ("logs", "http/protobuf"): "opentelemetry.exporter.otlp.proto.http._log_exporter:OTLPLogExporter",
+}
 
 
-def tracer_provider(service_name: str, version: str, environ: Mapping[str, str] = os.environ) -> trace.TracerProvider:
-    """Return a provider that exports by OTLP where an endpoint is configured, else one that does nothing.
+@dataclass(frozen=True)
+class Telemetry:
+    """What a service reports with. ``scraped``: the reader behind a metrics page, where one is served."""
 
-    Raises ValueError for a protocol that is neither ``grpc`` nor ``http/protobuf``.
+    tracers: trace.TracerProvider = field(default_factory=trace.NoOpTracerProvider)
+    meters: metrics.MeterProvider = field(default_factory=metrics.NoOpMeterProvider)
+    scraped: InMemoryMetricReader | None = None
+    log_handler: OtlpLogHandler | None = None
+
+    def shut_down(self) -> None:
+        """Send what is still to be sent, and stop."""
+        if self.log_handler is not None:
+            logging.getLogger().removeHandler(self.log_handler)
+            self.log_handler.shut_down()
+        for provider in (self.tracers, self.meters):
+            if isinstance(provider, (TracerProvider, MeterProvider)):
+                provider.shutdown()
+
+
+def from_environment(
+    service_name: str, version: str, environ: Mapping[str, str] = os.environ, *, scraped: bool = False
+) -> Telemetry:
+    """Return what the environment asks for; ``scraped`` keeps metrics for a page even where none are sent.
+
+    Log lines go out as they are written by ``logging``, with the trace that they belong to. Raises ValueError for a
+    protocol that is neither ``grpc`` nor ``http/protobuf``.
     """
-    disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
-    if disabled or not any(environ.get(name) for name in _ENDPOINTS):
-        return trace.NoOpTracerProvider()
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        environ = {}
     resource = Resource.create(
         {"service.name": environ.get("OTEL_SERVICE_NAME", service_name), "service.version": version}
     )
-    provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(_exporter(environ)))
-    return provider
+    tracers: trace.TracerProvider = trace.NoOpTracerProvider()
+    if (spans := _exporter("traces", environ)) is not None:
+        tracers = TracerProvider(resource=resource)
+        tracers.add_span_processor(BatchSpanProcessor(spans))
+    readers: list[MetricReader] = []
+    page = InMemoryMetricReader() if scraped else None
+    if page is not None:
+        readers.append(page)
+    if (measurements := _exporter("metrics", environ)) is not None:
+        readers.append(PeriodicExportingMetricReader(measurements))
+    meters = MeterProvider(readers, resource) if readers else metrics.NoOpMeterProvider()
+    handler = None
+    if (records := _exporter("logs", environ)) is not None:
+        provider = LoggerProvider(resource)
+        provider.add_log_record_processor(BatchLogRecordProcessor(records))
+        handler = OtlpLogHandler(provider)
+        logging.getLogger().addHandler(handler)
+    return Telemetry(tracers, meters, page, handler)
 
 
-def _exporter(environ: Mapping[str, str]) -> SpanExporter:
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-    # Imported late: each exporter costs start-up time, and only one is used.
-    if protocol == "grpc":
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-        return OTLPSpanExporter()
-    if protocol == "http/protobuf":
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
-            OTLPSpanExporter as HttpSpanExporter,
-        )
-
-        return HttpSpanExporter()
-    raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL: {protocol!r} is neither grpc nor http/protobuf")
-
-
-def shut_down(provider: trace.TracerProvider) -> None:
-    """Flush what is still to be exported."""
-    if isinstance(provider, TracerProvider):
-        provider.shutdown()
+def _exporter(signal: str, environ: Mapping[str, str]) -> Any:
+    """The exporter of a signal, or ``None`` where it is off; imported late, since each costs start-up time."""
+    name = signal.upper()
+    endpoint = environ.get(f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not endpoint or environ.get(f"OTEL_{name}_EXPORTER", "otlp").lower() == "none":
+        return None
+    protocol = environ.get(f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    if (signal, protocol) not in _EXPORTERS:
+        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL: {protocol!r} is neither grpc nor http/protobuf")
+    module, _, kind = _EXPORTERS[signal, protocol].partition(":")
+    return getattr(import_module(module), kind)()
 
 
 def current_trace_id() -> str:

@@ -24,7 +24,7 @@ class _Group:
     """Queries of one call that run in one batch."""
 
     queries: Sequence[Query]
-    result: asyncio.Future[tuple[BatchResult, float]]
+    result: asyncio.Future[tuple[BatchResult, float, int]]
 
     @property
     def size(self) -> int:
@@ -37,10 +37,14 @@ class _Group:
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """The predictions of one call, in order; ``queue_seconds`` is its slowest group's wait."""
+    """The predictions of one call, in order; ``queue_seconds`` is its slowest group's wait.
+
+    ``batch_size``: queries of the largest batch that it was part of.
+    """
 
     result: BatchResult
     queue_seconds: float
+    batch_size: int
 
 
 class Batcher:
@@ -60,6 +64,11 @@ class Batcher:
         """Whether queries wait or run."""
         return self._running or len(self._queue) > 0
 
+    @property
+    def waiting(self) -> int:
+        """Queries that wait."""
+        return len(self._queue)
+
     async def predict(self, queries: Sequence[Query]) -> Predicted:
         """Return the predictions of checked queries. Raises QueueFullError; a cancelled call leaves the queue."""
         loop = asyncio.get_running_loop()
@@ -73,7 +82,8 @@ class Batcher:
         finally:
             for group in groups:
                 group.result.cancel()
-        return Predicted(_joined([result for result, _ in results]), max(waited for _, waited in results))
+        parts, waits, sizes = zip(*results, strict=True)
+        return Predicted(_joined(list(parts)), max(waits), max(sizes))
 
     async def run(self) -> None:
         """Run batches until cancelled."""
@@ -114,7 +124,7 @@ class Batcher:
         at = 0
         for came, group in batch:
             if not group.abandoned:
-                group.result.set_result((_part(result, at, at + group.size), started - came))
+                group.result.set_result((_part(result, at, at + group.size), started - came, len(queries)))
             at += group.size
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from opentelemetry import trace
@@ -40,7 +40,11 @@ class Predictions:
         tasks: asyncio.TaskGroup,
         trials: Trials | None = None,
     ) -> None:
-        """Serve; the default must be one of the models. Shadows run in ``tasks``."""
+        """Serve; the default must be one of the models. Shadows run in ``tasks``.
+
+        ``on_answer``: is told of every answer, with the number of its queries.
+        """
+        self.on_answer: Callable[[Answer, int], None] = lambda *_: None
         self.batchers, self.default = batchers, default
         self.trials = trials or Trials()
         self._tasks = tasks
@@ -66,6 +70,7 @@ class Predictions:
             answer = Answer(batcher.model.manifest, await batcher.predict(admitted))
             self._shadow(batcher, admitted, layers, answer)
         _annotate(answer, len(queries))
+        self.on_answer(answer, len(queries))
         return answer
 
     async def _by_canary(self, asked: Batcher, queries: Sequence[Query], layers: Sequence[int]) -> Answer | None:

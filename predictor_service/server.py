@@ -8,15 +8,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from opentelemetry import trace
-
 from predictive_scheduling import telemetry
 from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
 from predictive_scheduling.serving import Serving
+from predictive_scheduling.telemetry import Telemetry
 from predictive_scheduling.version import VERSION
 from predictor_service.batch_queue import BatchQueue
 from predictor_service.batcher import Batcher
 from predictor_service.catalog import Catalog
+from predictor_service.metrics import PredictorMetrics
 from predictor_service.model import LoadedModel
 from predictor_service.open_inference import OpenInferenceServicer
 from predictor_service.predictions import Predictions
@@ -32,7 +32,7 @@ SERVICE = predictor_pb2.DESCRIPTOR.services_by_name["PredictorService"].full_nam
 async def serve(
     settings: PredictorSettings,
     *,
-    provider: trace.TracerProvider | None = None,
+    reporting: Telemetry | None = None,
     on_started: Callable[[Serving], None] = lambda _: None,
 ) -> None:
     """Serve until a signal, or until ``Serving.draining`` is set by whoever got it through ``on_started``.
@@ -40,17 +40,20 @@ async def serve(
     Raises ArtifactError where a model folder cannot be served, or the default model is not among them.
     """
     settings.log_masked()
-    tracing = provider or telemetry.tracer_provider("predictor", VERSION)
+    reporting = reporting or telemetry.from_environment("predictor", VERSION, scraped=bool(settings.metrics_listen))
     catalog = Catalog(settings.models, settings.default_model, partial(_load, settings), partial(_batch, settings))
     try:
         await catalog.load()
         for name, trial in (*settings.canary.items(), *settings.shadow.items()):
             for missing in {name, trial.model} - set(catalog):
                 log.warning("model %s is part of a trial, but is not served yet", missing)
-        serving = Serving.by_settings(settings, SERVICE, tracing)
+        serving = Serving.by_settings(settings, SERVICE, reporting)
         async with asyncio.TaskGroup() as group:
             trials = Trials(settings.canary, settings.shadow)
             predictions = Predictions(catalog, settings.default_model, group, trials)
+            measured = PredictorMetrics(reporting.meters)
+            measured.watch(predictions)
+            predictions.on_answer = measured.answered
             predictor_pb2_grpc.add_PredictorServiceServicer_to_server(PredictorServicer(predictions), serving.server)
             OpenInferenceServicer(predictions, serving.draining.is_set).register(serving.server)
             watching = group.create_task(catalog.watch(settings.reload_seconds)) if settings.reload_seconds else None
@@ -62,7 +65,7 @@ async def serve(
                 watching.cancel()
     finally:
         await catalog.close()
-        telemetry.shut_down(tracing)
+        await asyncio.to_thread(reporting.shut_down)
 
 
 def _load(settings: PredictorSettings, folder: Path) -> LoadedModel:

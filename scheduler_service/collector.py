@@ -12,6 +12,7 @@ from opentelemetry import trace
 
 from predictive_scheduling import semconv, telemetry
 from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
+from scheduler_service.explain import explain
 from scheduler_service.ledger import BudgetLedger
 from scheduler_service.pace import Pace
 from scheduler_service.planning import PriceDesk, Rules, WindowPlan, plan_window
@@ -61,6 +62,7 @@ class Collector:
         self._tracer = tracer
         self._clock = clock
         self._closed: list[list[_Waiting]] = []
+        self._windows = 0
         self.outcomes: Counter[PredictionOutcome] = Counter()
         self._wake = asyncio.Event()
 
@@ -115,12 +117,20 @@ class Collector:
                     semconv.ALLOCATION_DURATION: allocated - predicted,
                 }
             )
+            limited_by, explanation = explain(job, allocation)
             return replace(
                 allocation,
                 prediction_seconds=predicted - came,
                 allocation_seconds=allocated - predicted,
                 trace_id=telemetry.current_trace_id(),
+                window=self._next_window(),
+                limited_by=limited_by,
+                explanation=explanation,
             )
+
+    def _next_window(self) -> int:
+        self._windows += 1
+        return self._windows
 
     def made_of(self, job: Job, prediction: Prediction) -> Prediction:
         """What the job's prediction is worth: as far as it is trusted, and for as many traces as it has."""
@@ -191,7 +201,9 @@ class Collector:
                 return
             allocated = self._clock()
             _annotate(span, plan, predicted - closed, allocated - predicted)
+            number = self._next_window()
             for (item, _), allocation in zip(here, plan.allocations, strict=True):
+                limited_by, explanation = explain(item.job, allocation)
                 item.allocation.set_result(
                     replace(
                         allocation,
@@ -199,6 +211,9 @@ class Collector:
                         prediction_seconds=predicted - closed,
                         allocation_seconds=allocated - predicted,
                         trace_id=item.trace_id,
+                        window=number,
+                        limited_by=limited_by,
+                        explanation=explanation,
                     )
                 )
 

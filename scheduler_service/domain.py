@@ -81,6 +81,19 @@ class PredictionOutcome(enum.Enum):
     DISABLED = "disabled"
 
 
+class BudgetLimit(enum.Enum):
+    """What kept a budget from being larger."""
+
+    NO_PREDICTION = "no_prediction"
+    DEADLINE = "deadline"
+    CAP = "cap"
+    SATURATED = "saturated"
+    PRICE = "price"
+    WINDOW = "window"
+    BANK = "bank"
+    UNIFORM = "uniform"
+
+
 class TextKind(enum.Enum):
     """Reasoning or answer."""
 
@@ -154,7 +167,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a request was given, and why. Tokens, seconds, fractions; ``price`` in accuracy per token, 0 for none."""
+    """What a request was given, and why. Tokens, seconds, fractions; ``price`` in accuracy per token, 0 for none.
+
+    ``window``: the number of the window that it was allocated in. ``explanation``: ``limited_by`` in words.
+    """
 
     request_id: str
     budget_tokens: int
@@ -174,6 +190,9 @@ class Allocation:
     prediction_seconds: float = 0.0
     allocation_seconds: float = 0.0
     trace_id: str = ""
+    window: int = 0
+    limited_by: BudgetLimit = BudgetLimit.NO_PREDICTION
+    explanation: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,6 +220,7 @@ class Usage:
     total_seconds: float
     seconds_per_token: float
     net_benefit_seconds: float
+    net_benefit_at_equal_accuracy_seconds: float = 0.0
     traces: int = 1
     votes: int = 1
 

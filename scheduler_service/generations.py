@@ -13,6 +13,9 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
+from opentelemetry import baggage, context
+
+from predictive_scheduling import semconv
 from scheduler_service.domain import Event, InvalidRequestError, Job, SlowReaderError, Text
 
 _MOST_PARTS = 64
@@ -181,6 +184,9 @@ class Generations:
             raise SlowReaderError(f"nobody read on for {self._most_stalled:g} s") from None
 
     async def _pump(self, running: _Running) -> None:
+        # This task's context is its own: what is attached here travels to predictor and backend, and nowhere else.
+        if running.job.tenant:
+            context.attach(baggage.set_baggage(semconv.TENANT, running.job.tenant))
         error: Exception | None = None
         try:
             async with aclosing(self._generate(running.job)) as events:

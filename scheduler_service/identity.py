@@ -21,6 +21,11 @@ class Identity:
     tokens: Mapping[bytes, str] = field(default_factory=dict)
     by_certificate: bool = False
 
+    @property
+    def known(self) -> bool:
+        """Whether callers have identities at all."""
+        return bool(self.tokens) or self.by_certificate
+
     def tenant(self, authorization: str, common_name: str, asked: str) -> str:
         """Return the tenant of a call that asks to be made for ``asked`` (empty: whoever calls).
 

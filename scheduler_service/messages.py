@@ -7,6 +7,7 @@ import uuid
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from scheduler_service.domain import (
     Allocation,
+    BudgetLimit,
     FinishReason,
     HiddenState,
     InvalidRequestError,
@@ -21,6 +22,7 @@ from scheduler_service.domain import (
 )
 
 _OUTCOMES = {outcome: pb.PredictionOutcome.Value(f"PREDICTION_OUTCOME_{outcome.name}") for outcome in PredictionOutcome}
+_LIMITS = {limit: pb.BudgetLimit.Value(f"BUDGET_LIMIT_{limit.name}") for limit in BudgetLimit}
 _KINDS = {kind: pb.TextKind.Value(f"TEXT_KIND_{kind.name}") for kind in TextKind}
 _FINISHES = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for reason in FinishReason}
 
@@ -102,6 +104,9 @@ def allocation_message(allocation: Allocation) -> pb.Allocation:
         allocation_seconds=allocation.allocation_seconds,
         trace_id=allocation.trace_id,
         price=allocation.price,
+        limited_by=_LIMITS[allocation.limited_by],
+        explanation=allocation.explanation,
+        window=allocation.window,
     )
 
 
@@ -126,4 +131,5 @@ def usage_message(usage: Usage) -> pb.Usage:
         net_benefit_seconds=usage.net_benefit_seconds,
         traces=usage.traces,
         votes=usage.votes,
+        net_benefit_at_equal_accuracy_seconds=usage.net_benefit_at_equal_accuracy_seconds,
     )

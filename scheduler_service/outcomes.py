@@ -25,7 +25,7 @@ class OutcomeBook:
 
     limit: int = 10_000
     _finished: OrderedDict[str, tuple[str, float]] = field(default_factory=OrderedDict)
-    _known: dict[str, Reliability] = field(default_factory=dict)
+    known: dict[str, Reliability] = field(default_factory=dict)
 
     def remember(self, allocation: Allocation) -> None:
         """Remember what was expected of a request that finished with a fresh prediction."""
@@ -41,12 +41,12 @@ class OutcomeBook:
         if found is None:
             return None
         predictor, expected = found
-        reliability = self._known.setdefault(predictor, Reliability())
+        reliability = self.known.setdefault(predictor, Reliability())
         return Reported(predictor, reliability, reliability.add(expected, score))
 
     def slope(self, predictor: str) -> float:
         """The share of this predictor's predicted differences that is real; 1 before any outcome."""
-        known = self._known.get(predictor)
+        known = self.known.get(predictor)
         return 1.0 if known is None else known.slope
 
 

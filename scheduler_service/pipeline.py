@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 from opentelemetry import trace
 
-from predictive_scheduling import semconv
 from scheduler_service.allocation import POLICIES
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Counted, Dispatcher
@@ -26,12 +25,14 @@ from scheduler_service.domain import (
     PredictionOutcome,
     QuotaExceededError,
     Sampling,
+    SchedulingError,
     Text,
     TextKind,
     Usage,
 )
 from scheduler_service.forcing import BudgetForcing
 from scheduler_service.ledger import BudgetLedger
+from scheduler_service.observers import Observers
 from scheduler_service.outcomes import OutcomeBook
 from scheduler_service.pace import Pace, answer_seconds
 from scheduler_service.planning import Rules, WindowPlan, plan_window
@@ -52,7 +53,7 @@ class Pipeline:
     ``max_pending``: requests in the house at once; ``max_pending_tokens``: their caps together, and
     ``max_tenant_pending``: requests of one tenant, 0 for no limit. ``rates``: how fast tenants may come. ``pace``: the
     backend's time per token, as it is learned here. ``reclaimer``: gives what finished requests left to running ones;
-    ``None`` leaves it to later ones.
+    ``None`` leaves it to later ones. ``observers``: who is told what becomes of requests.
     """
 
     collector: Collector
@@ -68,6 +69,7 @@ class Pipeline:
     pace: Pace = field(default_factory=Pace)
     reclaimer: Reclaimer | None = None
     rates: TenantRates = field(default_factory=lambda: TenantRates(Rate(0, 1), Rate(0, 1)))
+    observers: Observers = field(default_factory=Observers)
     clock: Callable[[], float] = time.monotonic
     _pending: dict[str, Job] = field(default_factory=dict)
 
@@ -77,12 +79,13 @@ class Pipeline:
         However it ends, the reservation is settled with what was used.
         """
         came = self.clock()
+        allocation: Allocation | None = None
         await self._admit(job)
         try:
             allocation = await self.collector.allocate(job)
             runs = self._runs(job, allocation, came)
             try:
-                _record_allocation(allocation)
+                self.observers.allocated(job, allocation)
                 yield allocation
                 if len(runs) == 1:
                     self._start_reclaim(allocation, runs[0].forcing)
@@ -95,15 +98,16 @@ class Pipeline:
                     for text in runs[chosen].texts:
                         yield text
             finally:
-                for run in runs:
-                    self.pace.observe(run.timing.seconds_per_token(), run.timing.tokens)
-                self._settle(job.request_id, sum(run.forcing.reasoning_tokens for run in runs))
-                generated = sum(run.forcing.reasoning_tokens + run.forcing.answer_used for run in runs)
-                self.rates.tokens.charge(job.tenant, generated, self.clock())
-            usage = _usage(allocation, runs, chosen, votes, self.clock())
-            _record_usage(usage)
+                self._settle(job, runs)
+            usage = _usage(allocation, runs, chosen, votes, self.clock(), self.pace.seconds_per_token)
+            self.observers.finished(job, allocation, usage)
             if job.traces == 1:  # what was predicted is the accuracy of one
                 self.outcomes.remember(allocation)
+        except BaseException as error:
+            left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
+            self.observers.failed(job, allocation, "cancelled" if left else type(error).__name__)
+            raise
+        else:
             yield usage
         finally:
             self._pending.pop(job.request_id, None)
@@ -174,14 +178,23 @@ class Pipeline:
             forcing.cut()
             trace.get_current_span().add_event("cut by deadline")
 
-    def _settle(self, request_id: str, used: int) -> None:
-        """End the reservation, and offer what it left to the requests that still reason."""
-        returned = self.ledger.settle(request_id, used)
+    def _settle(self, job: Job, runs: Sequence[_Run]) -> None:
+        """Count what was used, end the reservation, and offer what it left to the requests that still reason."""
+        for run in runs:
+            self.pace.observe(run.timing.seconds_per_token(), run.timing.tokens)
+        used = sum(run.forcing.reasoning_tokens for run in runs)
+        self.rates.tokens.charge(job.tenant, used + sum(run.forcing.answer_used for run in runs), self.clock())
+        returned = self.ledger.settle(job.request_id, used)
         if self.reclaimer is None:
             return
-        self.reclaimer.stop(request_id)
+        self.reclaimer.stop(job.request_id)
         if returned:
             self.reclaimer.offer(returned, self.ledger.extend, self.collector.price)
+
+    @property
+    def pending(self) -> int:
+        """Requests in the house now."""
+        return len(self._pending)
 
     async def plan(
         self, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str
@@ -207,6 +220,19 @@ class Pipeline:
 
     async def _admit(self, job: Job) -> None:
         """Refuse what cannot be served, before anything is spent on it."""
+        try:
+            self._check_room(job)
+            self._pending[job.request_id] = job
+            try:
+                await self._check_hidden_state(job)
+            except BaseException:
+                self._pending.pop(job.request_id, None)
+                raise
+        except SchedulingError as error:
+            self.observers.rejected(job, error)
+            raise
+
+    def _check_room(self, job: Job) -> None:
         if job.request_id in self._pending:
             raise InvalidRequestError("job.request_id", f"{job.request_id!r} is the id of a request that still runs")
         if len(self._pending) >= self.max_pending:
@@ -214,12 +240,6 @@ class Pipeline:
         self._check_tokens_and_quota(job)
         if refusal := self.rates.refusal(job.tenant, self.clock()):
             raise QuotaExceededError(job.tenant, *refusal)
-        self._pending[job.request_id] = job
-        try:
-            await self._check_hidden_state(job)
-        except BaseException:
-            self._pending.pop(job.request_id, None)
-            raise
 
     def _check_tokens_and_quota(self, job: Job) -> None:
         if self.max_pending_tokens:
@@ -288,8 +308,13 @@ class _Run:
         return "".join(text.text for text in self.texts if text.kind is TextKind.ANSWER)
 
 
-def _usage(allocation: Allocation, runs: Sequence[_Run], chosen: int, votes: int, now: float) -> Usage:
-    """What all traces consumed; how it ended, and when the first token came, is told of the one that was chosen."""
+def _usage(
+    allocation: Allocation, runs: Sequence[_Run], chosen: int, votes: int, now: float, usual_pace: float
+) -> Usage:
+    """What all traces consumed; how it ended, and when the first token came, is told of the one that was chosen.
+
+    A generation too short to be timed is valued at the backend's usual seconds per token.
+    """
     forcing, timing = runs[chosen].forcing, runs[chosen].timing
     used = sum(run.forcing.reasoning_tokens for run in runs)
     saved = allocation.cap_tokens - used
@@ -306,47 +331,9 @@ def _usage(allocation: Allocation, runs: Sequence[_Run], chosen: int, votes: int
         time_to_first_token_seconds=max(0.0, timing.first - timing.came) if timing.tokens else 0.0,
         total_seconds=now - timing.came,
         seconds_per_token=per_token,
-        net_benefit_seconds=saved * per_token - cost,
+        net_benefit_seconds=saved * (per_token or usual_pace) - cost,
+        net_benefit_at_equal_accuracy_seconds=allocation.saved_at_equal_accuracy_tokens * (per_token or usual_pace)
+        - cost,
         traces=len(runs),
         votes=votes,
     )
-
-
-def _record_allocation(allocation: Allocation) -> None:
-    span = trace.get_current_span()
-    span.set_attributes(
-        {
-            semconv.REQUEST_ID: allocation.request_id,
-            semconv.POLICY: allocation.policy,
-            semconv.BUDGET: allocation.budget_tokens,
-            semconv.BASELINE: allocation.baseline_tokens,
-            semconv.FLOOR: allocation.floor_tokens,
-            semconv.CAP: allocation.cap_tokens,
-            semconv.PREDICTION_OUTCOME: allocation.prediction.outcome.value,
-            semconv.PREDICTOR: allocation.prediction.predictor,
-            semconv.PRICE: allocation.price,
-            semconv.EXPECTED_ACCURACY: allocation.expected_accuracy,
-            semconv.BASELINE_EXPECTED_ACCURACY: allocation.baseline_expected_accuracy,
-            semconv.WINDOW_SIZE: allocation.window_size,
-            semconv.WINDOW_WAIT: allocation.window_wait_seconds,
-            semconv.PREDICTION_DURATION: allocation.prediction_seconds,
-            semconv.ALLOCATION_DURATION: allocation.allocation_seconds,
-        }
-    )
-    span.add_event("allocation")
-
-
-def _record_usage(usage: Usage) -> None:
-    span = trace.get_current_span()
-    span.set_attributes(
-        {
-            semconv.USED: usage.reasoning_tokens,
-            semconv.SAVED_VS_CAP: usage.saved_vs_cap_tokens,
-            semconv.SAVED_AT_EQUAL_ACCURACY: usage.saved_at_equal_accuracy_tokens,
-            semconv.NET_BENEFIT: usage.net_benefit_seconds,
-            semconv.GEN_AI_REASONING_TOKENS: usage.reasoning_tokens,
-            semconv.GEN_AI_OUTPUT_TOKENS: usage.reasoning_tokens + usage.answer_tokens,
-        }
-    )
-    if usage.finish_reason is FinishReason.FORCED:
-        span.add_event("forced answer")

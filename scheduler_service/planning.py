@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scheduler_service.allocation import Plan, Policy, Problem, make_plan
+from scheduler_service.allocation.equal_accuracy import EqualAccuracy
 from scheduler_service.allocation.policy import Ints, accuracy_of, spread_evenly
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.allocation.shares import max_min_shares
@@ -93,12 +94,16 @@ class PriceDesk:
     expected_gain: float = 0.0
     decisions: int = 0
 
+    def __post_init__(self) -> None:
+        """Start with nothing decided."""
+        self._saved = EqualAccuracy(self.pricing.window_tokens)
+
     def decide(self, job: Job, prediction: Prediction, *, grant: float, balance: float, overdraft: float) -> Allocation:
         """Allocate one job. ``grant``: tokens earned with it; ``balance``: what the bank holds, negative for a debt."""
         width = self.pricing.window_tokens
         open_tokens = max(0, int(grant + balance + overdraft))
         floor, baseline = affordable(job.floor_tokens, self.baseline_tokens, job.cap_tokens, open_tokens)
-        budget, policy, expected, uniform = baseline, "uniform", 0.0, 0.0
+        budget, policy, expected, uniform, saved = baseline, "uniform", 0.0, 0.0, 0.0
         if prediction.outcome is PredictionOutcome.FRESH:
             curve = _extended(prediction.curve, -(-job.cap_tokens // width))
             limit = float(open_tokens - floor)
@@ -110,6 +115,7 @@ class PriceDesk:
                 budget, policy = priced, "price"
             else:
                 expected = uniform
+            saved = self._saved.add(np.array(curve), budget, expected)
         return Allocation(
             request_id=job.request_id,
             budget_tokens=budget,
@@ -123,6 +129,7 @@ class PriceDesk:
             baseline_expected_accuracy=uniform,
             budget_window_tokens=width,
             window_size=1,
+            saved_at_equal_accuracy_tokens=saved,
             price=self.pricing.price if policy == "price" and self.pricing.price < 1 else 0.0,
         )
 

@@ -70,6 +70,11 @@ class Reliability:
         """The share of a predicted difference that is real, 0 to 1: what curves are shrunk by."""
         return min(1.0, max(0.0, self._product / self._power))
 
+    @property
+    def recent_error(self) -> float:
+        """Mean expected accuracy less mean score of the outcomes of late; 0 before any."""
+        return self._recent_expected - self._recent_score
+
     def add(self, expected: float, score: float) -> bool:
         """Count an outcome; returns whether it shows a drift, after which only new outcomes count."""
         self.outcomes += 1

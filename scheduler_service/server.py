@@ -20,6 +20,7 @@ from predictive_scheduling.credentials import channel_credentials
 from predictive_scheduling.interceptors import client_tracing
 from predictive_scheduling.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from predictive_scheduling.serving import Serving
+from predictive_scheduling.telemetry import Telemetry
 from predictive_scheduling.version import VERSION
 from scheduler_service.allocation import POLICIES, Policy
 from scheduler_service.allocation.price import DualPrice
@@ -33,7 +34,10 @@ from scheduler_service.generations import Generations
 from scheduler_service.guarded_predictor import GuardedPredictor
 from scheduler_service.identity import Identity, read_tokens
 from scheduler_service.income import Income, PerQuery, PerSecond, PerWindow
+from scheduler_service.journal import Journal
 from scheduler_service.ledger import BudgetLedger
+from scheduler_service.metrics import MetricsObserver
+from scheduler_service.observers import Observers
 from scheduler_service.openai_front import OpenAiFront
 from scheduler_service.outcomes import OutcomeBook
 from scheduler_service.pace import Pace
@@ -45,6 +49,8 @@ from scheduler_service.reclaim import Reclaimer
 from scheduler_service.servicer import Offer, SchedulerServicer
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.shared_budget import Deposits, Lease, SharedBudget
+from scheduler_service.spans import SpanObserver
+from scheduler_service.status import StatusBoard
 from scheduler_service.trust import trusted
 from scheduler_service.window import RequestWindow
 
@@ -58,7 +64,7 @@ async def serve(
     settings: SchedulerSettings,
     *,
     backend: Backend | None = None,
-    provider: trace.TracerProvider | None = None,
+    reporting: Telemetry | None = None,
     on_started: Callable[[Serving], None] = lambda _: None,
 ) -> None:
     """Serve until a signal, or until ``Serving.draining`` is set by whoever got it through ``on_started``.
@@ -67,10 +73,10 @@ async def serve(
     backend takes longer than ``backend_ready_seconds``, ValueError where its context is too short for the cap.
     """
     settings.log_masked()
-    tracing = provider or telemetry.tracer_provider("scheduler", VERSION)
+    reporting = reporting or telemetry.from_environment("scheduler", VERSION, scraped=bool(settings.metrics_listen))
     backend = backend or make_backend(settings)
     async with AsyncExitStack() as closing:
-        closing.callback(telemetry.shut_down, tracing)
+        closing.push_async_callback(asyncio.to_thread, reporting.shut_down)
         closing.push_async_callback(backend.close)
         await backend.start()
         limits = await backend.limits()
@@ -78,7 +84,7 @@ async def serve(
         _check_fits(settings, limits)
         predictor: Predictor = NoPredictor()
         if settings.predictor:
-            channel = _predictor_channel(settings, tracing)
+            channel = _predictor_channel(settings, reporting)
             closing.push_async_callback(channel.close)
             timeout = settings.predictor_timeout_ms / 1000
             predictor = GuardedPredictor(
@@ -86,15 +92,20 @@ async def serve(
                 entries=settings.predictor_cache,
                 seconds=settings.predictor_cache_seconds,
             )
-        pipeline = build_pipeline(settings, backend, limits, predictor, tracing)
-        sharing = _shared_budget(settings, pipeline, closing)
-        serving = Serving.by_settings(settings, SERVICE, tracing)
+        pipeline = build_pipeline(settings, backend, limits, predictor, reporting.tracers)
         offer = Offer(settings.model or limits.model, settings.floor_tokens, settings.cap_tokens, settings.temperature)
+        journal = Journal(settings.journal_requests, settings.journal_prompts)
+        measured = MetricsObserver(reporting.meters, offer.model, settings.backend, tenants=settings.metrics_tenants)
+        measured.watch(pipeline, getattr(backend, "endpoints", ()))
+        pipeline.observers = Observers([SpanObserver(), measured, journal])
+        sharing = _shared_budget(settings, pipeline, closing)
+        serving = Serving.by_settings(settings, SERVICE, reporting)
         tokens = read_tokens(Path(settings.auth_tokens)) if settings.auth_tokens else {}
         identity = Identity(tokens, by_certificate=bool(settings.tls_client_ca))
         async with asyncio.TaskGroup() as group:
             generations = Generations(pipeline.generate, group, most_stalled_seconds=settings.slow_reader_seconds)
-            servicer = SchedulerServicer(pipeline, generations, offer, serving.draining.is_set, identity)
+            board = StatusBoard(pipeline, journal, offer.model, settings.policy, settings.backend)
+            servicer = SchedulerServicer(pipeline, generations, board, offer, serving.draining.is_set, identity)
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
             working = [group.create_task(pipeline.collector.run())]
             if sharing is not None:
@@ -107,7 +118,7 @@ async def serve(
                     pipeline,
                     generations,
                     offer,
-                    tracing.get_tracer(__name__),
+                    reporting.tracers.get_tracer(__name__),
                     serving.draining.is_set,
                     identity,
                     settings.drain_seconds,
@@ -121,8 +132,8 @@ async def serve(
                 task.cancel()
 
 
-def _predictor_channel(settings: SchedulerSettings, tracing: trace.TracerProvider) -> grpc.aio.Channel:
-    interceptors, options = client_tracing(tracing), channel_options()
+def _predictor_channel(settings: SchedulerSettings, reporting: Telemetry) -> grpc.aio.Channel:
+    interceptors, options = client_tracing(reporting.tracers, reporting.meters), channel_options()
     if not settings.predictor_tls_ca:
         return grpc.aio.insecure_channel(settings.predictor, options=options, interceptors=interceptors)
     credentials = channel_credentials(

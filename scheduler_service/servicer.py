@@ -38,6 +38,7 @@ from scheduler_service.generations import Generations
 from scheduler_service.identity import Identity
 from scheduler_service.messages import allocation_message, job_of, plan_item, text_message, usage_message
 from scheduler_service.pipeline import Pipeline
+from scheduler_service.status import StatusBoard
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +68,18 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self,
         pipeline: Pipeline,
         generations: Generations,
+        board: StatusBoard,
         offer: Offer,
         draining: Callable[[], bool] = lambda: False,
         identity: Identity | None = None,
     ) -> None:
-        """Serve ``pipeline``, whose requests run as ``generations``, within ``offer``, to whom ``identity`` lets in."""
+        """Serve ``pipeline``, whose requests run as ``generations``, within ``offer``, to whom ``identity`` lets in.
+
+        ``board``: what is told of it.
+        """
         self._identity = identity or Identity()
         self._pipeline = pipeline
-        self._generations = generations
+        self._generations, self._board = generations, board
         self._offer = offer
         self._draining = draining
 
@@ -150,20 +155,20 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def GetBudget(self, request: pb.GetBudgetRequest, context: _Context) -> pb.GetBudgetResponse:
         """Return the ledger."""
         await self._admit(context)
-        ledger = self._pipeline.ledger
-        state = ledger.state()
-        return pb.GetBudgetResponse(
-            tokens_per_query=ledger.tokens_per_query,
-            granted_tokens=state.granted,
-            reserved_tokens=state.reserved,
-            used_tokens=state.used,
-            returned_tokens=state.returned,
-            bank_tokens=state.bank,
-            bank_limit_tokens=ledger.bank_limit,
-            requests=state.requests,
-            covered_requests=state.covered,
-            prediction_outcomes={outcome.value: count for outcome, count in self._pipeline.collector.outcomes.items()},
-        )
+        return self._board.budget()
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.GetStatusResponse:
+        """Return how the scheduler is doing."""
+        await require_valid(context, request)
+        return self._board.status(request.recent, await self._own(context))
+
+    async def GetRequest(self, request: pb.GetRequestRequest, context: _Context) -> pb.GetRequestResponse:
+        """Return what became of a request."""
+        await require_valid(context, request)
+        found = self._board.find(request.request_id, await self._own(context))
+        if found is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{request.request_id!r} is none of the last requests")
+        return pb.GetRequestResponse(request=found)
 
     def _events(self, message: pb.Job, context: _Context) -> AsyncGenerator[Event]:
         if self._draining():
@@ -172,6 +177,11 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         deadline = None if seconds is None else self._pipeline.clock() + seconds
         job = replace(self._offer.job(message), deadline=deadline, tenant=self._tenant(context, message.tenant))
         return self._generations.stream(job)
+
+    async def _own(self, context: _Context) -> str | None:
+        """Whose requests a caller may see: its own where callers have identities, else everybody's (``None``)."""
+        await self._admit(context)
+        return self._tenant(context, "") if self._identity.known else None
 
     async def _admit(self, context: _Context) -> None:
         """End a call of somebody who may not call."""

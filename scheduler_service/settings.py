@@ -52,6 +52,10 @@ class SchedulerSettings(ServiceSettings):
 
     http_listen: str = Field("", description="host:port of an OpenAI-compatible front; empty for none")
 
+    journal_requests: int = Field(2000, ge=1, description="how many of the last requests are remembered for lookups")
+    journal_prompts: bool = Field(False, description="remember their prompts, too, and show them")
+
+    metrics_tenants: int = Field(50, ge=0, description="how many tenants metrics tell apart; the others share a label")
     auth_tokens: str = Field("", description="file of 'token tenant' lines; calls then need one of the tokens")
     predictor_tls_ca: str = Field("", description="PEM file of who signs the predictor's certificate; empty for no TLS")
     predictor_tls_cert: str = Field("", description="PEM file of our certificate, for a predictor that asks for one")

@@ -11,27 +11,27 @@ import grpc
 import grpc.aio
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from opentelemetry import trace
 
 from predictive_scheduling.serving import Serving
+from predictive_scheduling.telemetry import Telemetry
 from predictor_service import server as predictor_server
 from predictor_service.settings import SHIPPED_MODELS, PredictorSettings
 from scheduler_service import server as scheduler_server
 from scheduler_service.backends.base import Backend
 from scheduler_service.settings import SchedulerSettings
 
-NO_TRACES = trace.NoOpTracerProvider()
+NO_TELEMETRY = Telemetry()
 
 
 @asynccontextmanager
 async def predictor(
-    models: Path = SHIPPED_MODELS, provider: trace.TracerProvider = NO_TRACES, **settings: object
+    models: Path = SHIPPED_MODELS, reporting: Telemetry = NO_TELEMETRY, **settings: object
 ) -> AsyncIterator[str]:
     """Run a predictor; yields its address."""
     started: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
         loaded = PredictorSettings(models=models, drain_seconds=1.0, **settings)
-        group.create_task(predictor_server.serve(loaded, provider=provider, on_started=started.set_result))
+        group.create_task(predictor_server.serve(loaded, reporting=reporting, on_started=started.set_result))
         serving = await started
         try:
             yield f"127.0.0.1:{serving.port}"
@@ -41,7 +41,7 @@ async def predictor(
 
 @asynccontextmanager
 async def scheduler(
-    fake: Backend | None = None, provider: trace.TracerProvider = NO_TRACES, **settings: object
+    fake: Backend | None = None, reporting: Telemetry = NO_TELEMETRY, **settings: object
 ) -> AsyncIterator[str]:
     """Run a scheduler, around a ``fake`` backend where one is given; yields its address."""
     started: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
@@ -56,7 +56,7 @@ async def scheduler(
     async with asyncio.TaskGroup() as group:
         loaded = SchedulerSettings(**{**defaults, **settings})
         group.create_task(
-            scheduler_server.serve(loaded, backend=fake, provider=provider, on_started=started.set_result)
+            scheduler_server.serve(loaded, backend=fake, reporting=reporting, on_started=started.set_result)
         )
         serving = await started
         try:

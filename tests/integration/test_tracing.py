@@ -9,8 +9,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from predictive_scheduling import AsyncSchedulerClient, semconv, telemetry
+from predictive_scheduling import AsyncSchedulerClient, semconv
 from predictive_scheduling.interceptors import client_tracing
+from predictive_scheduling.telemetry import Telemetry
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
 from tests.standins.backend import ScriptedBackend
@@ -34,10 +35,10 @@ def find(spans, name, kind):
 
 async def test_one_request_is_one_trace_with_prediction_latency_and_savings(memory):
     provider, exporter = memory
-    async with TgiStandIn(thinker) as tgi, predictor(provider=provider) as predictions:
+    async with TgiStandIn(thinker) as tgi, predictor(reporting=Telemetry(provider)) as predictions:
         settings = {"backend": "tgi", "backend_url": tgi.url, "predictor": predictions, "predictor_timeout_ms": 5000}
         async with (
-            scheduler(provider=provider, **settings) as address,
+            scheduler(reporting=Telemetry(provider), **settings) as address,
             AsyncSchedulerClient(address, interceptors=client_tracing(provider)) as client,
         ):
             events = [event async for event in client.generate("What is 1 + 1?")]
@@ -65,7 +66,7 @@ async def test_a_window_links_all_its_requests(memory):
     provider, exporter = memory
     settings = {"window_size": 4, "window_ms": 5000.0}
     async with (
-        scheduler(ScriptedBackend(thinker), provider=provider, **settings) as address,
+        scheduler(ScriptedBackend(thinker), reporting=Telemetry(provider), **settings) as address,
         AsyncSchedulerClient(address) as client,
     ):
         await asyncio.gather(*(client.complete("q", request_id=f"r{n}") for n in range(4)))
@@ -78,7 +79,7 @@ async def test_a_window_links_all_its_requests(memory):
 async def test_a_refused_request_is_no_error_of_the_server_and_prompts_stay_out(memory):
     provider, exporter = memory
     async with (
-        scheduler(ScriptedBackend(thinker), provider=provider) as address,
+        scheduler(ScriptedBackend(thinker), reporting=Telemetry(provider)) as address,
         AsyncSchedulerClient(address) as client,
     ):
         await client.complete("a secret prompt")
@@ -89,16 +90,3 @@ async def test_a_refused_request_is_no_error_of_the_server_and_prompts_stay_out(
     assert len(refused) == 1
     assert refused[0].status.status_code is StatusCode.UNSET
     assert not any("secret" in str(value) for span in spans for value in span.attributes.values())
-
-
-def test_tracing_is_off_unless_an_endpoint_is_configured():
-    assert not isinstance(telemetry.tracer_provider("x", "1", {}), TracerProvider)
-    disabled = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x", "OTEL_SDK_DISABLED": "true"}
-    assert not isinstance(telemetry.tracer_provider("x", "1", disabled), TracerProvider)
-    for protocol in ("grpc", "http/protobuf"):
-        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
-        provider = telemetry.tracer_provider("x", "1", environ)
-        assert isinstance(provider, TracerProvider)
-        telemetry.shut_down(provider)
-    with pytest.raises(ValueError, match="OTEL_EXPORTER_OTLP_PROTOCOL"):
-        telemetry.tracer_provider("x", "1", {**environ, "OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"})

@@ -63,6 +63,54 @@ PREDICTION_OUTCOME_DISABLED: PredictionOutcome.ValueType  # 7
 """No predictor is configured: uniform budget."""
 Global___PredictionOutcome: _TypeAlias = PredictionOutcome  # noqa: Y015
 
+class _BudgetLimit:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BudgetLimitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BudgetLimit.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUDGET_LIMIT_UNSPECIFIED: _BudgetLimit.ValueType  # 0
+    """Never sent."""
+    BUDGET_LIMIT_NO_PREDICTION: _BudgetLimit.ValueType  # 1
+    """There was no fresh prediction: the uniform budget."""
+    BUDGET_LIMIT_DEADLINE: _BudgetLimit.ValueType  # 2
+    """The deadline leaves no time for more."""
+    BUDGET_LIMIT_CAP: _BudgetLimit.ValueType  # 3
+    """The largest budget that the request or the server allows."""
+    BUDGET_LIMIT_SATURATED: _BudgetLimit.ValueType  # 4
+    """More tokens are not expected to help."""
+    BUDGET_LIMIT_PRICE: _BudgetLimit.ValueType  # 5
+    """More would gain less than the price of a token."""
+    BUDGET_LIMIT_WINDOW: _BudgetLimit.ValueType  # 6
+    """More would gain less than the same tokens gain other requests of the window."""
+    BUDGET_LIMIT_BANK: _BudgetLimit.ValueType  # 7
+    """The ledger could not pay for more."""
+    BUDGET_LIMIT_UNIFORM: _BudgetLimit.ValueType  # 8
+    """No plan was expected to do better than uniform, so uniform was taken."""
+
+class BudgetLimit(_BudgetLimit, metaclass=_BudgetLimitEnumTypeWrapper):
+    """BudgetLimit is what kept a budget from being larger."""
+
+BUDGET_LIMIT_UNSPECIFIED: BudgetLimit.ValueType  # 0
+"""Never sent."""
+BUDGET_LIMIT_NO_PREDICTION: BudgetLimit.ValueType  # 1
+"""There was no fresh prediction: the uniform budget."""
+BUDGET_LIMIT_DEADLINE: BudgetLimit.ValueType  # 2
+"""The deadline leaves no time for more."""
+BUDGET_LIMIT_CAP: BudgetLimit.ValueType  # 3
+"""The largest budget that the request or the server allows."""
+BUDGET_LIMIT_SATURATED: BudgetLimit.ValueType  # 4
+"""More tokens are not expected to help."""
+BUDGET_LIMIT_PRICE: BudgetLimit.ValueType  # 5
+"""More would gain less than the price of a token."""
+BUDGET_LIMIT_WINDOW: BudgetLimit.ValueType  # 6
+"""More would gain less than the same tokens gain other requests of the window."""
+BUDGET_LIMIT_BANK: BudgetLimit.ValueType  # 7
+"""The ledger could not pay for more."""
+BUDGET_LIMIT_UNIFORM: BudgetLimit.ValueType  # 8
+"""No plan was expected to do better than uniform, so uniform was taken."""
+Global___BudgetLimit: _TypeAlias = BudgetLimit  # noqa: Y015
+
 class _TextKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -114,6 +162,34 @@ FINISH_REASON_FORCED: FinishReason.ValueType  # 2
 FINISH_REASON_ANSWER_LENGTH: FinishReason.ValueType  # 3
 """The answer was cut at its most tokens."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _RequestState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RequestStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RequestState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REQUEST_STATE_UNSPECIFIED: _RequestState.ValueType  # 0
+    """Never sent."""
+    REQUEST_STATE_RUNNING: _RequestState.ValueType  # 1
+    """It generates."""
+    REQUEST_STATE_FINISHED: _RequestState.ValueType  # 2
+    """It ended with a usage."""
+    REQUEST_STATE_FAILED: _RequestState.ValueType  # 3
+    """It ended without: an error, or its caller left."""
+
+class RequestState(_RequestState, metaclass=_RequestStateEnumTypeWrapper):
+    """RequestState says how far a request is."""
+
+REQUEST_STATE_UNSPECIFIED: RequestState.ValueType  # 0
+"""Never sent."""
+REQUEST_STATE_RUNNING: RequestState.ValueType  # 1
+"""It generates."""
+REQUEST_STATE_FINISHED: RequestState.ValueType  # 2
+"""It ended with a usage."""
+REQUEST_STATE_FAILED: RequestState.ValueType  # 3
+"""It ended without: an error, or its caller left."""
+Global___RequestState: _TypeAlias = RequestState  # noqa: Y015
 
 @_typing.final
 class Sampling(_message.Message):
@@ -312,6 +388,9 @@ class Allocation(_message.Message):
     ALLOCATION_SECONDS_FIELD_NUMBER: _builtins.int
     TRACE_ID_FIELD_NUMBER: _builtins.int
     PRICE_FIELD_NUMBER: _builtins.int
+    LIMITED_BY_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     reasoning_budget_tokens: _builtins.int
@@ -350,6 +429,12 @@ class Allocation(_message.Message):
     """The trace that the request belongs to, 32 hexadecimal digits; empty without telemetry."""
     price: _builtins.float
     """The price: expected accuracy per token below which nothing was bought; 0 where windows are planned."""
+    limited_by: Global___BudgetLimit.ValueType
+    """What kept the budget from being larger."""
+    explanation: _builtins.str
+    """The same in words, with the figures."""
+    window: _builtins.int
+    """Number of the window that the request was allocated in, counted from 1 since the scheduler started."""
     @_builtins.property
     def curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The predicted curve: expected accuracy, 0 to 1, after W, 2W, ... tokens; empty without a prediction."""
@@ -376,10 +461,13 @@ class Allocation(_message.Message):
         allocation_seconds: _builtins.float = ...,
         trace_id: _builtins.str = ...,
         price: _builtins.float = ...,
+        limited_by: Global___BudgetLimit.ValueType = ...,
+        explanation: _builtins.str = ...,
+        window: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_seconds", b"allocation_seconds", "answer_tokens", b"answer_tokens", "baseline_expected_accuracy", b"baseline_expected_accuracy", "baseline_tokens", b"baseline_tokens", "budget_window_tokens", b"budget_window_tokens", "cap_tokens", b"cap_tokens", "curve", b"curve", "expected_accuracy", b"expected_accuracy", "floor_tokens", b"floor_tokens", "policy", b"policy", "prediction_outcome", b"prediction_outcome", "prediction_seconds", b"prediction_seconds", "predictor", b"predictor", "price", b"price", "reasoning_budget_tokens", b"reasoning_budget_tokens", "request_id", b"request_id", "trace_id", b"trace_id", "window_size", b"window_size", "window_wait_seconds", b"window_wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_seconds", b"allocation_seconds", "answer_tokens", b"answer_tokens", "baseline_expected_accuracy", b"baseline_expected_accuracy", "baseline_tokens", b"baseline_tokens", "budget_window_tokens", b"budget_window_tokens", "cap_tokens", b"cap_tokens", "curve", b"curve", "expected_accuracy", b"expected_accuracy", "explanation", b"explanation", "floor_tokens", b"floor_tokens", "limited_by", b"limited_by", "policy", b"policy", "prediction_outcome", b"prediction_outcome", "prediction_seconds", b"prediction_seconds", "predictor", b"predictor", "price", b"price", "reasoning_budget_tokens", b"reasoning_budget_tokens", "request_id", b"request_id", "trace_id", b"trace_id", "window", b"window", "window_size", b"window_size", "window_wait_seconds", b"window_wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -438,6 +526,7 @@ class Usage(_message.Message):
     NET_BENEFIT_SECONDS_FIELD_NUMBER: _builtins.int
     TRACES_FIELD_NUMBER: _builtins.int
     VOTES_FIELD_NUMBER: _builtins.int
+    NET_BENEFIT_AT_EQUAL_ACCURACY_SECONDS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt as the backend counted them; 0 where it does not say."""
     reasoning_tokens: _builtins.int
@@ -464,6 +553,10 @@ class Usage(_message.Message):
     """How many reasoning traces ran; the tokens above are those of all of them."""
     votes: _builtins.int
     """How many of them gave the answer that won."""
+    net_benefit_at_equal_accuracy_seconds: _builtins.float
+    """Time saved by fewer tokens than uniform would need for the same expected accuracy, less prediction, allocation and
+    window wait, in seconds.
+    """
     def __init__(
         self,
         *,
@@ -480,10 +573,11 @@ class Usage(_message.Message):
         net_benefit_seconds: _builtins.float = ...,
         traces: _builtins.int = ...,
         votes: _builtins.int = ...,
+        net_benefit_at_equal_accuracy_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "finish_reason", b"finish_reason", "net_benefit_seconds", b"net_benefit_seconds", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "seconds_per_token", b"seconds_per_token", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_saved_at_equal_accuracy", b"tokens_saved_at_equal_accuracy", "tokens_saved_vs_cap", b"tokens_saved_vs_cap", "total_seconds", b"total_seconds", "traces", b"traces", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "finish_reason", b"finish_reason", "net_benefit_at_equal_accuracy_seconds", b"net_benefit_at_equal_accuracy_seconds", "net_benefit_seconds", b"net_benefit_seconds", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "seconds_per_token", b"seconds_per_token", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_saved_at_equal_accuracy", b"tokens_saved_at_equal_accuracy", "tokens_saved_vs_cap", b"tokens_saved_vs_cap", "total_seconds", b"total_seconds", "traces", b"traces", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -840,3 +934,375 @@ class GetBudgetResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetBudgetResponse: _TypeAlias = GetBudgetResponse  # noqa: Y015
+
+@_typing.final
+class RequestRecord(_message.Message):
+    """RequestRecord is what a scheduler remembers of a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    ALLOCATION_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
+    state: Global___RequestState.ValueType
+    """How far it is."""
+    error: _builtins.str
+    """Why it failed."""
+    age_seconds: _builtins.float
+    """Seconds since it was allocated."""
+    tenant: _builtins.str
+    """For whom it was made."""
+    prompt: _builtins.str
+    """Its prompt, where the scheduler is told to keep prompts."""
+    @_builtins.property
+    def allocation(self) -> Global___Allocation:
+        """What it was given, and why."""
+
+    @_builtins.property
+    def usage(self) -> Global___Usage:
+        """What it consumed, once it has finished."""
+
+    def __init__(
+        self,
+        *,
+        state: Global___RequestState.ValueType = ...,
+        allocation: Global___Allocation | None = ...,
+        usage: Global___Usage | None = ...,
+        error: _builtins.str = ...,
+        age_seconds: _builtins.float = ...,
+        tenant: _builtins.str = ...,
+        prompt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "allocation", b"allocation", "error", b"error", "prompt", b"prompt", "state", b"state", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestRecord: _TypeAlias = RequestRecord  # noqa: Y015
+
+@_typing.final
+class StageTime(_message.Message):
+    """StageTime is how long a stage of the last minute's requests took, in seconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAGE_FIELD_NUMBER: _builtins.int
+    P50_SECONDS_FIELD_NUMBER: _builtins.int
+    P99_SECONDS_FIELD_NUMBER: _builtins.int
+    stage: _builtins.str
+    """The stage: prediction, allocation, window_wait, added (all three), time_to_first_token or total."""
+    p50_seconds: _builtins.float
+    """Half of the requests took no longer."""
+    p99_seconds: _builtins.float
+    """All but one in a hundred took no longer."""
+    def __init__(
+        self,
+        *,
+        stage: _builtins.str = ...,
+        p50_seconds: _builtins.float = ...,
+        p99_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["p50_seconds", b"p50_seconds", "p99_seconds", b"p99_seconds", "stage", b"stage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageTime: _TypeAlias = StageTime  # noqa: Y015
+
+@_typing.final
+class PredictorRecord(_message.Message):
+    """PredictorRecord is what reported outcomes say of a predictor."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREDICTOR_FIELD_NUMBER: _builtins.int
+    OUTCOMES_FIELD_NUMBER: _builtins.int
+    MEAN_EXPECTED_ACCURACY_FIELD_NUMBER: _builtins.int
+    MEAN_SCORE_FIELD_NUMBER: _builtins.int
+    RELIABILITY_FIELD_NUMBER: _builtins.int
+    predictor: _builtins.str
+    """The predictor, as name@version."""
+    outcomes: _builtins.int
+    """Outcomes reported."""
+    mean_expected_accuracy: _builtins.float
+    """Mean accuracy that it predicted for them, 0 to 1."""
+    mean_score: _builtins.float
+    """Mean score that was reported, 0 to 1."""
+    reliability: _builtins.float
+    """The share of predicted differences that is real, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        predictor: _builtins.str = ...,
+        outcomes: _builtins.int = ...,
+        mean_expected_accuracy: _builtins.float = ...,
+        mean_score: _builtins.float = ...,
+        reliability: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mean_expected_accuracy", b"mean_expected_accuracy", "mean_score", b"mean_score", "outcomes", b"outcomes", "predictor", b"predictor", "reliability", b"reliability"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PredictorRecord: _TypeAlias = PredictorRecord  # noqa: Y015
+
+@_typing.final
+class GetStatusRequest(_message.Message):
+    """GetStatusRequest asks for the status."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECENT_FIELD_NUMBER: _builtins.int
+    recent: _builtins.int
+    """How many of the last requests to return, the newest first; at most 200."""
+    def __init__(
+        self,
+        *,
+        recent: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
+
+@_typing.final
+class GetStatusResponse(_message.Message):
+    """GetStatusResponse is how a scheduler is doing. Rates and means are those of the last minute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RejectedRequestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class FailedRequestsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    BACKEND_FIELD_NUMBER: _builtins.int
+    UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    PENDING_REQUESTS_FIELD_NUMBER: _builtins.int
+    MAX_PENDING_REQUESTS_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    SECONDS_PER_TOKEN_FIELD_NUMBER: _builtins.int
+    PERIOD_SECONDS_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    MEAN_BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
+    MEAN_BASELINE_TOKENS_FIELD_NUMBER: _builtins.int
+    MEAN_USED_TOKENS_FIELD_NUMBER: _builtins.int
+    MEAN_EXPECTED_ACCURACY_FIELD_NUMBER: _builtins.int
+    MEAN_BASELINE_EXPECTED_ACCURACY_FIELD_NUMBER: _builtins.int
+    TOKENS_SAVED_VS_CAP_FIELD_NUMBER: _builtins.int
+    TOKENS_SAVED_AT_EQUAL_ACCURACY_FIELD_NUMBER: _builtins.int
+    NET_BENEFIT_SECONDS_FIELD_NUMBER: _builtins.int
+    NET_BENEFIT_AT_EQUAL_ACCURACY_SECONDS_FIELD_NUMBER: _builtins.int
+    NEGATIVE_NET_BENEFIT_FIELD_NUMBER: _builtins.int
+    STAGES_FIELD_NUMBER: _builtins.int
+    REJECTED_REQUESTS_FIELD_NUMBER: _builtins.int
+    FAILED_REQUESTS_FIELD_NUMBER: _builtins.int
+    PREDICTORS_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    version: _builtins.str
+    """Version of the scheduler."""
+    model: _builtins.str
+    """The model that it serves."""
+    policy: _builtins.str
+    """Its policy."""
+    backend: _builtins.str
+    """The kind of its backend."""
+    uptime_seconds: _builtins.float
+    """Seconds since it started."""
+    pending_requests: _builtins.int
+    """Requests in the house now."""
+    max_pending_requests: _builtins.int
+    """Requests that may be in the house at once."""
+    price: _builtins.float
+    """Expected accuracy per token below which nothing is bought now; 0 where windows are planned."""
+    seconds_per_token: _builtins.float
+    """The backend's time per token as it was learned, in seconds."""
+    period_seconds: _builtins.float
+    """Seconds that the rates and means below look back on."""
+    requests_per_second: _builtins.float
+    """Requests allocated a second."""
+    tokens_per_second: _builtins.float
+    """Reasoning and answer tokens generated a second."""
+    coverage: _builtins.float
+    """Share of the requests whose budget came from a fresh prediction, 0 to 1."""
+    mean_budget_tokens: _builtins.float
+    """Mean reasoning budget, in tokens."""
+    mean_baseline_tokens: _builtins.float
+    """Mean budget that uniform would have given, in tokens."""
+    mean_used_tokens: _builtins.float
+    """Mean reasoning tokens used."""
+    mean_expected_accuracy: _builtins.float
+    """Mean expected accuracy of the requests with a prediction, 0 to 1."""
+    mean_baseline_expected_accuracy: _builtins.float
+    """The same with the uniform budget, 0 to 1."""
+    tokens_saved_vs_cap: _builtins.float
+    """Mean tokens saved a request against the cap."""
+    tokens_saved_at_equal_accuracy: _builtins.float
+    """Mean tokens saved a request at equal expected accuracy."""
+    net_benefit_seconds: _builtins.float
+    """Mean net benefit a request against the cap, in seconds."""
+    net_benefit_at_equal_accuracy_seconds: _builtins.float
+    """Mean net benefit a request at equal expected accuracy, in seconds."""
+    negative_net_benefit: _builtins.float
+    """Share of the requests whose net benefit at equal expected accuracy is negative, 0 to 1."""
+    @_builtins.property
+    def budget(self) -> Global___GetBudgetResponse:
+        """The ledger."""
+
+    @_builtins.property
+    def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageTime]:
+        """How long the stages took."""
+
+    @_builtins.property
+    def rejected_requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Requests refused since the start, by reason."""
+
+    @_builtins.property
+    def failed_requests(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Requests failed since the start, by reason."""
+
+    @_builtins.property
+    def predictors(self) -> _containers.RepeatedCompositeFieldContainer[Global___PredictorRecord]:
+        """What reported outcomes say of the predictors."""
+
+    @_builtins.property
+    def recent(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestRecord]:
+        """The last requests, the newest first; a caller with an identity sees its own."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.str = ...,
+        model: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        backend: _builtins.str = ...,
+        uptime_seconds: _builtins.float = ...,
+        pending_requests: _builtins.int = ...,
+        max_pending_requests: _builtins.int = ...,
+        budget: Global___GetBudgetResponse | None = ...,
+        price: _builtins.float = ...,
+        seconds_per_token: _builtins.float = ...,
+        period_seconds: _builtins.float = ...,
+        requests_per_second: _builtins.float = ...,
+        tokens_per_second: _builtins.float = ...,
+        coverage: _builtins.float = ...,
+        mean_budget_tokens: _builtins.float = ...,
+        mean_baseline_tokens: _builtins.float = ...,
+        mean_used_tokens: _builtins.float = ...,
+        mean_expected_accuracy: _builtins.float = ...,
+        mean_baseline_expected_accuracy: _builtins.float = ...,
+        tokens_saved_vs_cap: _builtins.float = ...,
+        tokens_saved_at_equal_accuracy: _builtins.float = ...,
+        net_benefit_seconds: _builtins.float = ...,
+        net_benefit_at_equal_accuracy_seconds: _builtins.float = ...,
+        negative_net_benefit: _builtins.float = ...,
+        stages: _abc.Iterable[Global___StageTime] | None = ...,
+        rejected_requests: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        failed_requests: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        predictors: _abc.Iterable[Global___PredictorRecord] | None = ...,
+        recent: _abc.Iterable[Global___RequestRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backend", b"backend", "budget", b"budget", "coverage", b"coverage", "failed_requests", b"failed_requests", "max_pending_requests", b"max_pending_requests", "mean_baseline_expected_accuracy", b"mean_baseline_expected_accuracy", "mean_baseline_tokens", b"mean_baseline_tokens", "mean_budget_tokens", b"mean_budget_tokens", "mean_expected_accuracy", b"mean_expected_accuracy", "mean_used_tokens", b"mean_used_tokens", "model", b"model", "negative_net_benefit", b"negative_net_benefit", "net_benefit_at_equal_accuracy_seconds", b"net_benefit_at_equal_accuracy_seconds", "net_benefit_seconds", b"net_benefit_seconds", "pending_requests", b"pending_requests", "period_seconds", b"period_seconds", "policy", b"policy", "predictors", b"predictors", "price", b"price", "recent", b"recent", "rejected_requests", b"rejected_requests", "requests_per_second", b"requests_per_second", "seconds_per_token", b"seconds_per_token", "stages", b"stages", "tokens_per_second", b"tokens_per_second", "tokens_saved_at_equal_accuracy", b"tokens_saved_at_equal_accuracy", "tokens_saved_vs_cap", b"tokens_saved_vs_cap", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class GetRequestRequest(_message.Message):
+    """GetRequestRequest names a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request's id."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRequestRequest: _TypeAlias = GetRequestRequest  # noqa: Y015
+
+@_typing.final
+class GetRequestResponse(_message.Message):
+    """GetRequestResponse is what the scheduler remembers of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___RequestRecord:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___RequestRecord | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetRequestResponse: _TypeAlias = GetRequestResponse  # noqa: Y015

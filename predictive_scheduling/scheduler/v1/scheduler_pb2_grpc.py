@@ -67,6 +67,16 @@ class SchedulerServiceStub:
                 request_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetRequest.SerializeToString,
                 response_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetResponse.FromString,
                 _registered_method=True)
+        self.GetStatus = channel.unary_unary(
+                '/predictive_scheduling.scheduler.v1.SchedulerService/GetStatus',
+                request_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetStatusRequest.SerializeToString,
+                response_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+        self.GetRequest = channel.unary_unary(
+                '/predictive_scheduling.scheduler.v1.SchedulerService/GetRequest',
+                request_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestRequest.SerializeToString,
+                response_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
@@ -115,6 +125,21 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetStatus(self, request, context):
+        """GetStatus returns how the scheduler is doing: rates and times of the last minute, and its last requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetRequest(self, request, context):
+        """GetRequest returns what became of one of the last requests, and why it got its budget. NOT_FOUND for one that the
+        scheduler does not remember.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -142,6 +167,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetBudget,
                     request_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetRequest.FromString,
                     response_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetResponse.SerializeToString,
+            ),
+            'GetStatus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetStatus,
+                    request_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetStatusRequest.FromString,
+                    response_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetRequest': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetRequest,
+                    request_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestRequest.FromString,
+                    response_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -287,6 +322,60 @@ class SchedulerService:
             '/predictive_scheduling.scheduler.v1.SchedulerService/GetBudget',
             predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetRequest.SerializeToString,
             predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetBudgetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetStatus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/predictive_scheduling.scheduler.v1.SchedulerService/GetStatus',
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetStatusRequest.SerializeToString,
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetRequest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/predictive_scheduling.scheduler.v1.SchedulerService/GetRequest',
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestRequest.SerializeToString,
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestResponse.FromString,
             options,
             channel_credentials,
             insecure,

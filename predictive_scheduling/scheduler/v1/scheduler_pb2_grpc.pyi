@@ -51,6 +51,12 @@ class SchedulerServiceStub:
     """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated."""
     GetBudget: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetBudgetRequest, _scheduler_pb2.GetBudgetResponse]
     """GetBudget returns the ledger: what may be spent, what is reserved, what was used."""
+    GetStatus: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetStatusRequest, _scheduler_pb2.GetStatusResponse]
+    """GetStatus returns how the scheduler is doing: rates and times of the last minute, and its last requests."""
+    GetRequest: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetRequestRequest, _scheduler_pb2.GetRequestResponse]
+    """GetRequest returns what became of one of the last requests, and why it got its budget. NOT_FOUND for one that the
+    scheduler does not remember.
+    """
 
 @_typing.type_check_only
 class SchedulerServiceAsyncStub(SchedulerServiceStub):
@@ -75,6 +81,12 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated."""
     GetBudget: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetBudgetRequest, _scheduler_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """GetBudget returns the ledger: what may be spent, what is reserved, what was used."""
+    GetStatus: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetStatusRequest, _scheduler_pb2.GetStatusResponse]  # type: ignore[assignment]
+    """GetStatus returns how the scheduler is doing: rates and times of the last minute, and its last requests."""
+    GetRequest: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetRequestRequest, _scheduler_pb2.GetRequestResponse]  # type: ignore[assignment]
+    """GetRequest returns what became of one of the last requests, and why it got its budget. NOT_FOUND for one that the
+    scheduler does not remember.
+    """
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Takes generation requests, splits a token budget across them, and runs each on an LLM server within its share.
@@ -126,5 +138,23 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.GetBudgetResponse, _abc.Awaitable[_scheduler_pb2.GetBudgetResponse]]:
         """GetBudget returns the ledger: what may be spent, what is reserved, what was used."""
+
+    @_abc_1.abstractmethod
+    def GetStatus(
+        self,
+        request: _scheduler_pb2.GetStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.GetStatusResponse, _abc.Awaitable[_scheduler_pb2.GetStatusResponse]]:
+        """GetStatus returns how the scheduler is doing: rates and times of the last minute, and its last requests."""
+
+    @_abc_1.abstractmethod
+    def GetRequest(
+        self,
+        request: _scheduler_pb2.GetRequestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.GetRequestResponse, _abc.Awaitable[_scheduler_pb2.GetRequestResponse]]:
+        """GetRequest returns what became of one of the last requests, and why it got its budget. NOT_FOUND for one that the
+        scheduler does not remember.
+        """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,74 @@
+"""What the predictor measures, by OpenTelemetry. Each instrument is described in docs/metrics.md, with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Observation
+
+from predictive_scheduling import semconv
+from predictor_service.predictions import Answer, Predictions
+
+_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+_PREFIX = semconv.OWN + "predictor."
+
+
+class PredictorMetrics:
+    """Measures every call that is answered, and the queues whenever metrics are collected."""
+
+    def __init__(self, meters: metrics.MeterProvider) -> None:
+        """Measure with ``meters``."""
+        self._meter = meters.get_meter("predictor_service")
+        self._queries = self._meter.create_counter(_PREFIX + "queries", "{query}", "Queries predicted, by model")
+        self._size = self._histogram("batch.size", "{query}", "Queries that ran as one batch", _BATCHES)
+        self._queue = self._histogram("queue.duration", "s", "Time that a call waited for its batch", _SECONDS)
+        self._tokenize = self._histogram("tokenize.duration", "s", "Time from queries to a graph's inputs", _SECONDS)
+        self._inference = self._histogram("inference.duration", "s", "Time in the graph", _SECONDS)
+
+    def answered(self, answer: Answer, queries: int) -> None:
+        """Measure a call."""
+        result = answer.predicted.result
+        labels: dict[str, str | bool] = {
+            "model": answer.manifest.name,
+            "version": answer.manifest.version,
+            "canary": answer.canary,
+        }
+        self._queries.add(queries, labels)
+        self._size.record(answer.predicted.batch_size, labels)
+        self._queue.record(answer.predicted.queue_seconds, labels)
+        self._tokenize.record(result.tokenize_seconds, labels)
+        self._inference.record(result.inference_seconds, labels)
+
+    def watch(self, predictions: Predictions) -> None:
+        """Observe queues and trials."""
+
+        def waiting() -> Iterator[Observation]:
+            for name, batcher in list(predictions.batchers.items()):
+                yield Observation(batcher.waiting, {"model": name})
+
+        def trials(read: Callable[[str, str], float]) -> Iterator[Observation]:
+            for name in list(predictions.batchers):
+                for kind, trial, _ in predictions.trials.of(name):
+                    yield Observation(read(name, kind), {"model": name, "trial": trial.model, "kind": kind})
+
+        def record(name: str, kind: str) -> tuple[int, int, float]:
+            found = next(record for known, _, record in predictions.trials.of(name) if known == kind)
+            return found.queries, found.failures, found.mean_difference
+
+        self._observe("queue.depth", "{query}", "Queries that wait", waiting)
+        self._observe("trial.queries", "{query}", "Queries of a trial", lambda: trials(lambda *a: record(*a)[0]))
+        self._observe("trial.failures", "{query}", "Failures of a trial", lambda: trials(lambda *a: record(*a)[1]))
+        self._observe("trial.difference", "1", "Mean difference of curves", lambda: trials(lambda *a: record(*a)[2]))
+
+    def _histogram(self, name: str, unit: str, description: str, buckets: Iterable[float]) -> metrics.Histogram:
+        return self._meter.create_histogram(
+            _PREFIX + name, unit, description, explicit_bucket_boundaries_advisory=[float(bound) for bound in buckets]
+        )
+
+    def _observe(self, name: str, unit: str, description: str, read: Callable[[], Iterable[Observation]]) -> None:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return read()
+
+        self._meter.create_observable_gauge(_PREFIX + name, [observe], unit, description)
