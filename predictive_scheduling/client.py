@@ -46,6 +46,16 @@ class SchedulerClient(Connection):
         """Return the ledger."""
         return self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout, metadata=self._metadata)
 
+    def status(self, recent: int = 0) -> pb.GetStatusResponse:
+        """Return how the scheduler is doing, with its last ``recent`` requests."""
+        request = pb.GetStatusRequest(recent=recent)
+        return self.stub.GetStatus(request, timeout=self._timeout, metadata=self._metadata)
+
+    def find(self, request_id: str) -> pb.RequestRecord:
+        """Return what became of one of the last requests, and why it got its budget."""
+        request = pb.GetRequestRequest(request_id=request_id)
+        return self.stub.GetRequest(request, timeout=self._timeout, metadata=self._metadata).request
+
 
 class AsyncSchedulerClient(AsyncConnection):
     """The same for asyncio. ``interceptors`` are those of the channel, such as tracing."""
@@ -93,3 +103,14 @@ class AsyncSchedulerClient(AsyncConnection):
     async def budget(self) -> pb.GetBudgetResponse:
         """Return the ledger."""
         return await self.stub.GetBudget(pb.GetBudgetRequest(), timeout=self._timeout, metadata=self._metadata)
+
+    async def status(self, recent: int = 0) -> pb.GetStatusResponse:
+        """Return how the scheduler is doing, with its last ``recent`` requests."""
+        request = pb.GetStatusRequest(recent=recent)
+        return await self.stub.GetStatus(request, timeout=self._timeout, metadata=self._metadata)
+
+    async def find(self, request_id: str) -> pb.RequestRecord:
+        """Return what became of one of the last requests, and why it got its budget."""
+        request = pb.GetRequestRequest(request_id=request_id)
+        response = await self.stub.GetRequest(request, timeout=self._timeout, metadata=self._metadata)
+        return response.request

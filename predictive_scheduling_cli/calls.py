@@ -19,12 +19,12 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 Address = Annotated[
     str, typer.Option("--scheduler", envvar="SCHEDULER_ADDRESS", help="Address of a running scheduler, host:port.")
 ]
-_DEFAULT_ADDRESS = "127.0.0.1:50051"
+DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
-    scheduler: Address = _DEFAULT_ADDRESS,
+    scheduler: Address = DEFAULT_ADDRESS,
     max_tokens: Annotated[int | None, typer.Option(help="Largest reasoning budget, in tokens.")] = None,
     timeout: Annotated[float, typer.Option(help="Deadline, in seconds.")] = 120.0,
 ) -> None:
@@ -36,12 +36,12 @@ def generate(
             for event in client.generate(sys.stdin.read() if prompt == "-" else prompt, **fields):
                 _show(event, console, text)
         except grpc.RpcError as error:
-            _fail(error, scheduler)
+            fail(error, scheduler)
 
 
 def allocate(
     prompts: Annotated[Path, typer.Argument(help="A text file with one prompt a line; - reads standard input.")],
-    scheduler: Address = _DEFAULT_ADDRESS,
+    scheduler: Address = DEFAULT_ADDRESS,
     tokens: Annotated[int, typer.Option(help="Mean reasoning tokens a query; 0 for the server's setting.")] = 0,
     policy: Annotated[str, typer.Option(help="uniform, greedy or envelope; empty for the server's setting.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
@@ -54,7 +54,7 @@ def allocate(
             request = pb.AllocateRequest(items=items, tokens_per_query=tokens, policy=policy)
             plan = client.stub.Allocate(request, timeout=60.0)
         except grpc.RpcError as error:
-            _fail(error, scheduler)
+            fail(error, scheduler)
     if as_json:
         typer.echo(json.dumps(MessageToDict(plan, preserving_proto_field_name=True), indent=1))
         return
@@ -76,6 +76,35 @@ def allocate(
     )
 
 
+def explain(
+    request_id: Annotated[str, typer.Argument(help="The request's id, as its allocation gives it.")],
+    scheduler: Address = DEFAULT_ADDRESS,
+    token: Annotated[str, typer.Option(envvar="SCHEDULER_TOKEN", help="Bearer token, where one is asked for.")] = "",
+) -> None:
+    """Show why one of the last requests got its budget, and what became of it."""
+    with SchedulerClient(scheduler, timeout=10.0, token=token) as client:
+        try:
+            record = client.find(request_id)
+        except grpc.RpcError as error:
+            fail(error, scheduler)
+    given, used = record.allocation, record.usage
+    table = Table.grid(padding=(0, 2))
+    table.add_row("why", given.explanation)
+    table.add_row("state", _word(pb.RequestState.Name(record.state), "REQUEST_STATE_") + f" {record.error}".rstrip())
+    table.add_row("policy", f"{given.policy}, window {given.window} of {given.window_size}, price {given.price:.3g}")
+    table.add_row("expected", f"{given.expected_accuracy:.1%}, with uniform {given.baseline_expected_accuracy:.1%}")
+    table.add_row("open to it", f"{given.floor_tokens} to {given.cap_tokens} tokens")
+    outcome = _word(pb.PredictionOutcome.Name(given.prediction_outcome), "PREDICTION_OUTCOME_")
+    table.add_row("prediction", f"{outcome} {given.predictor}".rstrip())
+    table.add_row("curve", " ".join(f"{accuracy:.2f}" for accuracy in given.curve) or "none")
+    if record.HasField("usage"):
+        table.add_row("used", f"{used.reasoning_tokens} reasoning, {used.answer_tokens} answer tokens")
+        table.add_row("net benefit", f"{used.net_benefit_at_equal_accuracy_seconds * 1000:.1f} ms at equal accuracy")
+    if given.trace_id:
+        table.add_row("trace", given.trace_id)
+    Console(highlight=False).print(table)
+
+
 def _show(event: pb.GenerateResponse, console: Console, text: Console) -> None:
     match event.WhichOneof("event"):
         case "allocation":
@@ -83,7 +112,8 @@ def _show(event: pb.GenerateResponse, console: Console, text: Console) -> None:
             console.print(
                 f"[dim]{given.reasoning_budget_tokens} reasoning tokens (uniform: {given.baseline_tokens}) by "
                 f"{given.policy}, expected accuracy {given.expected_accuracy:.0%}, prediction "
-                f"{_word(pb.PredictionOutcome.Name(given.prediction_outcome), 'PREDICTION_OUTCOME_')}[/dim]"
+                f"{_word(pb.PredictionOutcome.Name(given.prediction_outcome), 'PREDICTION_OUTCOME_')}\n"
+                f"why: {given.explanation}[/dim]"
             )
         case "text":
             reasoning = event.text.kind == pb.TEXT_KIND_REASONING
@@ -102,7 +132,8 @@ def _word(name: str, prefix: str) -> str:
     return name.removeprefix(prefix).lower().replace("_", " ")
 
 
-def _fail(error: grpc.RpcError, address: str) -> NoReturn:
+def fail(error: grpc.RpcError, address: str) -> NoReturn:
+    """End the command with what the call ended with."""
     code, details = error.code(), error.details()
     hint = f" (is a scheduler running at {address}?)" if code is grpc.StatusCode.UNAVAILABLE else ""
     typer.secho(f"{code.name}: {details}{hint}", err=True, fg="red")

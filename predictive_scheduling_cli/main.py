@@ -9,6 +9,7 @@ from predictive_scheduling.version import VERSION
 from predictive_scheduling_cli import calls
 from predictive_scheduling_cli.demo import command as demo
 from predictive_scheduling_cli.serve import predictor_command, scheduler_command
+from predictive_scheduling_cli.top import top
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +20,8 @@ app = typer.Typer(
 app.command("demo", rich_help_panel="See it")(demo.demo)
 app.command("generate", rich_help_panel="Call it")(calls.generate)
 app.command("allocate", rich_help_panel="Call it")(calls.allocate)
+app.command("top", rich_help_panel="Watch it")(top)
+app.command("explain", rich_help_panel="Watch it")(calls.explain)
 for command in (
     data.collect,
     data.features,

@@ -51,6 +51,7 @@ from scheduler_service.settings import SchedulerSettings
 from scheduler_service.shared_budget import Deposits, Lease, SharedBudget
 from scheduler_service.spans import SpanObserver
 from scheduler_service.status import StatusBoard
+from scheduler_service.status_page import StatusPage
 from scheduler_service.trust import trusted
 from scheduler_service.window import RequestWindow
 
@@ -125,6 +126,10 @@ async def serve(
                 )
                 await front.start(settings.http_listen)
                 serving.also_drains.append(front.stop)
+            if settings.status_listen:
+                page = StatusPage(board)
+                await page.start(settings.status_listen)
+                serving.also_drains.append(page.stop)
             await serving.ready()
             on_started(serving)
             await serving.run_until_signal()

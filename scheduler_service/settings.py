@@ -52,6 +52,7 @@ class SchedulerSettings(ServiceSettings):
 
     http_listen: str = Field("", description="host:port of an OpenAI-compatible front; empty for none")
 
+    status_listen: str = Field("", description="host:port of a status page for operators; it asks for no token")
     journal_requests: int = Field(2000, ge=1, description="how many of the last requests are remembered for lookups")
     journal_prompts: bool = Field(False, description="remember their prompts, too, and show them")
 
