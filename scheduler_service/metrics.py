@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from opentelemetry import metrics
@@ -31,6 +31,24 @@ class BusyEndpoint(Protocol):
     def failures(self) -> int:
         """Failures in a row."""
         ...
+
+
+class Tally:
+    """A counter that is read when metrics are collected: a tenth of the SDK's own cost an addition, no exemplars."""
+
+    def __init__(self, meter: metrics.Meter, name: str, unit: str, description: str) -> None:
+        """Count under ``name``."""
+        self._sums: dict[tuple[tuple[str, str], ...], float] = {}
+        meter.create_observable_counter(name, [self._read], unit, description)
+
+    def add(self, amount: float, labels: Mapping[str, str] | None = None) -> None:
+        """Add to the sum of these labels."""
+        key = tuple(labels.items()) if labels else ()
+        self._sums[key] = self._sums.get(key, 0) + amount
+
+    def _read(self, _: CallbackOptions) -> Iterator[Observation]:
+        for key, value in list(self._sums.items()):
+            yield Observation(value, dict(key))
 
 
 class Tenants:
@@ -183,8 +201,8 @@ class MetricsObserver:
         self._observe("endpoint.outstanding", "{call}", "Calls that run on an endpoint", lambda: _outstanding(known))
         self._observe("endpoint.failures", "{call}", "Failures of an endpoint in a row", lambda: _failures(known))
 
-    def _counter(self, name: str, unit: str, description: str) -> metrics.Counter:
-        return self._meter.create_counter(semconv.OWN + name, unit, description)
+    def _counter(self, name: str, unit: str, description: str) -> Tally:
+        return Tally(self._meter, semconv.OWN + name, unit, description)
 
     def _histogram(self, name: str, unit: str, description: str, buckets: Iterable[float]) -> metrics.Histogram:
         return self._meter.create_histogram(

@@ -11,6 +11,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from predictive_scheduling import AsyncSchedulerClient, semconv
 from predictive_scheduling.interceptors import client_tracing
+from predictive_scheduling.scheduler.v1 import scheduler_pb2
 from predictive_scheduling.telemetry import Telemetry
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
@@ -90,3 +91,34 @@ async def test_a_refused_request_is_no_error_of_the_server_and_prompts_stay_out(
     assert len(refused) == 1
     assert refused[0].status.status_code is StatusCode.UNSET
     assert not any("secret" in str(value) for span in spans for value in span.attributes.values())
+
+
+async def test_a_span_says_why_and_when_and_the_tenant_travels_as_baggage(memory):
+    provider, exporter = memory
+    async with TgiStandIn(thinker, token_seconds=0.001) as tgi, predictor(reporting=Telemetry(provider)) as predictions:
+        settings = {"backend": "tgi", "backend_url": tgi.url, "predictor": predictions, "predictor_timeout_ms": 5000}
+        settings |= {"policy": "price", "cap_tokens": 16, "tokens_per_query": 16}
+        async with scheduler(reporting=Telemetry(provider), **settings) as address:
+            async with AsyncSchedulerClient(address) as client:
+                done = await client.complete("What is 1 + 1?", tenant="gold")
+    assert done.usage.finish_reason == scheduler_pb2.FINISH_REASON_FORCED
+    server = next(span for span in exporter.get_finished_spans() if span.name.endswith("/Complete"))
+    assert [event.name for event in server.events] == ["allocation", "first token", "forced answer"]
+    why = server.events[0].attributes
+    assert why[semconv.EXPLANATION] == done.allocation.explanation
+    assert why[semconv.LIMITED_BY] == "cap"
+    assert list(why[semconv.CURVE]) == pytest.approx(list(done.allocation.curve), abs=1e-4)
+    assert server.attributes[semconv.TENANT] == "gold"
+    assert {headers["baggage"] for headers in tgi.headers} == {"predictive_scheduling.tenant=gold"}
+
+
+async def test_a_generation_that_is_cut_in_time_says_so(memory):
+    provider, exporter = memory
+    backend = ScriptedBackend(lambda p: [" 7"] if p.endswith("Final answer:") else ["t"] * 400, token_seconds=0.005)
+    settings = {"policy": "uniform", "cap_tokens": 400, "tokens_per_query": 400, "answer_tokens": 2}
+    async with scheduler(backend, reporting=Telemetry(provider), **settings) as address:
+        async with AsyncSchedulerClient(address) as client:
+            done = await client.complete("q", timeout=1.0)
+    assert done.usage.reasoning_tokens < 400
+    server = next(span for span in exporter.get_finished_spans() if span.name.endswith("/Complete"))
+    assert "cut by deadline" in [event.name for event in server.events]
