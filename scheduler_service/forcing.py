@@ -54,6 +54,9 @@ class Turn:
 def held_back(text: str, marks: tuple[str, ...]) -> int:
     """Length of the longest end of ``text`` that could be the start of one of ``marks``."""
     longest = max((len(mark) - 1 for mark in marks), default=0)
+    end = text[-longest:] if longest else ""
+    if not any(mark[0] in end for mark in marks):  # nearly always: nothing in it could begin one
+        return 0
     for length in range(min(longest, len(text)), 0, -1):
         if any(mark.startswith(text[-length:]) for mark in marks):
             return length

@@ -23,37 +23,52 @@ _MOST_PARTS = 64
 Generate = Callable[[Job], AsyncGenerator[Event]]
 
 
+@dataclass(slots=True)
+class _Entry:
+    """An event, and, of texts, all that came of one kind: their parts and their tokens."""
+
+    event: Event
+    parts: list[str]
+    tokens: int = 0
+
+    def whole(self) -> Event:
+        """The event, its text put together."""
+        if len(self.parts) < 2 or not isinstance(self.event, Text):
+            return self.event
+        return replace(self.event, text="".join(self.parts), tokens=self.tokens)
+
+
 class Backlog:
     """Events that wait to be read, in order; neighbouring texts of one kind are read as one."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
         """Hold ``events``. ``size``: characters of text that wait."""
-        self._waiting: deque[tuple[Event, list[str]]] = deque()
+        self._waiting: deque[_Entry] = deque()
         self.size = 0
         for event in events:
             self.put(event)
 
     def put(self, event: Event) -> None:
         """Add an event at the end."""
-        if isinstance(event, Text):
-            self.size += len(event.text)
-            if self._waiting and _alike(self._waiting[-1][0], event):
-                last, parts = self._waiting[-1]
-                parts.append(event.text)
-                if len(parts) > _MOST_PARTS:
-                    parts[:] = ["".join(parts)]
-                self._waiting[-1] = (replace(event, tokens=getattr(last, "tokens", 0) + event.tokens), parts)
-                return
-        self._waiting.append((event, [event.text] if isinstance(event, Text) else []))
+        if not isinstance(event, Text):
+            self._waiting.append(_Entry(event, []))
+            return
+        self.size += len(event.text)
+        if self._waiting and _alike((last := self._waiting[-1]).event, event):
+            last.parts.append(event.text)
+            last.tokens += event.tokens
+            if len(last.parts) > _MOST_PARTS:
+                last.parts = ["".join(last.parts)]
+                last.event = replace(event, text=last.parts[0], tokens=last.tokens)
+            return
+        self._waiting.append(_Entry(event, [event.text], event.tokens))
 
     def pop(self) -> Event:
         """Take the first event. Raises IndexError where none waits."""
-        event, parts = self._waiting.popleft()
-        if not isinstance(event, Text):
-            return event
-        text = "".join(parts)
-        self.size -= len(text)
-        return replace(event, text=text) if len(parts) > 1 else event
+        event = self._waiting.popleft().whole()
+        if isinstance(event, Text):
+            self.size -= len(event.text)
+        return event
 
     def __len__(self) -> int:
         """How many events ``pop`` would give."""
@@ -61,9 +76,7 @@ class Backlog:
 
     def events(self) -> list[Event]:
         """What waits, left where it is."""
-        return [
-            replace(event, text="".join(parts)) if isinstance(event, Text) else event for event, parts in self._waiting
-        ]
+        return [entry.whole() for entry in self._waiting]
 
 
 def _alike(last: Event, new: Text) -> bool:

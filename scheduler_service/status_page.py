@@ -5,6 +5,7 @@ It asks nobody who they are: listen where only operators reach it. Prompts are o
 
 from __future__ import annotations
 
+import json
 import logging
 from importlib.resources import files
 from typing import Any
@@ -23,6 +24,13 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+
+def picture(status: dict[str, Any]) -> str:
+    """Return the page as it shows ``status`` (as of ``/status.json``), needing no scheduler any more."""
+    page = (files("scheduler_service") / "status_page.html").read_text()
+    inside = json.dumps(status).replace("</", "<\\/")
+    return page.replace("const frozen = null;", f"const frozen = {inside};")
 
 
 class StatusPage:

@@ -29,6 +29,8 @@ class PromptTemplate:
         """Refuse a template that could not be filled or forced; raises ValueError naming the field."""
         if "{prompt}" not in self.prompt:
             raise ValueError(f"template {self.name}: prompt: must contain {{prompt}}")
+        if "" in self.stop:
+            raise ValueError(f"template {self.name}: stop: must not be empty")
         if not self.think_end or self.think_end not in self.answer_suffix:
             raise ValueError(f"template {self.name}: answer_suffix: must contain think_end ({self.think_end!r})")
 

@@ -20,7 +20,8 @@ def demo(
         int, typer.Option(min=16, max=256, help="The tight budget: mean reasoning tokens a question.")
     ] = 32,
     ample: Annotated[int, typer.Option(min=0, max=256, help="A second, ample budget; 0 leaves it out.")] = 96,
-    out: Annotated[Path, typer.Option(help="Where the summary, the report and the trace go.")] = Path("out/demo"),
+    out: Annotated[Path, typer.Option(help="Where the summary, the report and the telemetry go.")] = Path("out/demo"),
+    telemetry: Annotated[bool, typer.Option(help="Serve the status page meanwhile, and keep pictures of it.")] = False,
 ) -> None:
     """See the gain: real questions to a real LLM on this machine, uniform and scheduled, at the same total budget.
 
@@ -33,9 +34,10 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     budgets = [tokens, ample] if ample else [tokens]
     with tempfile.TemporaryDirectory(prefix="predictive-scheduling-") as sockets:
-        summary = asyncio.run(run_demo(tasks, budgets, out, Path(sockets), console))
+        running = run_demo(tasks, budgets, out, Path(sockets), console, telemetry=telemetry)
+        summary, written = asyncio.run(running)
     _print(summary, console)
-    console.print(f"\nwritten: {out / 'summary.json'}  {out / 'report.html'}  {out / 'trace.json'}")
+    console.print(f"\nwritten to {out}: {', '.join(path.name for path in written)}", soft_wrap=True)
 
 
 def _print(summary: dict[str, Any], console: Console) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -22,6 +24,7 @@ from predictive_scheduling_cli.demo.report import write_report
 from predictive_scheduling_cli.demo.runner import Result, ask_all
 from predictive_scheduling_cli.demo.services import service
 from predictive_scheduling_cli.demo.summary import summarise
+from scheduler_service.status_page import picture
 
 _POLICIES = ("uniform", "envelope")
 # The window closes by size: all questions are sent at once, and the last, smaller one must not wait long.
@@ -32,13 +35,17 @@ _SCHEDULER = {
 
 
 async def run_demo(
-    tasks: Sequence[Task], budgets: Sequence[int], out: Path, sockets: Path, console: Console
-) -> dict[str, Any]:
-    """Ask all ``tasks`` under both policies at each mean budget; write the files; returns the summary."""
+    tasks: Sequence[Task], budgets: Sequence[int], out: Path, sockets: Path, console: Console, *, telemetry: bool
+) -> tuple[dict[str, Any], list[Path]]:
+    """Ask all ``tasks`` under both policies at each mean budget; returns the summary, and the files that were written.
+
+    ``telemetry``: serve the scheduler's status page meanwhile, and leave a picture of it.
+    """
     receiver = OtlpReceiver()
     endpoint = await receiver.start()
     tracing = TracerProvider(resource=Resource.create({"service.name": "demo"}))
     tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True)))
+    page = _free_address()
     log = out / "services.log"
     log.unlink(missing_ok=True)
     runs: list[tuple[dict[str, Any], list[Result], list[Result]]] = []
@@ -49,12 +56,17 @@ async def run_demo(
                 for policy in _POLICIES:
                     flags = {**_SCHEDULER, "predictor": predictor, "policy": policy, "tokens_per_query": tokens}
                     console.print(f"[dim]{policy}, {tokens} tokens a question: starting scheduler and LLM[/dim]")
+                    if telemetry:
+                        flags["status_listen"] = page
+                        console.print(f"watch it at [bold]http://{page}/[/bold]")
                     address = f"unix:{sockets / f'{policy}-{tokens}.sock'}"
                     async with service("scheduler", address, log, otlp=endpoint, **flags):
                         with LiveView(console, f"{policy}, {tokens}/question", len(tasks)) as view:
                             results[policy] = await ask_all(
                                 address, tasks, on_result=view.add, interceptors=client_tracing(tracing), seed=0
                             )
+                        if telemetry:
+                            await _picture(page, out / f"status-{policy}-{tokens}.html")
                 summary = summarise(results["uniform"], results["envelope"], tokens)
                 runs.append((summary, results["uniform"], results["envelope"]))
         await asyncio.to_thread(tracing.shutdown)  # it exports to the receiver on this loop
@@ -65,5 +77,21 @@ async def run_demo(
         summary["ample"] = runs[1][0]
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     write_report(out / "report.html", runs)
-    receiver.write(out / "trace.json")
-    return summary
+    pictures = [out / f"status-{policy}-{tokens}.html" for tokens in budgets for policy in _POLICIES if telemetry]
+    return summary, [out / "summary.json", out / "report.html", *receiver.write(out), *pictures]
+
+
+def _free_address() -> str:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def _picture(page: str, path: Path) -> None:
+    """Keep what the status page shows now."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{page}/status.json") as reply,
+    ):
+        await asyncio.to_thread(path.write_text, picture(await reply.json()))

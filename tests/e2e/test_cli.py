@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 
 from predictive_scheduling_cli.demo.services import ServiceFailedError, service
+from tests.browser import CHROMIUM, browser
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
 from tests.standins.backend import ScriptedBackend
@@ -118,9 +119,9 @@ async def test_the_demo_says_what_went_wrong_when_a_service_cannot_start(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-async def test_the_demo_leaves_a_summary_a_report_and_a_trace(tmp_path):
+async def test_the_demo_leaves_a_summary_a_report_and_its_telemetry(tmp_path):
     started = time.monotonic()
-    code, out, err = await cli("demo", "--questions", "36", "--ample", "0", "--out", str(tmp_path))
+    code, out, err = await cli("demo", "--questions", "36", "--ample", "0", "--out", str(tmp_path), "--telemetry")
     Console().print(out, f"{time.monotonic() - started:.0f} s")
     assert code == 0, err
     assert "points at equal tokens" in out
@@ -148,6 +149,28 @@ async def test_the_demo_leaves_a_summary_a_report_and_a_trace(tmp_path):
         for span in scope["spans"]
     }
     assert {"allocate", "predictive_scheduling.predictor.v1.PredictorService/Predict"} <= names
+    metrics = (tmp_path / "metrics.json").read_text()
+    assert "predictive_scheduling.added_latency" in metrics
+    assert "predictive_scheduling.predictor.inference.duration" in metrics
+    assert "listening on" in (tmp_path / "logs.json").read_text()
+    assert "watch it at http://127.0.0.1:" in out
+    if CHROMIUM is not None:
+        await look_at(tmp_path)
+
+
+async def look_at(folder):
+    """Open what the demo left, as a person would."""
+    async with browser() as page:
+        await page.open((folder / "traces.html").as_uri())
+        assert await page.until("document.querySelectorAll('#list button').length") > 36
+        assert await page.value("document.querySelectorAll('#spans details').length") > 1
+        await page.open((folder / "status-envelope-32.html").as_uri())
+        assert await page.until("document.querySelectorAll('#bars button').length") == 36
+        await page.press("Tab")
+        await page.press("Enter")
+        why = await page.until("document.querySelector('#why dl') && document.querySelector('#why').innerText")
+        assert "expected accuracy" in why
+        assert page.faults == []
 
 
 async def test_a_command_whose_libraries_are_missing_says_which_extra_to_install(tmp_path):
