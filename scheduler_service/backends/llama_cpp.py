@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
@@ -22,7 +23,7 @@ class LlamaCppBackend(HttpBackend):
         props = await self._server.get_json("/props")
         context = int((props.get("default_generation_settings") or {}).get("n_ctx") or 0)
         return Limits(
-            model=str(props.get("model_alias") or props.get("model_path") or ""),
+            model=str(props.get("model_alias") or PurePath(props.get("model_path") or "").name),
             max_total_tokens=context,
             max_prompt_tokens=context,
             max_concurrent_requests=int(props.get("total_slots") or 0),
