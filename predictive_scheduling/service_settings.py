@@ -44,6 +44,7 @@ class ServiceSettings(BaseSettings):
     listen: str = Field("127.0.0.1:0", description="address to listen on, host:port or unix:path; port 0 picks one")
     drain_seconds: float = Field(20.0, ge=0, description="how long running calls may go on after SIGTERM")
     reflection: bool = Field(False, description="serve gRPC reflection, which tells everybody the API; for development")
+    health_listen: str = Field("", description="a plain host:port for health alone, for probes where TLS is on")
     metrics_listen: str = Field("", description="host:port where Prometheus scrapes /metrics; empty for none")
     tls_cert: str = Field("", description="PEM file of the server's certificate; read anew when it changes")
     tls_key: str = Field("", description="PEM file of its key")

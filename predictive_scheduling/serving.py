@@ -19,6 +19,8 @@ from predictive_scheduling.metrics_page import MetricsPage
 from predictive_scheduling.service_settings import ServiceSettings
 from predictive_scheduling.telemetry import Telemetry
 
+LIVENESS = "liveness"
+
 log = logging.getLogger(__name__)
 
 
@@ -28,6 +30,10 @@ class Serving:
 
     ``names``: the full names of its services, for health and reflection. ``drain_seconds``: how long running calls may
     go on after SIGTERM. ``also_drains``: what else stops then, within as long, such as an HTTP front.
+
+    Health is told for ``""`` and each of ``names`` (NOT_SERVING before and while draining), and for ``liveness``,
+    which stays SERVING as long as the process answers. ``health_address``: a second, plain port that answers health
+    alone, since probes speak no TLS.
     """
 
     address: str
@@ -38,11 +44,14 @@ class Serving:
     max_message_bytes: int = 16 << 20
     tls: TlsFiles | None = None
     metrics: MetricsPage | None = None
+    health_address: str = ""
+    health_port: int = 0
     port: int = 0
     server: grpc.aio.Server = field(init=False)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     also_drains: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
+    _health_server: grpc.aio.Server | None = None
 
     @classmethod
     def by_settings(cls, settings: ServiceSettings, name: str, telemetry: Telemetry) -> Serving:
@@ -58,6 +67,7 @@ class Serving:
             with_reflection=settings.reflection,
             tls=settings.tls,
             metrics=page,
+            health_address=settings.health_listen,
         )
 
     def __post_init__(self) -> None:
@@ -81,6 +91,12 @@ class Serving:
         if self.metrics is not None:
             self.metrics.start()
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        if self.health_address:
+            self._health_server = grpc.aio.server()
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+            self.health_port = self._health_server.add_insecure_port(self.health_address)
+            await self._health_server.start()
         await self.server.start()
         log.info("listening on %s", self.address if self.address.startswith("unix:") else f"port {self.port}")
 
@@ -98,6 +114,8 @@ class Serving:
             await self.drain()
         finally:
             await asyncio.gather(self.server.stop(None), *(stop() for stop in self.also_drains))
+            if self._health_server is not None:
+                await self._health_server.stop(None)
             if self.metrics is not None:
                 await asyncio.to_thread(self.metrics.stop)
 
@@ -105,7 +123,7 @@ class Serving:
         """Turn health to NOT_SERVING, refuse new calls, and let running ones end within ``drain_seconds``."""
         self.draining.set()
         log.info("draining for at most %g s", self.drain_seconds)
-        await self._health.enter_graceful_shutdown()
+        await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.gather(self.server.stop(self.drain_seconds), *(stop() for stop in self.also_drains))
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:

@@ -24,6 +24,13 @@ PROVIDERS = {
 }
 
 
+def _options(provider: str, engines: Path | None) -> dict[str, str]:
+    """Options of an execution provider."""
+    if provider != "TensorrtExecutionProvider" or engines is None:
+        return {}
+    return {"trt_engine_cache_enable": "1", "trt_timing_cache_enable": "1", "trt_engine_cache_path": str(engines)}
+
+
 @dataclass(frozen=True, eq=False)
 class BatchResult:
     """A batch's predictions. ``curves``: (n, K) float32; ``difficulty``: (n, 3) or ``None``; times in seconds."""
@@ -37,14 +44,19 @@ class BatchResult:
 class LoadedModel:
     """Runs batches of checked queries; safe to call from one thread at a time."""
 
-    def __init__(self, folder: Path, *, threads: int = 1, provider: str = "cpu") -> None:
-        """Check the folder, load its graph and warm it up. Raises ArtifactError with the reason where it cannot."""
+    def __init__(self, folder: Path, *, threads: int = 1, provider: str = "cpu", engines: Path | None = None) -> None:
+        """Check the folder, load its graph and warm it up. Raises ArtifactError with the reason where it cannot.
+
+        ``engines``: where TensorRT keeps what it built, which takes it minutes.
+        """
         self.manifest: Manifest = read_manifest(folder)
         self._inputs = GraphInputs(folder, self.manifest)
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        wanted = [name for name in PROVIDERS[provider] if name in ort.get_available_providers()]
+        wanted = [
+            (name, _options(name, engines)) for name in PROVIDERS[provider] if name in ort.get_available_providers()
+        ]
         try:
             self._session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=wanted)
         except Exception as error:  # onnxruntime raises its own types, without a common base

@@ -69,7 +69,7 @@ async def serve(
 
 
 def _load(settings: PredictorSettings, folder: Path) -> LoadedModel:
-    return LoadedModel(folder, threads=settings.threads, provider=settings.provider)
+    return LoadedModel(folder, threads=settings.threads, provider=settings.provider, engines=settings.engines)
 
 
 def _batch(settings: PredictorSettings, model: LoadedModel) -> Batcher:

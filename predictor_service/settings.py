@@ -45,4 +45,5 @@ class PredictorSettings(ServiceSettings):
         pairs = [part.partition("=") for part in value.split(",") if part.strip()]
         return {name.strip(): Trial.parse(trial) for name, _, trial in pairs}
 
+    engines: Path | None = Field(None, description="folder where TensorRT keeps the engines that it built")
     provider: str = Field("cpu", pattern="^(cpu|cuda|tensorrt)$", description="preferred execution provider")

@@ -1,5 +1,7 @@
 """What both services answer besides their own methods."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from functools import partial
 
 import grpc.aio
@@ -7,6 +9,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling.serving import LIVENESS
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
 
@@ -37,3 +41,32 @@ async def test_reflection_is_off_unless_it_is_asked_for():
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await anext(aiter(call))
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_liveness_stays_while_readiness_goes(unused_tcp_port):
+    """A draining server is alive: a probe must not have it killed with calls in flight."""
+    backend = ScriptedBackend(lambda _: ["t"] * 60, token_seconds=0.01)
+    probed = f"127.0.0.1:{unused_tcp_port}"
+    async with AsyncExitStack() as stack:
+        settings = {"health_listen": probed, "drain_seconds": 5.0, "policy": "uniform"}
+        server = await stack.enter_async_context(AsyncExitStack())
+        address = await server.enter_async_context(scheduler(backend, **settings))
+        client = await stack.enter_async_context(AsyncSchedulerClient(address))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(probed))
+        health = health_pb2_grpc.HealthStub(channel)
+
+        async def states():
+            replies = [await health.Check(health_pb2.HealthCheckRequest(service=name)) for name in ("", LIVENESS)]
+            return [health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status) for reply in replies]
+
+        assert await states() == ["SERVING", "SERVING"]
+        call = asyncio.ensure_future(client.complete("q"))
+        await asyncio.sleep(0.1)
+        stopping = asyncio.ensure_future(server.aclose())
+        await asyncio.sleep(0.2)
+        assert await states() == ["NOT_SERVING", "SERVING"]
+        assert (await call).usage.reasoning_tokens
+        await stopping
+        reflected = channel.unary_unary("/predictive_scheduling.scheduler.v1.SchedulerService/GetBudget")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await reflected(b"")
