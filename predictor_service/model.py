@@ -17,6 +17,11 @@ from predictor_service.features import GraphInputs, Query
 
 log = logging.getLogger(__name__)
 
+if (
+    "CUDAExecutionProvider" in ort.get_available_providers()
+):  # CUDA's libraries that were installed as packages beside onnxruntime-gpu
+    ort.preload_dlls()
+
 PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 
 @dataclass
 class CircuitBreaker:
-    """Opens after ``failures`` in a row; after a rest one call may try, and each further failure doubles the rest."""
+    """Opens after ``failures`` in a row; after a rest one call may try, and each time it fails the rest is doubled.
+
+    Calls that were under way when it opened may fail, too: that many fail at once says nothing about how long.
+    """
 
     failures: int = 5
     rest_seconds: float = 1.0
     longest_rest_seconds: float = 30.0
     in_a_row: int = 0
+    _rests: int = 0
     _rests_until: float = 0.0
+    _trying: bool = False
 
     def resting(self, now: float) -> bool:
         """Whether it is left alone now."""
@@ -24,19 +29,23 @@ class CircuitBreaker:
         if self.resting(now):
             return False
         if self.in_a_row >= self.failures:
-            self._rest(now)  # the others go on resting while this one tries
+            self._trying = True  # the others go on resting while this one tries
+            self._rests_until = now + self._rest()
         return True
 
     def failed(self, now: float) -> None:
         """A call failed."""
         self.in_a_row += 1
-        if self.in_a_row >= self.failures:
-            self._rest(now)
+        if self.in_a_row < self.failures or (self.resting(now) and not self._trying):
+            return
+        self._trying = False
+        self._rests += 1
+        self._rests_until = now + self._rest()
 
     def answered(self) -> None:
         """A call was answered."""
-        self.in_a_row = 0
+        self.in_a_row, self._rests, self._trying = 0, 0, False
 
-    def _rest(self, now: float) -> None:
-        doubled = self.rest_seconds * 2 ** min(10, self.in_a_row - self.failures)
-        self._rests_until = now + min(self.longest_rest_seconds, doubled)
+    def _rest(self) -> float:
+        doubled: float = self.rest_seconds * 2 ** min(10, max(0, self._rests - 1))
+        return min(self.longest_rest_seconds, doubled)

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = {"scheduler": ["scheduler", "shared"], "predictor": ["predictor"]}
+LOCKS = {"scheduler": ["scheduler", "shared"], "predictor": ["predictor"], "predictor-gpu": ["predictor-gpu"]}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
