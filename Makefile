@@ -52,12 +52,12 @@ soak: $(VENV)/test.installed  ## ten minutes of traffic, after which nothing may
 	$(BIN)/python -m tests.soak
 
 locks: $(VENV)/test.installed  ## pin what the services' images install, with hashes
-	for extra in scheduler predictor predictor-gpu; do $(BIN)/uv pip compile pyproject.toml --extra $$extra \
+	for extra in scheduler predictor predictor-gpu train; do $(BIN)/uv pip compile pyproject.toml --extra $$extra \
 	  $$(test $$extra = scheduler && echo --extra shared) --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-emit-index-url --quiet --upgrade --output-file locks/$$extra.txt; done
 
 audit: $(VENV)/test.installed  ## look the locks up in the advisory database; needs the network
-	for extra in scheduler predictor predictor-gpu; do $(BIN)/uvx pip-audit --disable-pip --requirement locks/$$extra.txt; done
+	for extra in scheduler predictor predictor-gpu train; do $(BIN)/uvx pip-audit --disable-pip --requirement locks/$$extra.txt; done
 
 observability: $(VENV)/test.installed  ## regenerate rules and dashboard
 	$(BIN)/python -m tools.observability

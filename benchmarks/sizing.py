@@ -61,18 +61,21 @@ async def service(*arguments: str) -> AsyncIterator[Service]:
             port = line.split()[-1].decode()
             break
     async with asyncio.TaskGroup() as group:
-        draining = group.create_task(process.stderr.read())
-        yield Service(f"127.0.0.1:{port}", process)
-        process.terminate()
-        await process.wait()
-        await draining
+        group.create_task(process.stderr.read())
+        try:
+            yield Service(f"127.0.0.1:{port}", process)
+        finally:
+            process.terminate()
+            await process.wait()
 
 
 @asynccontextmanager
 async def backend() -> AsyncIterator[str]:
     """A TGI that writes tokens eight at a time, without end token."""
     token = b'data: {"token":{"id":1,"text":" word","special":false},"generated_text":null,"details":null}\n\n'
-    last = b'data: {"token":{"id":1,"text":" word","special":false},"generated_text":"","details":{"finish_reason":"length"}}\n\n'
+    last = token.replace(
+        b'"generated_text":null,"details":null', b'"generated_text":"","details":{"finish_reason":"length"}'
+    )
 
     async def info(_: web.Request) -> web.Response:
         return web.json_response({"model_id": "m", "max_total_tokens": 8192, "max_concurrent_requests": 512})
@@ -141,8 +144,8 @@ async def scheduler_costs(rounds: int, calls: int) -> dict[str, Any]:
         flags = (
             f"--backend-url={url}",
             f"--predictor={predictor.address}",
-            "--tokens-per-query=64",
-            "--cap-tokens=1024",
+            "--tokens-per-query=512",
+            "--cap-tokens=512",
         )
         metrics = "--metrics-listen=127.0.0.1:0"
         async with (
@@ -155,8 +158,11 @@ async def scheduler_costs(rounds: int, calls: int) -> dict[str, Any]:
 
                     async def call(at: int, tokens: int = tokens, at_round: int = at_round) -> None:
                         limits = {"min_reasoning_tokens": tokens - 16, "max_reasoning_tokens": tokens - 16}
-                        async for _ in client.generate(f"question {at_round} {tokens} {at}", **limits):
-                            pass
+                        async for event in client.generate(f"question {at_round} {tokens} {at}", **limits):
+                            last = event
+                        used = last.usage.reasoning_tokens + last.usage.answer_tokens
+                        if used != tokens:
+                            raise RuntimeError(f"{used} tokens were generated, not {tokens}")
 
                     before = running.cpu_seconds()
                     await at_once(calls, call)

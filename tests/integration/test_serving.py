@@ -9,7 +9,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling import AsyncSchedulerClient, probe
 from predictive_scheduling.serving import LIVENESS
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
@@ -70,3 +70,12 @@ async def test_liveness_stays_while_readiness_goes(unused_tcp_port):
         reflected = channel.unary_unary("/predictive_scheduling.scheduler.v1.SchedulerService/GetBudget")
         with pytest.raises(grpc.aio.AioRpcError):
             await reflected(b"")
+
+
+async def test_the_probe_tells_a_server_that_serves_from_one_that_does_not(unused_tcp_port):
+    async with predictor() as address:
+        assert await asyncio.to_thread(probe.main, [address]) == 0
+        assert await asyncio.to_thread(probe.main, [address, LIVENESS]) == 0
+        assert await asyncio.to_thread(probe.main, [address, "nobody"]) == 1
+    assert await asyncio.to_thread(probe.main, [f"127.0.0.1:{unused_tcp_port}"]) == 1
+    assert probe.main([]) == 2

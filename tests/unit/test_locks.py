@@ -9,7 +9,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = {"scheduler": ["scheduler", "shared"], "predictor": ["predictor"], "predictor-gpu": ["predictor-gpu"]}
+LOCKS = {
+    "scheduler": ["scheduler", "shared"],
+    "predictor": ["predictor"],
+    "predictor-gpu": ["predictor-gpu"],
+    "train": ["train"],
+}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
