@@ -111,7 +111,7 @@ class BudgetLedger:
 
     def state(self) -> LedgerState:
         """Return a snapshot of the account."""
-        reserved = sum(self._reservations.values())
+        reserved = sum(list(self._reservations.values()))  # at once: metrics are read from another thread
         granted = reserved + self._used + self._returned
         return LedgerState(
             granted, reserved, self._used, self._returned, int(self._bank), self._requests, self._covered

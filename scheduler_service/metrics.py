@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from opentelemetry import metrics
@@ -12,6 +12,7 @@ from predictive_scheduling import semconv
 from scheduler_service.domain import Allocation, FinishReason, Job, SchedulingError, Usage
 from scheduler_service.journal import added_seconds
 from scheduler_service.pipeline import Pipeline
+from scheduler_service.reliability import Reliability
 
 _STAGE_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5,
@@ -20,6 +21,9 @@ _STAGE_BUCKETS = (
 _TOKEN_BUCKETS = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 16384)
 _WINDOW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 OTHER = "other"
+
+_Read = Callable[[], float]
+_ReadAll = Callable[[], Iterable[Observation]]
 
 
 class BusyEndpoint(Protocol):
@@ -192,14 +196,22 @@ class MetricsObserver:
         self._gauge("tokens_per_query", "{token}", "The mean budget", lambda: ledger.tokens_per_query)
         self._gauge("price", "1", "Expected accuracy per token below which nothing is bought", lambda: _price(pipeline))
         self._gauge("token.duration", "s", "The backend's time per token", lambda: pipeline.pace.seconds_per_token)
-        self._observe(
-            "calibration.error", "1", "Mean predicted accuracy less mean score, of late", lambda: _errors(pipeline)
-        )
-        self._observe("reliability", "1", "Share of predicted differences that is real", lambda: _slopes(pipeline))
-        self._total("outcomes", "{request}", "Outcomes reported", lambda: _reported(pipeline))
-        self._total("drifts", "{drift}", "Times that outcomes no longer fit predictions", lambda: _drifts(pipeline))
-        self._observe("endpoint.outstanding", "{call}", "Calls that run on an endpoint", lambda: _outstanding(known))
-        self._observe("endpoint.failures", "{call}", "Failures of an endpoint in a row", lambda: _failures(known))
+
+        def predictors(read: Callable[[Reliability], float]) -> _ReadAll:
+            return lambda: _by_predictor(pipeline, read)
+
+        def backends(read: Callable[[BusyEndpoint], float]) -> _ReadAll:
+            return lambda: _by_endpoint(known, read)
+
+        error, slope = predictors(lambda one: one.recent_error), predictors(lambda one: one.slope)
+        self._observe("calibration.error", "1", "Mean predicted accuracy less mean score, of late", error)
+        self._observe("reliability", "1", "Share of predicted differences that is real", slope)
+        outcomes, drifts = predictors(lambda one: one.outcomes), predictors(lambda one: one.drifts)
+        self._total("outcomes", "{request}", "Outcomes reported", outcomes)
+        self._total("drifts", "{drift}", "Times that outcomes no longer fit predictions", drifts)
+        outstanding, failures = backends(lambda one: one.outstanding), backends(lambda one: one.failures)
+        self._observe("endpoint.outstanding", "{call}", "Calls that run on an endpoint", outstanding)
+        self._observe("endpoint.failures", "{call}", "Failures of an endpoint in a row", failures)
 
     def _counter(self, name: str, unit: str, description: str) -> Tally:
         return Tally(self._meter, semconv.OWN + name, unit, description)
@@ -228,44 +240,18 @@ class MetricsObserver:
         self._meter.create_observable_gauge(semconv.OWN + name, [observe], unit, description)
 
 
-class _Read(Protocol):
-    def __call__(self) -> float: ...
-
-
-class _ReadAll(Protocol):
-    def __call__(self) -> Iterable[Observation]: ...
-
-
 def _price(pipeline: Pipeline) -> float:
     price = pipeline.collector.price
     return price if price < 1 else 0.0
 
 
-def _errors(pipeline: Pipeline) -> Iterator[Observation]:
+def _by_predictor(pipeline: Pipeline, read: Callable[[Reliability], float]) -> Iterator[Observation]:
+    """What is known of each predictor's outcomes."""
     for name, known in list(pipeline.outcomes.known.items()):
-        yield Observation(known.recent_error, {"predictor": name})
+        yield Observation(read(known), {"predictor": name})
 
 
-def _slopes(pipeline: Pipeline) -> Iterator[Observation]:
-    for name, known in list(pipeline.outcomes.known.items()):
-        yield Observation(known.slope, {"predictor": name})
-
-
-def _reported(pipeline: Pipeline) -> Iterator[Observation]:
-    for name, known in list(pipeline.outcomes.known.items()):
-        yield Observation(known.outcomes, {"predictor": name})
-
-
-def _drifts(pipeline: Pipeline) -> Iterator[Observation]:
-    for name, known in list(pipeline.outcomes.known.items()):
-        yield Observation(known.drifts, {"predictor": name})
-
-
-def _outstanding(endpoints: list[BusyEndpoint]) -> Iterator[Observation]:
+def _by_endpoint(endpoints: Sequence[BusyEndpoint], read: Callable[[BusyEndpoint], float]) -> Iterator[Observation]:
+    """The state of each endpoint."""
     for at, endpoint in enumerate(endpoints):
-        yield Observation(endpoint.outstanding, {"endpoint": str(at)})
-
-
-def _failures(endpoints: list[BusyEndpoint]) -> Iterator[Observation]:
-    for at, endpoint in enumerate(endpoints):
-        yield Observation(endpoint.failures, {"endpoint": str(at)})
+        yield Observation(read(endpoint), {"endpoint": str(at)})
