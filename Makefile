@@ -47,6 +47,9 @@ check: $(VENV)/test.installed  ## everything but the tests
 bench: $(VENV)/test.installed  ## measure, beside a baseline in the same run; out/bench/
 	@mkdir -p out/bench
 	$(BIN)/python -m benchmarks.allocation --json out/bench/allocation.json --plot out/bench/allocation.svg
+	$(BIN)/python -m benchmarks.streaming --json out/bench/streaming.json
+	$(BIN)/python -m benchmarks.sizing --json out/bench/sizing.json
+	$(BIN)/python -m benchmarks.telemetry --json out/bench/telemetry.json
 
 soak: $(VENV)/test.installed  ## ten minutes of traffic, after which nothing may have grown
 	$(BIN)/python -m tests.soak

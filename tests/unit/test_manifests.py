@@ -19,7 +19,7 @@ from predictor_service.settings import SHIPPED_MODELS, PredictorSettings
 from scheduler_service.settings import SchedulerSettings
 
 ROOT = Path(__file__).resolve().parents[2] / "k8s"
-KUBERNETES = "1.33"
+KUBERNETES = ("1.33", kubernetes_validate.latest_version())
 FOLDERS = sorted(path.parent for kind in ("overlays", "jobs") for path in (ROOT / kind).glob("*/kustomization.yaml"))
 OVERLAYS = [folder for folder in FOLDERS if folder.parent.name == "overlays"]
 SERVICES = {"predictor": PredictorSettings, "scheduler": SchedulerSettings}
@@ -63,7 +63,8 @@ def check(document):
     if (operators := schema(document)) is not None:
         jsonschema.validate(document["spec"], operators)
     else:
-        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+        for version in KUBERNETES:
+            kubernetes_validate.validate(document, version, strict=True)
 
 
 @named(FOLDERS)

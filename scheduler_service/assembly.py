@@ -1,0 +1,154 @@
+"""Puts a scheduler's parts together as its settings say. What runs them is ``server``."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from contextlib import AsyncExitStack
+
+import grpc.aio
+from opentelemetry import trace
+
+from predictive_scheduling.connection import channel_options
+from predictive_scheduling.credentials import channel_credentials
+from predictive_scheduling.interceptors import client_tracing
+from predictive_scheduling.telemetry import Telemetry
+from scheduler_service.allocation import POLICIES, Policy
+from scheduler_service.allocation.price import DualPrice
+from scheduler_service.allocation.target import Target
+from scheduler_service.backends.base import Backend, Limits
+from scheduler_service.collector import Collector
+from scheduler_service.dispatcher import Dispatcher
+from scheduler_service.domain import Prediction
+from scheduler_service.guarded_predictor import GuardedPredictor
+from scheduler_service.income import Income, PerQuery, PerSecond, PerWindow
+from scheduler_service.ledger import BudgetLedger
+from scheduler_service.outcomes import OutcomeBook
+from scheduler_service.pace import Pace
+from scheduler_service.pipeline import Pipeline
+from scheduler_service.planning import PriceDesk, Rules
+from scheduler_service.predictor_client import GrpcPredictor, NoPredictor, Predictor
+from scheduler_service.rates import Rate, TenantRates
+from scheduler_service.reclaim import Reclaimer
+from scheduler_service.settings import SchedulerSettings
+from scheduler_service.shared_budget import Deposits, Lease, SharedBudget
+from scheduler_service.trust import trusted
+from scheduler_service.window import RequestWindow
+
+_DEFAULT_SLOTS = 128
+
+
+def make_predictor(settings: SchedulerSettings, reporting: Telemetry, closing: AsyncExitStack) -> Predictor:
+    """The predictor that the settings name, remembered and guarded; none where they name none."""
+    if not settings.predictor:
+        return NoPredictor()
+    channel = _predictor_channel(settings, reporting)
+    closing.push_async_callback(channel.close)
+    return GuardedPredictor(
+        GrpcPredictor(channel, model=settings.predictor_model, timeout_seconds=settings.predictor_timeout_ms / 1000),
+        entries=settings.predictor_cache,
+        seconds=settings.predictor_cache_seconds,
+    )
+
+
+def _predictor_channel(settings: SchedulerSettings, reporting: Telemetry) -> grpc.aio.Channel:
+    interceptors, options = client_tracing(reporting.tracers, reporting.meters), channel_options()
+    if not settings.predictor_tls_ca:
+        return grpc.aio.insecure_channel(settings.predictor, options=options, interceptors=interceptors)
+    credentials = channel_credentials(
+        settings.predictor_tls_ca, settings.predictor_tls_cert, settings.predictor_tls_key
+    )
+    return grpc.aio.secure_channel(settings.predictor, credentials, options=options, interceptors=interceptors)
+
+
+def check_fits(settings: SchedulerSettings, limits: Limits) -> None:
+    """Refuse a cap that no prompt would leave room for; raises ValueError naming the setting."""
+    wanted = settings.cap_tokens + settings.answer_tokens
+    if limits.max_total_tokens and wanted >= limits.max_total_tokens:
+        raise ValueError(
+            f"cap_tokens: {settings.cap_tokens} and {settings.answer_tokens} answer tokens leave no room for a prompt; "
+            f"the backend takes {limits.max_total_tokens} tokens in all"
+        )
+
+
+def make_pipeline(
+    settings: SchedulerSettings, backend: Backend, limits: Limits, predictor: Predictor, tracing: trace.TracerProvider
+) -> Pipeline:
+    """Wire a pipeline from settings around a started backend and a predictor."""
+    tracer = tracing.get_tracer("scheduler_service")
+    rules = Rules(_policy(settings), settings.answer_tokens, shares=settings.tenant_shares)
+    priced = settings.policy == "price"
+    shared = bool(settings.shared_budget_url.get_secret_value())
+    ledger = BudgetLedger(
+        settings.tokens_per_query,
+        settings.bank_tokens,
+        overdraft=int(settings.burst_requests * settings.tokens_per_query) if priced else 0,
+        income=_income(settings),
+        opening=settings.bank_tokens if settings.budget_per == "second" and not shared else 0,
+    )
+    desk = PriceDesk(settings.tokens_per_query, settings.answer_tokens, DualPrice()) if priced else None
+    window = RequestWindow(  # type: ignore[var-annotated]
+        settings.window_size, settings.window_ms / 1000, settings.window_adaptive
+    )
+    slots = settings.backend_slots or limits.max_concurrent_requests or _DEFAULT_SLOTS
+    outcomes, pace = OutcomeBook(), Pace()
+
+    def trust(prediction: Prediction) -> Prediction:
+        mean = predictor.mean_curve(prediction.predictor)
+        return trusted(prediction, mean, outcomes.slope(prediction.predictor), settings.confidence)
+
+    return Pipeline(
+        collector=Collector(window, predictor, ledger, rules, tracer, desk=desk, pace=pace, trust=trust),
+        dispatcher=Dispatcher(backend, settings.model or limits.model, slots, tracer),
+        predictor=predictor,
+        ledger=ledger,
+        rules=rules,
+        template=settings.known_templates[settings.template],
+        max_pending=settings.max_pending,
+        max_pending_tokens=settings.max_pending_tokens,
+        max_tenant_pending=settings.max_tenant_pending,
+        outcomes=outcomes,
+        pace=pace,
+        rates=TenantRates(
+            Rate(settings.tenant_requests_per_second, settings.tenant_burst_seconds),
+            Rate(settings.tenant_tokens_per_second, settings.tenant_burst_seconds),
+        ),
+        reclaimer=Reclaimer() if settings.reclaim else None,
+    )
+
+
+def _policy(settings: SchedulerSettings) -> Policy:
+    """The policy of windows; where requests are priced one by one, that of plans that are only asked for."""
+    if settings.policy == "target":
+        return Target(settings.target_accuracy)
+    return POLICIES["envelope" if settings.policy == "price" else settings.policy]
+
+
+def make_shared_budget(settings: SchedulerSettings, pipeline: Pipeline, closing: AsyncExitStack) -> SharedBudget | None:
+    """The feeder of a shared budget, where one is set. Raises ModuleNotFoundError without the extra ``shared``."""
+    if not (url := settings.shared_budget_url.get_secret_value()):
+        return None
+    from redis.asyncio import Redis  # the extra "shared"
+
+    store = Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0)
+    closing.push_async_callback(store.aclose)
+    lease = Lease(settings.budget_tokens, settings.bank_tokens, key=settings.shared_budget_key)
+    deposits = pipeline.ledger.income
+    if not isinstance(deposits, Deposits):
+        raise TypeError("a shared budget feeds deposits")
+    return SharedBudget(
+        store, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}", lease, pipeline.ledger, deposits
+    )
+
+
+def _income(settings: SchedulerSettings) -> Income:
+    if settings.shared_budget_url.get_secret_value():
+        return Deposits()
+    match settings.budget_per:
+        case "second":
+            return PerSecond(settings.budget_tokens)
+        case "window":
+            return PerWindow(settings.budget_tokens)
+        case _:
+            return PerQuery(settings.tokens_per_query)
