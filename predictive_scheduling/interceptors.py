@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -115,8 +116,9 @@ class ServerTracing(grpc.aio.ServerInterceptor):
             call = _Call(span, method.lstrip("/"), self._durations)
             try:
                 with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-                    async for response in behavior(request, context):
-                        yield response
+                    async with aclosing(behavior(request, context)) as responses:
+                        async for response in responses:
+                            yield response
             finally:
                 self._end(call, context)
 

@@ -105,8 +105,9 @@ class Batcher:
             wait = None if due is None else due - time.monotonic()
             if wait is not None and wait <= 0:
                 return
-            try:
-                await asyncio.wait_for(self._arrived.wait(), wait)
+            try:  # wait_for would lose a cancellation that comes together with an arrival (Python 3.11)
+                async with asyncio.timeout(wait):
+                    await self._arrived.wait()
             except TimeoutError:
                 return
 

@@ -158,8 +158,9 @@ class Collector:
                     planning.create_task(self._plan(closed))
                 self._closed = []
                 due = self._window.due_at()
-                try:
-                    await asyncio.wait_for(self._wake.wait(), None if due is None else due - self._clock())
+                try:  # wait_for would lose a cancellation that comes together with the wake-up (Python 3.11)
+                    async with asyncio.timeout(None if due is None else due - self._clock()):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
 

@@ -121,6 +121,9 @@ class SharedBudget:
         """Beat until cancelled."""
         while True:
             await self.beat()
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the store's library turns it into an error of its connection
+                raise asyncio.CancelledError
             await asyncio.sleep(self._lease.interval_seconds)
 
     async def beat(self) -> None:

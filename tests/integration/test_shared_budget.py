@@ -157,3 +157,20 @@ async def test_a_scheduler_serves_from_a_shared_budget(store):
         budget = await client.budget()
     assert first.usage.reasoning_tokens > 0
     assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens > 0
+
+
+async def test_a_feeder_ends_when_it_is_cancelled_whenever_that_is(store):
+    """The store's library answers a cancellation with an error of its own, now and then; a server must still end."""
+    rng = random.Random(0)
+    for at in range(150):
+        deposits = Deposits()
+        ledger = BudgetLedger(BUDGET, bank_limit=int(LIMIT), income=deposits)
+        client = aioredis.Redis.from_url(store.url, socket_connect_timeout=1.0, socket_timeout=1.0)
+        budget = SharedBudget(client, f"r{at}", Lease(RATE, LIMIT, interval_seconds=0.0005), ledger, deposits)
+        task = asyncio.create_task(budget.run())
+        await asyncio.sleep(rng.random() * 0.01)
+        task.cancel()
+        ended, _ = await asyncio.wait([task], timeout=5)
+        assert ended, "it goes on for ever"
+        assert task.cancelled()
+        await client.aclose()
