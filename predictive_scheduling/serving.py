@@ -30,6 +30,8 @@ class Serving:
 
     ``names``: the full names of its services, for health and reflection. ``drain_seconds``: how long running calls may
     go on after SIGTERM. ``also_drains``: what else stops then, within as long, such as an HTTP front.
+    ``lame_duck_seconds``: how long it goes on to serve everybody after it has told health checks that it will not: gRPC
+    ends calls that reach a server as it shuts down with CANCELLED, which nobody may retry, so clients must have left.
 
     Health is told for ``""`` and each of ``names`` (NOT_SERVING before and while draining), and for ``liveness``,
     which stays SERVING as long as the process answers. ``health_address``: a second, plain port that answers health
@@ -40,6 +42,7 @@ class Serving:
     names: Sequence[str]
     drain_seconds: float
     interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+    lame_duck_seconds: float = 0.0
     with_reflection: bool = True
     max_message_bytes: int = 16 << 20
     tls: TlsFiles | None = None
@@ -49,6 +52,7 @@ class Serving:
     port: int = 0
     server: grpc.aio.Server = field(init=False)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    refuses: bool = False
     also_drains: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
     _health_server: grpc.aio.Server | None = None
@@ -64,6 +68,7 @@ class Serving:
             [name],
             settings.drain_seconds,
             interceptors=[ServerTracing(telemetry.tracers, telemetry.meters), RefuseMalformed()],
+            lame_duck_seconds=settings.lame_duck_seconds,
             with_reflection=settings.reflection,
             tls=settings.tls,
             metrics=page,
@@ -120,10 +125,12 @@ class Serving:
                 await asyncio.to_thread(self.metrics.stop)
 
     async def drain(self) -> None:
-        """Turn health to NOT_SERVING, refuse new calls, and let running ones end within ``drain_seconds``."""
+        """Turn health to NOT_SERVING, then refuse new calls, and let running ones end within ``drain_seconds``."""
         self.draining.set()
         log.info("draining for at most %g s", self.drain_seconds)
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await asyncio.sleep(self.lame_duck_seconds)
+        self.refuses = True
         await asyncio.gather(self.server.stop(self.drain_seconds), *(stop() for stop in self.also_drains))
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:

@@ -69,7 +69,7 @@ async def serve(
         async with asyncio.TaskGroup() as group:
             generations = Generations(pipeline.generate, group, most_stalled_seconds=settings.slow_reader_seconds)
             board = StatusBoard(pipeline, journal, offer.model, settings.policy, settings.backend)
-            servicer = SchedulerServicer(pipeline, generations, board, offer, serving.draining.is_set, identity)
+            servicer = SchedulerServicer(pipeline, generations, board, offer, lambda: serving.refuses, identity)
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
             working = [group.create_task(pipeline.collector.run())]
             if sharing is not None:
@@ -82,7 +82,7 @@ async def serve(
                     generations,
                     offer,
                     reporting.tracers.get_tracer(__name__),
-                    serving.draining.is_set,
+                    lambda: serving.refuses,
                     identity,
                     settings.drain_seconds,
                 )

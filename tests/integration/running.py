@@ -30,7 +30,7 @@ async def predictor(
     """Run a predictor; yields its address."""
     started: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
-        loaded = PredictorSettings(models=models, drain_seconds=1.0, **settings)
+        loaded = PredictorSettings(models=models, **{"drain_seconds": 1.0, "lame_duck_seconds": 0.0, **settings})
         group.create_task(predictor_server.serve(loaded, reporting=reporting, on_started=started.set_result))
         serving = await started
         try:
@@ -52,6 +52,7 @@ async def scheduler(
         "policy": "envelope",
         "tokens_per_query": 64,
         "drain_seconds": 1.0,
+        "lame_duck_seconds": 0.0,
     }
     async with asyncio.TaskGroup() as group:
         loaded = SchedulerSettings(**{**defaults, **settings})

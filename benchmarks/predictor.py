@@ -1,0 +1,239 @@
+"""The predictor against its ceiling and against the least that could serve the same graph, in one run.
+
+    python -m benchmarks.predictor --json out/bench/predictor.json
+
+Two graphs: the shipped text model, which is tiny, and one of the size of an encoder (five dense layers of 2,048, 21M
+weights at random). Contenders:
+
+* in process: onnxruntime at the batch size that is best for it, one thread, nothing around it: the ceiling;
+* plain batcher: a grpc.aio server of our own making with an asyncio queue before the same session, and no checks;
+* echo: a grpc.aio server that answers a fixed curve: what gRPC alone costs;
+* predictor: ours, as it is deployed.
+
+CPU time a query of the contender's process (its inverse is the queries that a core serves), and latencies with as many
+callers as said, who never wait.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.processes import Service, process, service
+from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
+from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
+from predictor_service.artifact import Manifest, write_manifest
+from predictor_service.features import Query
+from predictor_service.model import LoadedModel
+from predictor_service.settings import SHIPPED_MODELS
+
+_WIDTH, _LAYERS, _WINDOWS = 2048, 5, 16
+
+
+def write_encoder_sized(folder: Path) -> None:
+    """Write a model folder with random weights of an encoder's size; it takes a hidden state."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    nodes, weights, last = [], [], "hidden_state"
+    for layer in range(_LAYERS):
+        out = _WIDTH if layer < _LAYERS - 1 else _WINDOWS
+        values = rng.normal(0, 1 / np.sqrt(_WIDTH), (_WIDTH, out)).astype(np.float32)
+        weights.append(numpy_helper.from_array(values, f"w{layer}"))
+        nodes.append(helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]))
+        kind, last = ("Relu", f"h{layer}") if layer < _LAYERS - 1 else ("Sigmoid", "curve")
+        nodes.append(helper.make_node(kind, [f"m{layer}"], [last]))
+    graph = helper.make_graph(
+        nodes,
+        "encoder_sized",
+        [helper.make_tensor_value_info("hidden_state", TensorProto.FLOAT, ["n", _WIDTH])],
+        [helper.make_tensor_value_info("curve", TensorProto.FLOAT, ["n", _WINDOWS])],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
+    write_manifest(
+        folder,
+        Manifest(
+            name="encoder", version="1", kind="hidden_state_mlp", budget_window_tokens=16, windows=_WINDOWS,
+            takes_text=False, hidden_size=_WIDTH, layer=0, max_text_bytes=0, training_data={}, validation={},
+            reliability=0.0, mean_curve=[0.5] * _WINDOWS, uncertainty=[0.1] * _WINDOWS,
+        ),
+    )  # fmt: skip
+
+
+def queries(model: str, count: int) -> list[Query]:
+    """Queries that the model takes."""
+    if model == "encoder":
+        return [Query("", row) for row in np.random.default_rng(1).normal(size=(count, _WIDTH)).astype(np.float32)]
+    return [Query(f"What is {at} + {2 * at}, and what is half of it?") for at in range(count)]
+
+
+def message(model: str, query: Query) -> pb.PredictRequest:
+    """A call for one query."""
+    asked = pb.Query(text=query.text)
+    if query.hidden_state is not None:
+        asked.hidden_state.values.extend(query.hidden_state.tolist())
+    return pb.PredictRequest(model=model, queries=[asked])
+
+
+def ceiling(model: LoadedModel, rounds: int) -> dict[str, float]:
+    """CPU time a query in this process, at the best batch size."""
+    best = {"batch": 0.0, "cpu_us_a_query": float("inf")}
+    for batch in (1, 4, 16, 64):
+        asked = queries(model.name, batch)
+        seconds = []
+        for _ in range(rounds + 1):
+            before, runs = time.process_time(), max(2, 512 // batch)
+            for _ in range(runs):
+                model.run(asked)
+            seconds.append((time.process_time() - before) / (runs * batch))
+        median = 1e6 * statistics.median(seconds[1:])
+        if median < best["cpu_us_a_query"]:
+            best = {"batch": float(batch), "cpu_us_a_query": median}
+    return best
+
+
+class PlainBatcher(predictor_pb2_grpc.PredictorServiceServicer):
+    """Whatever has arrived runs as one batch, in a thread; one query a call."""
+
+    def __init__(self, model: LoadedModel | None) -> None:
+        """Serve ``model``; ``None`` answers at once, whatever was asked."""
+        self._model = model
+        self._waiting: list[tuple[Query, asyncio.Future[Any]]] = []
+        self._arrived = asyncio.Event()
+
+    async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
+        """Answer."""
+        if self._model is None:
+            return pb.PredictResponse(predictions=[pb.Prediction(curve=[0.5] * _WINDOWS)])
+        asked = request.queries[0]
+        state = np.array(asked.hidden_state.values, np.float32) if asked.HasField("hidden_state") else None
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append((Query(asked.text, state), future))
+        self._arrived.set()
+        return pb.PredictResponse(predictions=[pb.Prediction(curve=await future)])
+
+    async def run(self) -> None:
+        """Run batches for ever."""
+        if self._model is None:
+            return
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                batch, self._waiting = self._waiting[:64], self._waiting[64:]
+                result = await asyncio.to_thread(self._model.run, [query for query, _ in batch])
+                for (_, future), curve in zip(batch, result.curves, strict=True):
+                    future.set_result(curve)
+
+
+async def serve(folder: Path | None) -> None:
+    """Run a plain batcher, or an echo, until the process is ended."""
+    servicer = PlainBatcher(LoadedModel(folder) if folder else None)  # type: ignore[abstract]
+    server = grpc.aio.server()
+    predictor_pb2_grpc.add_PredictorServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    sys.stderr.write(f"listening on port {port}\n")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(servicer.run())
+        await server.wait_for_termination()
+
+
+async def load(address: str, requests: Sequence[pb.PredictRequest], callers: int, calls: int) -> list[float]:
+    """Seconds of each call, with ``callers`` that never wait."""
+    found: list[float] = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = predictor_pb2_grpc.PredictorServiceStub(channel)
+
+        async def caller(first: int) -> None:
+            for at in range(first, calls, callers):
+                started = time.perf_counter()
+                await stub.Predict(requests[at % len(requests)])
+                found.append(time.perf_counter() - started)
+
+        async with asyncio.TaskGroup() as group:
+            for first in range(callers):
+                group.create_task(caller(first))
+    return found
+
+
+async def measure(folder: Path, name: str, rounds: int, calls: int) -> dict[str, Any]:
+    """Measure all contenders on one graph."""
+    requests = [message(name, query) for query in queries(name, 64)]
+    echoed = [message("", Query("x"))]
+    module = ("-m", "benchmarks.predictor")
+    async with AsyncExitStack() as stack:
+        running: dict[str, Service] = {
+            "echo": await stack.enter_async_context(process(*module, "--serve=echo")),
+            "plain batcher": await stack.enter_async_context(process(*module, f"--serve={folder / name}")),
+            "predictor": await stack.enter_async_context(
+                service("predictor", f"--models={folder}", f"--default-model={name}", "--metrics-listen=127.0.0.1:0")
+            ),
+        }
+        found: dict[str, Any] = {}
+        for callers in (1, 16, 64):
+            costs: dict[str, list[float]] = {one: [] for one in running}
+            seconds: dict[str, list[float]] = {one: [] for one in running}
+            for at_round in range(rounds + 1):
+                for one, contender in running.items():
+                    before = contender.cpu_seconds()
+                    seen = await load(contender.address, echoed if one == "echo" else requests, callers, calls)
+                    if at_round:
+                        costs[one].append((contender.cpu_seconds() - before) / calls)
+                        seconds[one] += seen
+            found[str(callers)] = {
+                one: {
+                    "cpu_us_a_query": 1e6 * statistics.median(costs[one]),
+                    "p50_ms": 1e3 * statistics.median(seconds[one]),
+                    "p99_ms": 1e3 * statistics.quantiles(seconds[one], n=100)[98],
+                }
+                for one in running
+            }
+    return found
+
+
+def main() -> None:
+    """Serve one of the contenders, or measure, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--serve")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=640)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    if given.serve:
+        asyncio.run(serve(None if given.serve == "echo" else Path(given.serve)))
+        return
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        write_encoder_sized(Path(scratch) / "encoder")
+        for folder, name in ((SHIPPED_MODELS, "demo-text"), (Path(scratch), "encoder")):
+            found[name] = {"in process": ceiling(LoadedModel(folder / name), given.rounds)}
+            found[name]["served"] = asyncio.run(measure(folder, name, given.rounds, given.calls))
+    for name, figures in found.items():
+        best = figures["in process"]
+        print(f"{name}: in process {best['cpu_us_a_query']:.0f} µs a query, batches of {best['batch']:.0f}")  # noqa: T201
+        for callers, contenders in figures["served"].items():
+            for one, seen in contenders.items():
+                times = f"p50 {seen['p50_ms']:7.2f} ms, p99 {seen['p99_ms']:7.2f} ms"
+                print(f"{callers:>4} at once  {one:14} {seen['cpu_us_a_query']:7.0f} µs CPU a query, {times}")  # noqa: T201
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
