@@ -226,7 +226,8 @@ def test_the_services_understand_their_settings_and_drain_in_time(folder, monkey
         assert not unknown, f"{name}: {unknown}"
         container = template["spec"]["containers"][0]
         pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-        assert template["spec"]["terminationGracePeriodSeconds"] >= pause + settings.lame_duck_seconds + settings.drain_seconds + 4, name
+        ending = pause + settings.lame_duck_seconds + settings.drain_seconds
+        assert template["spec"]["terminationGracePeriodSeconds"] >= ending + 4, name
         ports = ports_of(template)
         assert int(settings.listen.rpartition(":")[2]) == ports["grpc"]
         assert int(settings.metrics_listen.rpartition(":")[2]) == ports["metrics"]
