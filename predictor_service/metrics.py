@@ -9,6 +9,7 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from predictive_scheduling import semconv
 from predictor_service.predictions import Answer, Predictions
+from predictor_service.trials import TrialRecord
 
 _SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
@@ -48,19 +49,17 @@ class PredictorMetrics:
             for name, batcher in list(predictions.batchers.items()):
                 yield Observation(batcher.waiting, {"model": name})
 
-        def trials(read: Callable[[str, str], float]) -> Iterator[Observation]:
+        def trials(read: Callable[[TrialRecord], float]) -> Iterator[Observation]:
             for name in list(predictions.batchers):
-                for kind, trial, _ in predictions.trials.of(name):
-                    yield Observation(read(name, kind), {"model": name, "trial": trial.model, "kind": kind})
-
-        def record(name: str, kind: str) -> tuple[int, int, float]:
-            found = next(record for known, _, record in predictions.trials.of(name) if known == kind)
-            return found.queries, found.failures, found.mean_difference
+                for kind, trial, record in predictions.trials.of(name):
+                    yield Observation(read(record), {"model": name, "trial": trial.model, "kind": kind})
 
         self._observe("queue.depth", "{query}", "Queries that wait", waiting)
-        self._observe("trial.queries", "{query}", "Queries of a trial", lambda: trials(lambda *a: record(*a)[0]))
-        self._observe("trial.failures", "{query}", "Failures of a trial", lambda: trials(lambda *a: record(*a)[1]))
-        self._observe("trial.difference", "1", "Mean difference of curves", lambda: trials(lambda *a: record(*a)[2]))
+        self._observe("trial.queries", "{query}", "Queries of a trial", lambda: trials(lambda one: one.queries))
+        self._observe("trial.failures", "{query}", "Failures of a trial", lambda: trials(lambda one: one.failures))
+        self._observe(
+            "trial.difference", "1", "Mean difference of curves", lambda: trials(lambda one: one.mean_difference)
+        )
 
     def _histogram(self, name: str, unit: str, description: str, buckets: Iterable[float]) -> metrics.Histogram:
         return self._meter.create_histogram(

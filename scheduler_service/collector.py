@@ -71,6 +71,11 @@ class Collector:
         """The gain per token below which nothing is bought now; 0 without a price."""
         return 0.0 if self._desk is None else self._desk.pricing.price
 
+    @property
+    def quoted_price(self) -> float:
+        """The price as it is told; 0 where there is none, or none is known yet."""
+        return 0.0 if self._desk is None else self._desk.quoted
+
     async def allocate(self, job: Job) -> Allocation:
         """Wait for the job's window and return its allocation, reserved in the ledger.
 

@@ -194,7 +194,12 @@ class MetricsObserver:
         self._total("granted", "{token}", "Tokens granted", lambda: [Observation(ledger.state().granted)])
         self._total("spent", "{token}", "Tokens used", lambda: [Observation(ledger.state().used)])
         self._gauge("tokens_per_query", "{token}", "The mean budget", lambda: ledger.tokens_per_query)
-        self._gauge("price", "1", "Expected accuracy per token below which nothing is bought", lambda: _price(pipeline))
+        self._gauge(
+            "price",
+            "1",
+            "Expected accuracy per token below which nothing is bought",
+            lambda: pipeline.collector.quoted_price,
+        )
         self._gauge("token.duration", "s", "The backend's time per token", lambda: pipeline.pace.seconds_per_token)
 
         def predictors(read: Callable[[Reliability], float]) -> _ReadAll:
@@ -238,11 +243,6 @@ class MetricsObserver:
             return read()
 
         self._meter.create_observable_gauge(semconv.OWN + name, [observe], unit, description)
-
-
-def _price(pipeline: Pipeline) -> float:
-    price = pipeline.collector.price
-    return price if price < 1 else 0.0
 
 
 def _by_predictor(pipeline: Pipeline, read: Callable[[Reliability], float]) -> Iterator[Observation]:

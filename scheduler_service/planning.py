@@ -98,6 +98,11 @@ class PriceDesk:
         """Start with nothing decided."""
         self._saved = EqualAccuracy(self.pricing.window_tokens)
 
+    @property
+    def quoted(self) -> float:
+        """The price as it is told; 0 while none is known."""
+        return self.pricing.price if self.pricing.price < 1 else 0.0
+
     def decide(self, job: Job, prediction: Prediction, *, grant: float, balance: float, overdraft: float) -> Allocation:
         """Allocate one job. ``grant``: tokens earned with it; ``balance``: what the bank holds, negative for a debt."""
         width = self.pricing.window_tokens
@@ -130,7 +135,7 @@ class PriceDesk:
             budget_window_tokens=width,
             window_size=1,
             saved_at_equal_accuracy_tokens=saved,
-            price=self.pricing.price if policy == "price" and self.pricing.price < 1 else 0.0,
+            price=self.quoted if policy == "price" else 0.0,
         )
 
 

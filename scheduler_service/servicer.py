@@ -180,13 +180,13 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def _own(self, context: _Context) -> str | None:
         """Whose requests a caller may see: its own where callers have identities, else everybody's (``None``)."""
-        await self._admit(context)
-        return self._tenant(context, "") if self._identity.known else None
+        tenant = await self._admit(context)
+        return tenant if self._identity.known else None
 
-    async def _admit(self, context: _Context) -> None:
-        """End a call of somebody who may not call."""
+    async def _admit(self, context: _Context) -> str:
+        """Return who calls; end a call of somebody who may not."""
         try:
-            self._tenant(context, "")
+            return self._tenant(context, "")
         except SchedulingError as error:
             await _abort(context, error)
 

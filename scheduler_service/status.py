@@ -50,7 +50,7 @@ class StatusBoard:
             pending_requests=pipeline.pending,
             max_pending_requests=pipeline.max_pending,
             budget=self.budget(),
-            price=pipeline.collector.price if pipeline.collector.price < 1 else 0.0,
+            price=pipeline.collector.quoted_price,
             seconds_per_token=pipeline.pace.seconds_per_token,
             period_seconds=summary.period,
             requests_per_second=summary.requests_per_second,
