@@ -75,6 +75,7 @@ class ServerTracing(grpc.aio.ServerInterceptor):
         """Trace with ``provider``, measure with ``meters``."""
         self._tracer = provider.get_tracer(__name__)
         self._durations = _durations(meters or metrics.NoOpMeterProvider(), "server")
+        self._wrapped: dict[str, tuple[_Handler, _Handler]] = {}
 
     async def intercept_service(
         self, continuation: Callable[[_Details], Awaitable[_Handler | None]], details: _Details
@@ -83,39 +84,44 @@ class ServerTracing(grpc.aio.ServerInterceptor):
         handler = await continuation(details)
         if handler is None or details.method.startswith("/grpc."):
             return handler
-        carrier = {key: value for key, value in details.invocation_metadata or () if isinstance(value, str)}
+        wrapped = self._wrapped.get(details.method)
+        if wrapped is None or wrapped[0] is not handler:
+            wrapped = self._wrapped[details.method] = (handler, self._wrap(handler, details.method))
+        return wrapped[1]
+
+    def _wrap(self, handler: _Handler, method: str) -> _Handler:
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary, details.method, carrier),
-                handler.request_deserializer,
-                handler.response_serializer,
+                self._unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer
             )
         if handler.unary_stream:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream, details.method, carrier),
-                handler.request_deserializer,
-                handler.response_serializer,
+                self._stream(handler.unary_stream, method), handler.request_deserializer, handler.response_serializer
             )
         return handler
 
-    def _unary(self, behavior: Any, method: str, carrier: dict[str, str]) -> Any:
+    def _begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> _Call:
+        metadata = context.invocation_metadata() or ()
+        carrier = {key: value for key, value in metadata if isinstance(value, str)}
+        span = _start(self._tracer, method, SpanKind.SERVER, propagate.extract(carrier))
+        return _Call(span, method.lstrip("/"), self._durations)
+
+    def _unary(self, behavior: Any, method: str) -> Any:
         async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            span = _start(self._tracer, method, SpanKind.SERVER, propagate.extract(carrier))
-            call = _Call(span, method.lstrip("/"), self._durations)
+            call = self._begin(method, context)
             try:
-                with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                with trace.use_span(call.span, record_exception=False, set_status_on_exception=False):
                     return await behavior(request, context)
             finally:
                 self._end(call, context)
 
         return traced
 
-    def _stream(self, behavior: Any, method: str, carrier: dict[str, str]) -> Any:
+    def _stream(self, behavior: Any, method: str) -> Any:
         async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            span = _start(self._tracer, method, SpanKind.SERVER, propagate.extract(carrier))
-            call = _Call(span, method.lstrip("/"), self._durations)
+            call = self._begin(method, context)
             try:
-                with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                with trace.use_span(call.span, record_exception=False, set_status_on_exception=False):
                     async with aclosing(behavior(request, context)) as responses:
                         async for response in responses:
                             yield response
@@ -130,11 +136,12 @@ class ServerTracing(grpc.aio.ServerInterceptor):
         call.finish(code, failed=code in _SERVER_FAULTS)
 
 
+_CODES: dict[Any, grpc.StatusCode] = {known.value[0]: known for known in grpc.StatusCode}
+
+
 def _code(code: Any) -> grpc.StatusCode:
     """The status a handler has set: nothing or 0 is OK; grpc.aio may hold the number instead of the constant."""
-    if isinstance(code, grpc.StatusCode):
-        return code
-    return next((known for known in grpc.StatusCode if known.value[0] == code), grpc.StatusCode.OK)
+    return code if isinstance(code, grpc.StatusCode) else _CODES.get(code, grpc.StatusCode.OK)
 
 
 class UnaryClientTracing(grpc.aio.UnaryUnaryClientInterceptor):

@@ -31,6 +31,10 @@ class _Malformed:
 class RefuseMalformed(grpc.aio.ServerInterceptor):
     """Wraps our methods that take one request."""
 
+    def __init__(self) -> None:
+        """Wrap each method's handler once."""
+        self._wrapped: dict[str, tuple[Any, Any]] = {}
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
@@ -38,34 +42,41 @@ class RefuseMalformed(grpc.aio.ServerInterceptor):
     ) -> Any:
         """Return the method's handler, with a parser that cannot fail."""
         handler = await continuation(handler_call_details)
-        if not handler_call_details.method.startswith(_OURS):  # health and reflection stream in other ways
+        method = handler_call_details.method
+        if not method.startswith(_OURS):  # health and reflection stream in other ways
             return handler
         if handler is None or handler.request_streaming or handler.request_deserializer is None:
             return handler
+        wrapped = self._wrapped.get(method)
+        if wrapped is None or wrapped[0] is not handler:
+            wrapped = self._wrapped[method] = (handler, _wrap(handler))
+        return wrapped[1]
 
-        def parse(raw: bytes) -> Any:
-            try:
-                return handler.request_deserializer(raw)
-            except DecodeError as error:
-                return _Malformed(str(error))
 
-        async def answer(request: Any, context: _Context) -> Any:
-            await _refuse(request, context)
-            return await handler.unary_unary(request, context)
+def _wrap(handler: Any) -> Any:
+    def parse(raw: bytes) -> Any:
+        try:
+            return handler.request_deserializer(raw)
+        except DecodeError as error:
+            return _Malformed(str(error))
 
-        async def stream(request: Any, context: _Context) -> AsyncIterator[Any]:
-            await _refuse(request, context)
-            async with aclosing(handler.unary_stream(request, context)) as responses:
-                async for response in responses:
-                    yield response
+    async def answer(request: Any, context: _Context) -> Any:
+        await _refuse(request, context)
+        return await handler.unary_unary(request, context)
 
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                stream, request_deserializer=parse, response_serializer=handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            answer, request_deserializer=parse, response_serializer=handler.response_serializer
+    async def stream(request: Any, context: _Context) -> AsyncIterator[Any]:
+        await _refuse(request, context)
+        async with aclosing(handler.unary_stream(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(
+            stream, request_deserializer=parse, response_serializer=handler.response_serializer
         )
+    return grpc.unary_unary_rpc_method_handler(
+        answer, request_deserializer=parse, response_serializer=handler.response_serializer
+    )
 
 
 async def _refuse(request: Any, context: _Context) -> None:

@@ -44,6 +44,9 @@ class ServiceSettings(BaseSettings):
     listen: str = Field("127.0.0.1:0", description="address to listen on, host:port or unix:path; port 0 picks one")
     drain_seconds: float = Field(20.0, ge=0, description="how long running calls may go on after SIGTERM")
     lame_duck_seconds: float = Field(0.5, ge=0, description="how long it serves on after health says that it will not")
+    reuse_port: bool = Field(
+        False, description="share the port with other processes that also say so (SO_REUSEPORT), one per core"
+    )
     reflection: bool = Field(False, description="serve gRPC reflection, which tells everybody the API; for development")
     health_listen: str = Field("", description="a plain host:port for health alone, for probes where TLS is on")
     metrics_listen: str = Field("", description="host:port where Prometheus scrapes /metrics; empty for none")

@@ -44,6 +44,7 @@ class Serving:
     interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
     lame_duck_seconds: float = 0.0
     with_reflection: bool = True
+    reuse_port: bool = False
     max_message_bytes: int = 16 << 20
     tls: TlsFiles | None = None
     metrics: MetricsPage | None = None
@@ -70,6 +71,7 @@ class Serving:
             interceptors=[ServerTracing(telemetry.tracers, telemetry.meters), RefuseMalformed()],
             lame_duck_seconds=settings.lame_duck_seconds,
             with_reflection=settings.reflection,
+            reuse_port=settings.reuse_port,
             tls=settings.tls,
             metrics=page,
             health_address=settings.health_listen,
@@ -79,7 +81,7 @@ class Serving:
         """Create the server; services are registered on ``server`` before ``start``."""
         options = [
             ("grpc.max_receive_message_length", self.max_message_bytes),
-            ("grpc.so_reuseport", 0),
+            ("grpc.so_reuseport", int(self.reuse_port)),
         ]
         self.server = grpc.aio.server(interceptors=list(self.interceptors), options=options)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)

@@ -23,8 +23,8 @@ def admit(manifest: Manifest, position: int, query: Query, layer: int) -> Query:
     """Return the query if the model takes it, else raise RefusedQueryError. ``layer``: of the state, 0 unsaid."""
     at = f"queries[{position}]"
     state = query.hidden_state
-    if state is not None and not np.isfinite(state).all():
-        raise RefusedQueryError(f"{at}.hidden_state.values", "must be finite", precondition=False)
+    if state is not None and not (finite := np.isfinite(state)).all():  # the proto's rules would ask value by value
+        raise RefusedQueryError(f"{at}.hidden_state.values[{finite.argmin()}]", "must be finite", precondition=False)
     if manifest.takes_text and not query.text:
         raise RefusedQueryError(f"{at}.text", f"model {manifest.name} needs text", precondition=True)
     if manifest.takes_text and len(query.text.encode()) > manifest.max_text_bytes:

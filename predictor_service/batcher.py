@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from predictor_service.artifact import Manifest
 from predictor_service.batch_queue import BatchQueue
 from predictor_service.features import Query
 from predictor_service.model import BatchResult, LoadedModel
+
+# A batch that takes less than this runs on the event loop: a thread would cost about as much in hand-overs.
+_SHORT_SECONDS = 0.0003
 
 
 class QueueFullError(Exception):
@@ -24,7 +29,7 @@ class _Group:
     """Queries of one call that run in one batch."""
 
     queries: Sequence[Query]
-    result: asyncio.Future[tuple[BatchResult, float, int]]
+    result: asyncio.Future[tuple[BatchResult, float]]
 
     @property
     def size(self) -> int:
@@ -37,21 +42,24 @@ class _Group:
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """The predictions of one call, in order; ``queue_seconds`` is its slowest group's wait.
-
-    ``batch_size``: queries of the largest batch that it was part of.
-    """
+    """The predictions of one call, in order; ``queue_seconds`` is its slowest group's wait."""
 
     result: BatchResult
     queue_seconds: float
-    batch_size: int
 
 
 class Batcher:
     """Micro-batches the queries of concurrent calls for one model. ``run`` must be running."""
 
-    def __init__(self, model: LoadedModel, queue: BatchQueue[_Group]) -> None:
-        """Batch for ``model`` by ``queue``'s rules."""
+    def __init__(
+        self,
+        model: LoadedModel,
+        queue: BatchQueue[_Group],
+        on_batch: Callable[[Manifest, BatchResult], None] = lambda *_: None,
+    ) -> None:
+        """Batch for ``model`` by ``queue``'s rules; ``on_batch`` is told of every batch that ran."""
+        self._on_batch = on_batch
+        self._seconds: dict[tuple[int, int], float] = {}
         self.model = model
         self._queue = queue
         self.max_batch_size = queue.max_batch
@@ -82,8 +90,8 @@ class Batcher:
         finally:
             for group in groups:
                 group.result.cancel()
-        parts, waits, sizes = zip(*results, strict=True)
-        return Predicted(_joined(list(parts)), max(waits), max(sizes))
+        parts, waits = zip(*results, strict=True)
+        return Predicted(_joined(list(parts)), max(waits))
 
     async def run(self) -> None:
         """Run batches until cancelled."""
@@ -114,19 +122,31 @@ class Batcher:
     async def _run_batch(self, batch: list[tuple[float, _Group]]) -> None:
         started = time.monotonic()
         queries = [query for _, group in batch for query in group.queries]
-        loop = asyncio.get_running_loop()
         try:
-            result = await loop.run_in_executor(self._thread, self.model.run, queries)
+            result = await self._result(queries)
         except Exception as error:  # a batch that fails must fail its calls, not the loop that serves all others
             for _, group in batch:
                 if not group.abandoned:
                     group.result.set_exception(error)
             return
+        self._on_batch(self.model.manifest, result)
         at = 0
         for came, group in batch:
             if not group.abandoned:
-                group.result.set_result((_part(result, at, at + group.size), started - came, len(queries)))
+                group.result.set_result((_part(result, at, at + group.size), started - came))
             at += group.size
+
+    async def _result(self, queries: Sequence[Query]) -> BatchResult:
+        """Run a batch; on the event loop where that is shorter than to wake a thread and to be woken by it."""
+        alike = len(queries).bit_length(), sum(len(query.text) for query in queries).bit_length()
+        expected = self._seconds.get(alike, math.inf)
+        if expected < _SHORT_SECONDS:
+            result = self.model.run(queries)
+        else:
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, self.model.run, queries)
+        seconds = result.tokenize_seconds + result.inference_seconds
+        self._seconds[alike] = seconds if math.isinf(expected) else 0.9 * expected + 0.1 * seconds
+        return result
 
 
 def _part(result: BatchResult, start: int, end: int) -> BatchResult:

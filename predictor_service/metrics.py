@@ -8,6 +8,9 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from predictive_scheduling import semconv
+from predictive_scheduling.tally import Tally
+from predictor_service.artifact import Manifest
+from predictor_service.model import BatchResult
 from predictor_service.predictions import Answer, Predictions
 from predictor_service.trials import TrialRecord
 
@@ -17,12 +20,12 @@ _PREFIX = semconv.OWN + "predictor."
 
 
 class PredictorMetrics:
-    """Measures every call that is answered, and the queues whenever metrics are collected."""
+    """Measures every call that is answered, every batch, and the queues whenever metrics are collected."""
 
     def __init__(self, meters: metrics.MeterProvider) -> None:
         """Measure with ``meters``."""
         self._meter = meters.get_meter("predictor_service")
-        self._queries = self._meter.create_counter(_PREFIX + "queries", "{query}", "Queries predicted, by model")
+        self._queries = Tally(self._meter, _PREFIX + "queries", "{query}", "Queries predicted, by model")
         self._size = self._histogram("batch.size", "{query}", "Queries that ran as one batch", _BATCHES)
         self._queue = self._histogram("queue.duration", "s", "Time that a call waited for its batch", _SECONDS)
         self._tokenize = self._histogram("tokenize.duration", "s", "Time from queries to a graph's inputs", _SECONDS)
@@ -30,15 +33,14 @@ class PredictorMetrics:
 
     def answered(self, answer: Answer, queries: int) -> None:
         """Measure a call."""
-        result = answer.predicted.result
-        labels: dict[str, str | bool] = {
-            "model": answer.manifest.name,
-            "version": answer.manifest.version,
-            "canary": answer.canary,
-        }
-        self._queries.add(queries, labels)
-        self._size.record(answer.predicted.batch_size, labels)
+        labels = _labels(answer.manifest)
         self._queue.record(answer.predicted.queue_seconds, labels)
+        self._queries.add(queries, labels | {"canary": answer.canary})
+
+    def ran(self, manifest: Manifest, result: BatchResult) -> None:
+        """Measure a batch."""
+        labels = _labels(manifest)
+        self._size.record(len(result.curves), labels)
         self._tokenize.record(result.tokenize_seconds, labels)
         self._inference.record(result.inference_seconds, labels)
 
@@ -71,3 +73,7 @@ class PredictorMetrics:
             return read()
 
         self._meter.create_observable_gauge(_PREFIX + name, [observe], unit, description)
+
+
+def _labels(manifest: Manifest) -> dict[str, str | bool]:
+    return {"model": manifest.name, "version": manifest.version}

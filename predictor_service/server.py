@@ -41,7 +41,9 @@ async def serve(
     """
     settings.log_masked()
     reporting = reporting or telemetry.from_environment("predictor", VERSION, scraped=bool(settings.metrics_listen))
-    catalog = Catalog(settings.models, settings.default_model, partial(_load, settings), partial(_batch, settings))
+    measured = PredictorMetrics(reporting.meters)
+    make_batcher = partial(_batch, settings, measured)
+    catalog = Catalog(settings.models, settings.default_model, partial(_load, settings), make_batcher)
     try:
         await catalog.load()
         for name, trial in (*settings.canary.items(), *settings.shadow.items()):
@@ -51,7 +53,6 @@ async def serve(
         async with asyncio.TaskGroup() as group:
             trials = Trials(settings.canary, settings.shadow)
             predictions = Predictions(catalog, settings.default_model, group, trials)
-            measured = PredictorMetrics(reporting.meters)
             measured.watch(predictions)
             predictions.on_answer = measured.answered
             predictor_pb2_grpc.add_PredictorServiceServicer_to_server(PredictorServicer(predictions), serving.server)
@@ -72,6 +73,6 @@ def _load(settings: PredictorSettings, folder: Path) -> LoadedModel:
     return LoadedModel(folder, threads=settings.threads, provider=settings.provider, engines=settings.engines)
 
 
-def _batch(settings: PredictorSettings, model: LoadedModel) -> Batcher:
+def _batch(settings: PredictorSettings, measured: PredictorMetrics, model: LoadedModel) -> Batcher:
     delay = settings.max_batch_delay_ms / 1000
-    return Batcher(model, BatchQueue(settings.max_batch_size, delay, settings.max_queued_queries))
+    return Batcher(model, BatchQueue(settings.max_batch_size, delay, settings.max_queued_queries), measured.ran)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from predictive_scheduling import semconv
+from predictive_scheduling.tally import Tally
 from scheduler_service.domain import Allocation, FinishReason, Job, SchedulingError, Usage
 from scheduler_service.journal import added_seconds
 from scheduler_service.pipeline import Pipeline
@@ -35,24 +36,6 @@ class BusyEndpoint(Protocol):
     def failures(self) -> int:
         """Failures in a row."""
         ...
-
-
-class Tally:
-    """A counter that is read when metrics are collected: a tenth of the SDK's own cost an addition, no exemplars."""
-
-    def __init__(self, meter: metrics.Meter, name: str, unit: str, description: str) -> None:
-        """Count under ``name``."""
-        self._sums: dict[tuple[tuple[str, str], ...], float] = {}
-        meter.create_observable_counter(name, [self._read], unit, description)
-
-    def add(self, amount: float, labels: Mapping[str, str] | None = None) -> None:
-        """Add to the sum of these labels."""
-        key = tuple(labels.items()) if labels else ()
-        self._sums[key] = self._sums.get(key, 0) + amount
-
-    def _read(self, _: CallbackOptions) -> Iterator[Observation]:
-        for key, value in list(self._sums.items()):
-            yield Observation(value, dict(key))
 
 
 class Tenants:

@@ -79,3 +79,21 @@ async def test_the_probe_tells_a_server_that_serves_from_one_that_does_not(unuse
         assert await asyncio.to_thread(probe.main, [address, "nobody"]) == 1
     assert await asyncio.to_thread(probe.main, [f"127.0.0.1:{unused_tcp_port}"]) == 1
     assert probe.main([]) == 2
+
+
+async def test_two_servers_share_a_port_where_both_say_so(unused_tcp_port):
+    """The kernel deals connections out; each must be answered, and a third server without a word is refused."""
+    listen = f"127.0.0.1:{unused_tcp_port}"
+    async with (
+        predictor(listen=listen, reuse_port=True) as address,
+        predictor(listen=listen, reuse_port=True),
+    ):
+        for _ in range(16):
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(address, options=options) as channel:
+                reply = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+                assert reply.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(BaseExceptionGroup) as caught:
+            async with predictor(listen=listen):
+                pass
+        assert "address" in repr(caught.value).lower()
