@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +24,8 @@ class Service:
     process: asyncio.subprocess.Process
 
     def cpu_seconds(self) -> float:
-        """CPU time that it has used, of all its threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """CPU time that it has used, with all its threads and its child processes."""
+        return sum(int(fields[11]) + int(fields[12]) for fields in _family(self.process.pid)) / _TICKS
 
     def memory_mb(self) -> float:
         """Resident memory."""
@@ -33,6 +33,18 @@ class Service:
             if line.startswith("VmRSS"):
                 return int(line.split()[1]) / 1024
         return 0.0
+
+
+def _family(process: int) -> list[list[str]]:
+    """The fields of /proc/…/stat from the state on, of a process and all that it has started."""
+    fields = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            fields[int(stat.parent.name)] = stat.read_text().rpartition(")")[2].split()
+    found = {process}
+    while more := {one for one, values in fields.items() if int(values[1]) in found} - found:
+        found |= more
+    return [fields[one] for one in found if one in fields]
 
 
 @asynccontextmanager
@@ -43,9 +55,11 @@ async def service(*arguments: str) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def process(*arguments: str) -> AsyncIterator[Service]:
-    """Run a Python program that logs on which port it listens, until the block ends."""
-    started = await asyncio.create_subprocess_exec(sys.executable, *arguments, stderr=asyncio.subprocess.PIPE)
+async def process(*arguments: str, python: str = sys.executable) -> AsyncIterator[Service]:
+    """Run a Python program that logs on which port it listens, until the block ends; ``python``: which interpreter."""
+    started = await asyncio.create_subprocess_exec(
+        python, *arguments, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, start_new_session=True
+    )
     if started.stderr is None:
         raise RuntimeError("no log")
     port = ""
@@ -58,8 +72,11 @@ async def process(*arguments: str) -> AsyncIterator[Service]:
         try:
             yield Service(f"127.0.0.1:{port}", started)
         finally:
-            started.terminate()
-            await started.wait()
+            with suppress(TimeoutError, ProcessLookupError):
+                started.terminate()
+                await asyncio.wait_for(started.wait(), 10)
+            with suppress(ProcessLookupError):  # what it has started and left
+                os.killpg(started.pid, signal.SIGKILL)
 
 
 @asynccontextmanager

@@ -20,6 +20,28 @@ from predictor_service.model import BatchResult, LoadedModel
 _SHORT_SECONDS = 0.0003
 
 
+class RunTimes:
+    """How long batches take, by their size: a running mean for each power of two of queries and of characters."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._seconds: dict[tuple[int, int], float] = {}
+
+    def expected(self, queries: Sequence[Query]) -> float:
+        """Seconds that a batch may take; infinitely many as long as none of its size has run."""
+        return self._seconds.get(_size(queries), math.inf)
+
+    def learn(self, queries: Sequence[Query], seconds: float) -> None:
+        """Note how long a batch took."""
+        size = _size(queries)
+        known = self._seconds.get(size, seconds)
+        self._seconds[size] = known + 0.1 * (seconds - known)
+
+
+def _size(queries: Sequence[Query]) -> tuple[int, int]:
+    return len(queries).bit_length(), sum(len(query.text) for query in queries).bit_length()
+
+
 class QueueFullError(Exception):
     """More queries wait than the queue may hold."""
 
@@ -59,7 +81,7 @@ class Batcher:
     ) -> None:
         """Batch for ``model`` by ``queue``'s rules; ``on_batch`` is told of every batch that ran."""
         self._on_batch = on_batch
-        self._seconds: dict[tuple[int, int], float] = {}
+        self._times = RunTimes()
         self.model = model
         self._queue = queue
         self.max_batch_size = queue.max_batch
@@ -79,6 +101,8 @@ class Batcher:
 
     async def predict(self, queries: Sequence[Query]) -> Predicted:
         """Return the predictions of checked queries. Raises QueueFullError; a cancelled call leaves the queue."""
+        if not self.busy and self._queue.max_delay == 0 and self._times.expected(queries) < _SHORT_SECONDS:
+            return Predicted(self._run_here(queries), 0.0)
         loop = asyncio.get_running_loop()
         size = self._queue.max_batch
         groups = [_Group(queries[at : at + size], loop.create_future()) for at in range(0, len(queries), size)]
@@ -123,30 +147,31 @@ class Batcher:
         started = time.monotonic()
         queries = [query for _, group in batch for query in group.queries]
         try:
-            result = await self._result(queries)
+            if self._times.expected(queries) < _SHORT_SECONDS:
+                result = self._run_here(queries)
+            else:
+                result = await asyncio.get_running_loop().run_in_executor(self._thread, self.model.run, queries)
+                self._learn(queries, result)
         except Exception as error:  # a batch that fails must fail its calls, not the loop that serves all others
             for _, group in batch:
                 if not group.abandoned:
                     group.result.set_exception(error)
             return
-        self._on_batch(self.model.manifest, result)
         at = 0
         for came, group in batch:
             if not group.abandoned:
                 group.result.set_result((_part(result, at, at + group.size), started - came))
             at += group.size
 
-    async def _result(self, queries: Sequence[Query]) -> BatchResult:
-        """Run a batch; on the event loop where that is shorter than to wake a thread and to be woken by it."""
-        alike = len(queries).bit_length(), sum(len(query.text) for query in queries).bit_length()
-        expected = self._seconds.get(alike, math.inf)
-        if expected < _SHORT_SECONDS:
-            result = self.model.run(queries)
-        else:
-            result = await asyncio.get_running_loop().run_in_executor(self._thread, self.model.run, queries)
-        seconds = result.tokenize_seconds + result.inference_seconds
-        self._seconds[alike] = seconds if math.isinf(expected) else 0.9 * expected + 0.1 * seconds
+    def _run_here(self, queries: Sequence[Query]) -> BatchResult:
+        """Run a short batch on the event loop: to wake a thread and be woken by it would take longer."""
+        result = self.model.run(queries)
+        self._learn(queries, result)
         return result
+
+    def _learn(self, queries: Sequence[Query], result: BatchResult) -> None:
+        self._times.learn(queries, result.tokenize_seconds + result.inference_seconds)
+        self._on_batch(self.model.manifest, result)
 
 
 def _part(result: BatchResult, start: int, end: int) -> BatchResult:

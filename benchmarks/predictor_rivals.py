@@ -1,0 +1,132 @@
+"""The predictor against the servers that one would pick instead, in one run: Triton and MLServer.
+
+    python -m benchmarks.predictor_rivals --triton-python …/bin/python --mlserver-python …/bin/python
+
+Every server gets the same request by the same protocol, Open Inference V2 over gRPC: one hidden state, as raw bytes,
+and runs the same onnxruntime with one thread. Two graphs: the paper's MLP (the shipped gsm8k-r1-1.5b-hidden), and one
+of an encoder's size. Their dependencies exclude ours, so each has an environment of its own; a rival whose interpreter
+is not given is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import numpy as np
+
+from benchmarks.predictor import write_encoder_sized
+from benchmarks.processes import Service, process, service
+from predictive_scheduling.open_inference.v2 import open_inference_pb2 as pb
+from predictor_service.artifact import read_manifest
+from predictor_service.settings import SHIPPED_MODELS
+
+_CONTENDERS = Path(__file__).parent / "contenders"
+_OURS = "predictor"
+
+
+def requests(name: str, size: int) -> list[pb.ModelInferRequest]:
+    """Calls for one hidden state each."""
+    states = np.random.default_rng(1).normal(size=(64, size)).astype(np.float32)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="hidden_state", datatype="FP32", shape=[1, size])
+    return [
+        pb.ModelInferRequest(model_name=name, inputs=[tensor], raw_input_contents=[one.tobytes()]) for one in states
+    ]
+
+
+async def load(address: str, asked: list[pb.ModelInferRequest], callers: int, calls: int) -> list[float]:
+    """Seconds of each call, with ``callers`` that never wait."""
+    found: list[float] = []
+    async with grpc.aio.insecure_channel(address) as channel:
+        infer = channel.unary_unary(
+            "/inference.GRPCInferenceService/ModelInfer",
+            pb.ModelInferRequest.SerializeToString,
+            pb.ModelInferResponse.FromString,
+        )
+
+        async def caller(first: int) -> None:
+            for at in range(first, calls, callers):
+                started = time.perf_counter()
+                await infer(asked[at % len(asked)])
+                found.append(time.perf_counter() - started)
+
+        async with asyncio.TaskGroup() as group:
+            for first in range(callers):
+                group.create_task(caller(first))
+    return found
+
+
+async def measure(folder: Path, pythons: dict[str, str], rounds: int, calls: int) -> dict[str, Any]:
+    """Measure all contenders on the model in ``folder``; they take turns in each round."""
+    manifest = read_manifest(folder)
+    programs = {"triton": "triton.py", "mlserver": "mlserver_model.py"}
+    async with AsyncExitStack() as stack:
+        arguments = ("predictor", f"--models={folder.parent}", f"--default-model={manifest.name}")
+        running: dict[str, Service] = {
+            _OURS: await stack.enter_async_context(service(*arguments, "--metrics-listen=127.0.0.1:0"))
+        }
+        for rival, python in pythons.items():
+            started = process(str(_CONTENDERS / programs[rival]), str(folder / "model.onnx"), python=python)
+            running[rival] = await stack.enter_async_context(started)
+        found: dict[str, Any] = {}
+        for callers in (1, 16, 64):
+            seen: dict[str, list[dict[str, float]]] = {one: [] for one in running}
+            for at_round in range(rounds + 1):
+                for one, contender in running.items():
+                    asked = requests(manifest.name if one == _OURS else "model", manifest.hidden_size)
+                    cpu, began = contender.cpu_seconds(), time.perf_counter()
+                    seconds = await load(contender.address, asked, callers, calls)
+                    took = time.perf_counter() - began
+                    if at_round:
+                        seen[one].append(
+                            {
+                                "calls_a_second": calls / took,
+                                "cpu_us_a_call": 1e6 * (contender.cpu_seconds() - cpu) / calls,
+                                "p50_ms": 1e3 * statistics.median(seconds),
+                                "p99_ms": 1e3 * statistics.quantiles(seconds, n=100)[98],
+                            }
+                        )
+            found[str(callers)] = {
+                one: {key: statistics.median(each[key] for each in all_rounds) for key in all_rounds[0]}
+                for one, all_rounds in seen.items()
+            }
+        found["memory_mb"] = {one: contender.memory_mb() for one, contender in running.items()}
+    return found
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--triton-python")
+    parser.add_argument("--mlserver-python")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=640)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    pythons = {"triton": given.triton_python, "mlserver": given.mlserver_python}
+    pythons = {name: python for name, python in pythons.items() if python}
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        write_encoder_sized(Path(scratch) / "encoder")
+        for folder in (SHIPPED_MODELS / "gsm8k-r1-1.5b-hidden", Path(scratch) / "encoder"):
+            found[folder.name] = asyncio.run(measure(folder, pythons, given.rounds, given.calls))
+    for graph, figures in found.items():
+        print(f"{graph}; resident MB of the first process: {figures['memory_mb']}")  # noqa: T201
+        for callers in ("1", "16", "64"):
+            for one, seen in figures[callers].items():
+                cost = f"{seen['calls_a_second']:7.0f} calls/s {seen['cpu_us_a_call']:7.0f} µs CPU a call"
+                print(f"{callers:>4} at once  {one:10} {cost}, p50 {seen['p50_ms']:7.2f} p99 {seen['p99_ms']:7.2f} ms")  # noqa: T201
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
