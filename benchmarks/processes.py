@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -81,11 +82,17 @@ async def process(*arguments: str, python: str = sys.executable) -> AsyncIterato
 
 @asynccontextmanager
 async def backend() -> AsyncIterator[str]:
-    """A TGI that writes tokens eight at a time, without end token."""
+    """A server that writes tokens eight at a time, without end token: by TGI's routes, and by OpenAI's for chat."""
     token = b'data: {"token":{"id":1,"text":" word","special":false},"generated_text":null,"details":null}\n\n'
     last = token.replace(
         b'"generated_text":null,"details":null', b'"generated_text":"","details":{"finish_reason":"length"}'
     )
+
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+
+    def chat_event(delta: dict[str, str], reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+        return b"data: " + json.dumps(chunk | {"choices": [choice]}).encode() + b"\n\n"
 
     async def info(_: web.Request) -> web.Response:
         return web.json_response({"model_id": "m", "max_total_tokens": 8192, "max_concurrent_requests": 512})
@@ -99,7 +106,18 @@ async def backend() -> AsyncIterator[str]:
         await response.write(last)
         return response
 
+    async def chat(request: web.Request) -> web.StreamResponse:
+        count = (await request.json())["max_tokens"]
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        piece = chat_event({"content": " word"})
+        for at in range(0, count, 8):
+            await response.write(piece * min(8, count - at))
+        await response.write(chat_event({}, "length") + b"data: [DONE]\n\n")
+        return response
+
     app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
     app.router.add_get("/health", info)
     app.router.add_get("/info", info)
     app.router.add_post("/generate_stream", stream)

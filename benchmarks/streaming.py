@@ -1,6 +1,9 @@
-"""What the scheduler adds to streams: against reading the backend directly, and a bare grpc.aio proxy, in one run.
+"""What the scheduler adds to streams: against reading the backend directly, and other proxies, in one run.
 
-    python -m benchmarks.streaming --json out/bench/streaming.json
+    python -m benchmarks.streaming --json out/bench/streaming.json --litellm-python …/bin/python
+
+Contenders: the backend read directly, a bare grpc.aio proxy, the scheduler, and, where an interpreter is given that has
+it, LiteLLM's proxy, which is what one would put there today; it speaks HTTP to both sides.
 
 Every contender is a process of its own, the backend too; callers are in this one. The contenders take turns, round by
 round. Two things are measured at each concurrency:
@@ -45,6 +48,22 @@ async def read_backend(session: aiohttp.ClientSession, url: str, prompt: str, to
         async for chunk in response.content.iter_any():
             for data in parser.feed(chunk):
                 yield json.loads(data)["token"]["text"]
+
+
+def chat_stream(session: aiohttp.ClientSession, url: str) -> Stream:
+    """Read a proxy that speaks OpenAI's protocol for chat."""
+
+    async def stream(prompt: str) -> AsyncIterator[float]:
+        body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "max_tokens": _TOKENS, "stream": True}
+        parser = SseParser()
+        async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+            response.raise_for_status()
+            async for chunk in response.content.iter_any():
+                for data in parser.feed(chunk):
+                    if data != "[DONE]" and json.loads(data)["choices"][0]["delta"].get("content"):
+                        yield 1
+
+    return stream
 
 
 class BareProxy(scheduler_pb2_grpc.SchedulerServiceServicer):
@@ -144,7 +163,7 @@ async def _together(callers: int, caller: Callable[[int], Awaitable[None]]) -> N
             group.create_task(one(number))
 
 
-async def measure(concurrency: list[int], rounds: int, rate: float) -> dict[str, Any]:
+async def measure(concurrency: list[int], rounds: int, rate: float, litellm: str | None) -> dict[str, Any]:
     """Measure all contenders at every concurrency; ``rate``: requests a second while latencies are measured."""
     module = ("-m", "benchmarks.streaming")
     async with AsyncExitStack() as stack:
@@ -165,6 +184,10 @@ async def measure(concurrency: list[int], rounds: int, rate: float) -> dict[str,
             "bare proxy": (grpc_stream(clients[0]), proxy),
             "scheduler": (grpc_stream(clients[1]), scheduler),
         }
+        if litellm:
+            program = str(Path(__file__).parent / "contenders" / "litellm_proxy.py")
+            rival = await stack.enter_async_context(process(program, url, python=litellm))
+            contenders["litellm"] = (chat_stream(session, f"http://{rival.address}"), rival)
         return {str(callers): await _at(contenders, callers, rounds, rate) for callers in concurrency}
 
 
@@ -197,6 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--serve", choices=["backend", "proxy"])
     parser.add_argument("--backend", default="")
+    parser.add_argument("--litellm-python")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 16, 64, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rate", type=float, default=40.0)
@@ -205,7 +229,7 @@ def main() -> None:
     if given.serve:
         asyncio.run(serve_backend() if given.serve == "backend" else serve_proxy(given.backend))
         return
-    found = asyncio.run(measure(given.concurrency, given.rounds, given.rate))
+    found = asyncio.run(measure(given.concurrency, given.rounds, given.rate, given.litellm_python))
     for callers, figures in found.items():
         for name, one in figures.items():
             cost = f"{one['cpu_us_a_token']:6.1f} µs a token" if "cpu_us_a_token" in one else ""

@@ -14,6 +14,7 @@ from predictive_scheduling.connection import channel_options
 from predictive_scheduling.credentials import channel_credentials
 from predictive_scheduling.interceptors import client_tracing
 from predictive_scheduling.telemetry import Telemetry
+from scheduler_service.admission import Admission
 from scheduler_service.allocation import POLICIES, Policy
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.allocation.target import Target
@@ -105,17 +106,19 @@ def make_pipeline(
         ledger=ledger,
         rules=rules,
         template=settings.known_templates[settings.template],
-        max_pending=settings.max_pending,
-        max_pending_tokens=settings.max_pending_tokens,
-        max_tenant_pending=settings.max_tenant_pending,
+        admission=_admission(settings),
         outcomes=outcomes,
         pace=pace,
-        rates=TenantRates(
-            Rate(settings.tenant_requests_per_second, settings.tenant_burst_seconds),
-            Rate(settings.tenant_tokens_per_second, settings.tenant_burst_seconds),
-        ),
         reclaimer=Reclaimer() if settings.reclaim else None,
     )
+
+
+def _admission(settings: SchedulerSettings) -> Admission:
+    rates = TenantRates(
+        Rate(settings.tenant_requests_per_second, settings.tenant_burst_seconds),
+        Rate(settings.tenant_tokens_per_second, settings.tenant_burst_seconds),
+    )
+    return Admission(settings.max_pending, settings.max_pending_tokens, settings.max_tenant_pending, rates)
 
 
 def _policy(settings: SchedulerSettings) -> Policy:

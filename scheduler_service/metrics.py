@@ -168,9 +168,9 @@ class MetricsObserver:
     def watch(self, pipeline: Pipeline, endpoints: Iterable[BusyEndpoint] = ()) -> None:
         """Observe the state of a pipeline and of its backend's ``endpoints`` whenever metrics are collected."""
         known = list(endpoints)
-        ledger = pipeline.ledger
-        self._gauge("pending", "{request}", "Requests in the house", lambda: pipeline.pending)
-        self._gauge("pending.limit", "{request}", "Requests that may be in the house", lambda: pipeline.max_pending)
+        ledger, house = pipeline.ledger, pipeline.admission
+        self._gauge("pending", "{request}", "Requests in the house", lambda: len(house))
+        self._gauge("pending.limit", "{request}", "Requests that may be in the house", lambda: house.max_pending)
         self._gauge("bank", "{token}", "Unspent tokens; negative for a debt", lambda: ledger.state().bank)
         self._gauge("bank.limit", "{token}", "The most that the bank keeps", lambda: ledger.bank_limit)
         self._gauge("reserved", "{token}", "Tokens reserved by running requests", lambda: ledger.state().reserved)

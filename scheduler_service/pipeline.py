@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from opentelemetry import trace
 
+from scheduler_service.admission import Admission
 from scheduler_service.allocation import POLICIES
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Counted, Dispatcher
@@ -19,11 +20,9 @@ from scheduler_service.domain import (
     FinishReason,
     InvalidRequestError,
     Job,
-    OverloadedError,
     PreconditionError,
     Prediction,
     PredictionOutcome,
-    QuotaExceededError,
     Sampling,
     SchedulingError,
     Text,
@@ -37,23 +36,18 @@ from scheduler_service.outcomes import OutcomeBook
 from scheduler_service.pace import Pace, answer_seconds
 from scheduler_service.planning import Rules, WindowPlan, plan_window
 from scheduler_service.predictor_client import Predictor
-from scheduler_service.rates import Rate, TenantRates
 from scheduler_service.reclaim import Reclaimer, Running
 from scheduler_service.templates import PromptTemplate
 from scheduler_service.voting import winner
-
-# What the caller of ``generate`` may not know: how long to wait when the house is full.
-_RETRY_SECONDS = 1.0
 
 
 @dataclass
 class Pipeline:
     """Serves requests one by one; what they share (window, ledger, backend) lies in its parts.
 
-    ``max_pending``: requests in the house at once; ``max_pending_tokens``: their caps together, and
-    ``max_tenant_pending``: requests of one tenant, 0 for no limit. ``rates``: how fast tenants may come. ``pace``: the
-    backend's time per token, as it is learned here. ``reclaimer``: gives what finished requests left to running ones;
-    ``None`` leaves it to later ones. ``observers``: who is told what becomes of requests.
+    ``admission``: who may come in. ``pace``: the backend's time per token, as it is learned here. ``reclaimer``: gives
+    what finished requests left to running ones; ``None`` leaves it to later ones. ``observers``: who is told what
+    becomes of requests.
     """
 
     collector: Collector
@@ -62,16 +56,12 @@ class Pipeline:
     ledger: BudgetLedger
     rules: Rules
     template: PromptTemplate
-    max_pending: int
-    max_pending_tokens: int = 0
-    max_tenant_pending: int = 0
+    admission: Admission
     outcomes: OutcomeBook = field(default_factory=OutcomeBook)
     pace: Pace = field(default_factory=Pace)
     reclaimer: Reclaimer | None = None
-    rates: TenantRates = field(default_factory=lambda: TenantRates(Rate(0, 1), Rate(0, 1)))
     observers: Observers = field(default_factory=Observers)
     clock: Callable[[], float] = time.monotonic
-    _pending: dict[str, Job] = field(default_factory=dict)
 
     async def generate(self, job: Job) -> AsyncGenerator[Event]:
         """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
@@ -110,7 +100,7 @@ class Pipeline:
         else:
             yield usage
         finally:
-            self._pending.pop(job.request_id, None)
+            self.admission.leave(job.request_id)
 
     def _runs(self, job: Job, allocation: Allocation, came: float) -> list[_Run]:
         """The traces of a request, which share its budget evenly; each draws with a seed of its own."""
@@ -183,18 +173,15 @@ class Pipeline:
         for run in runs:
             self.pace.observe(run.timing.seconds_per_token(), run.timing.tokens)
         used = sum(run.forcing.reasoning_tokens for run in runs)
-        self.rates.tokens.charge(job.tenant, used + sum(run.forcing.answer_used for run in runs), self.clock())
+        self.admission.rates.tokens.charge(
+            job.tenant, used + sum(run.forcing.answer_used for run in runs), self.clock()
+        )
         returned = self.ledger.settle(job.request_id, used)
         if self.reclaimer is None:
             return
         self.reclaimer.stop(job.request_id)
         if returned:
             self.reclaimer.offer(returned, self.ledger.extend, self.collector.price)
-
-    @property
-    def pending(self) -> int:
-        """Requests in the house now."""
-        return len(self._pending)
 
     async def plan(
         self, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str
@@ -221,37 +208,15 @@ class Pipeline:
     async def _admit(self, job: Job) -> None:
         """Refuse what cannot be served, before anything is spent on it."""
         try:
-            self._check_room(job)
-            self._pending[job.request_id] = job
+            self.admission.enter(job, self.clock())
             try:
                 await self._check_hidden_state(job)
             except BaseException:
-                self._pending.pop(job.request_id, None)
+                self.admission.leave(job.request_id)
                 raise
         except SchedulingError as error:
             self.observers.rejected(job, error)
             raise
-
-    def _check_room(self, job: Job) -> None:
-        if job.request_id in self._pending:
-            raise InvalidRequestError("job.request_id", f"{job.request_id!r} is the id of a request that still runs")
-        if len(self._pending) >= self.max_pending:
-            raise OverloadedError(f"{self.max_pending} requests are being served already", _RETRY_SECONDS)
-        self._check_tokens_and_quota(job)
-        if refusal := self.rates.refusal(job.tenant, self.clock()):
-            raise QuotaExceededError(job.tenant, *refusal)
-
-    def _check_tokens_and_quota(self, job: Job) -> None:
-        if self.max_pending_tokens:
-            waiting = sum(other.cap_tokens for other in self._pending.values())
-            if waiting + job.cap_tokens > self.max_pending_tokens:
-                raise OverloadedError(f"requests for {waiting} tokens are being served already", _RETRY_SECONDS)
-        if self.max_tenant_pending:
-            own = sum(other.tenant == job.tenant for other in self._pending.values())
-            if own >= self.max_tenant_pending:
-                raise QuotaExceededError(
-                    job.tenant, f"{own} requests are being served already, its quota", _RETRY_SECONDS
-                )
 
     async def _check_hidden_state(self, job: Job) -> None:
         if job.hidden_state is None:
