@@ -30,10 +30,15 @@ class Service:
 
     def memory_mb(self) -> float:
         """Resident memory."""
-        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) / 1024
-        return 0.0
+        return resident_mb(self.process.pid)
+
+
+def resident_mb(process: int | str = "self") -> float:
+    """Resident memory of a process, this one unless another is named."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def _family(process: int) -> list[list[str]]:
