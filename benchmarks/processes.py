@@ -115,9 +115,9 @@ async def backend() -> AsyncIterator[str]:
         count = (await request.json())["max_tokens"]
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        piece = chat_event({"content": " word"})
+        pieces = [chat_event({"content": f" word{at}"}) for at in range(8)]  # LiteLLM ends what repeats itself
         for at in range(0, count, 8):
-            await response.write(piece * min(8, count - at))
+            await response.write(b"".join(pieces[: count - at]))
         await response.write(chat_event({}, "length") + b"data: [DONE]\n\n")
         return response
 

@@ -20,7 +20,13 @@ def main() -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as config:
         json.dump({"model_list": [{"model_name": "m", "litellm_params": model}]}, config)  # JSON is YAML
     command = [os.path.join(os.path.dirname(sys.executable), "litellm"), "--config", config.name]
-    quiet = dict(os.environ, LITELLM_LOG="ERROR", LITELLM_LOCAL_MODEL_COST_MAP="True", NO_DOCS="True")
+    quiet = dict(
+        os.environ,
+        LITELLM_LOG="ERROR",
+        LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true",
+        LITELLM_LOCAL_MODEL_COST_MAP="True",
+        NO_DOCS="True",
+    )
     proxy = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)], env=quiet, stdout=sys.stderr, stderr=sys.stderr
     )
