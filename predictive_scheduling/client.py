@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,13 @@ def make_job(prompt: str, **fields: Any) -> pb.Job:
     return pb.Job(prompt=prompt, **fields)
 
 
+def _until_left(call: Any) -> Generator[pb.GenerateResponse, None, None]:
+    try:
+        yield from call
+    finally:
+        call.cancel()  # a call that has ended is left as it is
+
+
 class SchedulerClient(Connection):
     """A blocking client; a context manager that closes its channel.
 
@@ -27,10 +34,15 @@ class SchedulerClient(Connection):
         """The generated stub, for what the methods below do not offer."""
         return scheduler_pb2_grpc.SchedulerServiceStub(self._channel)
 
-    def generate(self, prompt: str, *, timeout: float | None = None, **fields: Any) -> Iterator[pb.GenerateResponse]:
-        """Stream one allocation, the text, and last the usage; ``timeout``: this call's deadline, in seconds."""
+    def generate(
+        self, prompt: str, *, timeout: float | None = None, **fields: Any
+    ) -> Generator[pb.GenerateResponse, None, None]:
+        """Stream one allocation, the text, and last the usage; closing the stream cancels the call.
+
+        ``timeout``: this call's deadline, in seconds.
+        """
         request = pb.GenerateRequest(job=make_job(prompt, **fields))
-        return iter(self.stub.Generate(request, timeout=timeout or self._timeout, metadata=self._metadata))
+        return _until_left(self.stub.Generate(request, timeout=timeout or self._timeout, metadata=self._metadata))
 
     def complete(self, prompt: str, *, timeout: float | None = None, **fields: Any) -> pb.CompleteResponse:
         """Return the whole generation; ``timeout``: this call's deadline, in seconds."""

@@ -121,7 +121,7 @@ async def read_all(call):
 async def test_a_rolling_restart_under_load_loses_no_request(unused_tcp_port_factory):
     ports = [unused_tcp_port_factory() for _ in range(3)]
     target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
-    settings = {"policy": "price", "tokens_per_query": 32, "drain_seconds": 10.0}
+    settings = {"policy": "price", "tokens_per_query": 32, "drain_seconds": 10.0, "lame_duck_seconds": 0.5}
     answered = Counter()
     stopping = asyncio.Event()
 
