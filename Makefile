@@ -43,6 +43,7 @@ check: $(VENV)/test.installed  ## everything but the tests
 	$(BIN)/python -m tools.observability --check
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against protos/released.binpb
 
 bench: $(VENV)/test.installed  ## measure, beside a baseline in the same run; out/bench/
 	@mkdir -p out/bench
@@ -72,6 +73,10 @@ observability: $(VENV)/test.installed  ## regenerate rules and dashboard
 
 images: $(VENV)/test.installed  ## build the images with buildah; see docs/kubernetes.md
 	PYTHON=$(abspath $(BIN)/python) images/build.sh $(IMAGES)
+
+release: $(VENV)/test.installed  ## build wheel and sdist into dist/, and remember the protos that they hold
+	$(BIN)/buf build --output protos/released.binpb
+	$(BIN)/uv build --out-dir dist
 
 stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
 	$(BIN)/python tools/generate_stubs.py
