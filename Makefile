@@ -41,6 +41,7 @@ check: $(VENV)/test.installed  ## everything but the tests
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python tools/generate_stubs.py --check
 	$(BIN)/python -m tools.observability --check
+	$(BIN)/python -m tools.reference --check
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/buf breaking --against protos/released.binpb
@@ -77,6 +78,12 @@ images: $(VENV)/test.installed  ## build the images with buildah; see docs/kuber
 release: $(VENV)/test.installed  ## build wheel and sdist into dist/, and remember the protos that they hold
 	$(BIN)/buf build --output protos/released.binpb
 	$(BIN)/uv build --out-dir dist
+
+reference: $(VENV)/test.installed  ## regenerate the pages and the picture that are made from the code
+	$(BIN)/python -m tools.reference
+
+site: $(VENV)/test.installed  ## build the documentation's site into out/site
+	$(BIN)/mkdocs build --strict --quiet
 
 stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
 	$(BIN)/python tools/generate_stubs.py
