@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from exporters.faults import CurvesFileError
+from exporters.kinds import module_of
 from exporters.trained import Calibration, Trained
 
 
@@ -24,12 +25,6 @@ def load_checkpoint(folder: Path) -> Trained:
     try:
         saved = json.loads(path.read_text())
         calibration = Calibration(**saved["calibration"])
-        if saved["kind"] in ("layer_mlp", "lora_difficulty"):
-            from exporters.trained_encoder import TrainedEncoder  # transformers only where there is an encoder
-
-            return TrainedEncoder.load(folder, saved, calibration)
-        from exporters.train import TrainedHead
-
-        return TrainedHead.load(folder, saved, calibration)
+        return module_of(saved["kind"]).load(folder, saved, calibration)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CurvesFileError(f"{path}: not a checkpoint: {error!r}") from None

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from exporters.classes import DIFFICULTY, SIZE, class_means, size_of, soft_difficulty
 from exporters.curves import Curves
 from exporters.ensemble import Ensemble, Recipe, add_ensemble, predict, train_ensemble
+from exporters.kinds import Training
 from exporters.onnx_graph import TEXT, GraphBuilder, hidden_state_input, with_half_weights
 from exporters.text_graph import add_features, add_tokens, text_features, vocabulary_of
 from exporters.trained import Calibration, Interface, lookup
 
 Floats = NDArray[np.float32]
-KINDS = ("text_curve", "hidden_state_mlp", "hybrid", "difficulty", "size")
 _CLASS_NAMES = {"difficulty": DIFFICULTY, "size": SIZE}
 
 
@@ -120,6 +120,26 @@ class TrainedHead:
         )
 
 
+def fit(kind: str, training: Training) -> TrainedHead:
+    """Train as the command line says. Raises ValueError, naming the flag, for what it lacks."""
+    with_text = kind in ("text_curve", "hybrid") or training.states is None
+    dropout = training.input_dropout
+    recipe = Recipe(
+        members=training.members,
+        hidden=training.hidden,
+        input_dropout=(0.5 if with_text else 0.25) if dropout is None else dropout,
+        mixup=training.mixup,
+        seed=training.seed,
+        scale_power=0.5 if with_text else 1.0,
+        **training.chosen,
+    )
+    text = TextRecipe(min_texts=training.min_texts)
+    return train(kind, training.curves, training.states, recipe, text, layer=training.layer, data=training.data)[0]
+
+
+load = TrainedHead.load
+
+
 def train(
     kind: str,
     curves: Curves,
@@ -135,8 +155,6 @@ def train(
     ``data``: the training file's name and digest, for the manifest. Raises ValueError for an unknown kind, missing
     hidden states, or too few questions.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
     if len(curves.ids) < 2 * recipe.members:
         raise ValueError(f"--curves: {len(curves.ids)} questions are too few for {recipe.members} members")
     if kind in ("hidden_state_mlp", "hybrid") and hidden is None:

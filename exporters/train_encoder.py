@@ -12,14 +12,30 @@ from exporters.classes import class_means
 from exporters.curves import Curves
 from exporters.ensemble import Recipe
 from exporters.features import StateReader
+from exporters.kinds import Training
 from exporters.lora_difficulty import LoraRecipe, probabilities_of, train_lora
 from exporters.train import train
 from exporters.trained import Calibration
 from exporters.trained_encoder import DifficultyCurves, LayerCurves, TrainedEncoder, cut_after
-from scheduler_service.templates import PromptTemplate
+from scheduler_service.templates import TEMPLATES, PromptTemplate
 
-KINDS = ("layer_mlp", "lora_difficulty")
 _LAYER_MAX_TOKENS = 512
+
+
+def fit(kind: str, training: Training) -> TrainedEncoder:
+    """Train as the command line says. Raises ValueError, naming the flag, for what it lacks."""
+    if training.encoder is None:
+        raise ValueError(f"--encoder: {kind} needs one")
+    if kind == "lora_difficulty":
+        lora = LoraRecipe(seed=training.seed, **training.chosen)
+        return train_lora_difficulty(training.curves, training.encoder, lora, training.data)
+    settings = {"batch": 64, "dropout": 0.3, "input_dropout": 0.2, **training.chosen}
+    recipe = Recipe(members=training.members, seed=training.seed, **settings)
+    template = TEMPLATES[training.template]
+    return train_layer_mlp(training.curves, training.encoder, training.layer or 16, template, recipe, training.data)
+
+
+load = TrainedEncoder.load
 
 
 def train_layer_mlp(

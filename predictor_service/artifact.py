@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-KINDS = ("hidden_state_mlp", "layer_mlp", "lora_difficulty", "text_curve", "hybrid", "difficulty", "size")
+_KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 class ArtifactError(ValueError):
@@ -19,11 +20,12 @@ class ArtifactError(ValueError):
 class Manifest:
     """What a model folder holds.
 
-    ``windows`` and ``budget_window_tokens``: the length and the step of a curve. ``hidden_size``: components of the
-    hidden state that the model takes, 0 for none. ``mean_curve``: mean accuracy of the training data per window;
-    ``uncertainty``: standard deviation of the error per window on validation data. ``files``: name → ``sha256:…``.
-    ``max_tokens``: where above 0, text goes through ``tokenizer.json``, within ``prompt``, and is cut after so many
-    tokens. ``class_curves``: the mean curve of each difficulty class, for models that classify.
+    ``kind``: how it was made; a server serves any that has a predictor's inputs and outputs. ``windows`` and
+    ``budget_window_tokens``: the length and the step of a curve. ``hidden_size``: components of the hidden state that
+    the model takes, 0 for none. ``mean_curve``: mean accuracy of the training data per window; ``uncertainty``:
+    standard deviation of the error per window on validation data. ``files``: name → ``sha256:…``. ``max_tokens``: where
+    above 0, text goes through ``tokenizer.json``, within ``prompt``, and is cut after so many tokens. ``class_curves``:
+    the mean curve of each difficulty class, for models that classify.
     """
 
     name: str
@@ -87,8 +89,8 @@ def _check(path: Path, manifest: Manifest) -> None:
     for name, curve in curves.items():
         if len(curve) != manifest.windows or not all(0 <= value <= 1 for value in curve):
             raise ArtifactError(f"{path}: {name}: must be {manifest.windows} numbers from 0 to 1")
-    if manifest.kind not in KINDS:
-        raise ArtifactError(f"{path}: kind: {manifest.kind!r} is none of {', '.join(KINDS)}")
+    if not _KIND.fullmatch(manifest.kind):
+        raise ArtifactError(f"{path}: kind: {manifest.kind!r} is no name of small letters, digits and underscores")
     if not manifest.takes_text and manifest.hidden_size < 1:
         raise ArtifactError(f"{path}: takes_text, hidden_size: the model takes no input at all")
     if manifest.max_tokens and "tokenizer.json" not in manifest.files:

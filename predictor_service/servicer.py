@@ -97,7 +97,8 @@ def _model(batcher: Batcher, trials: Trials) -> pb.Model:
     return pb.Model(
         name=manifest.name,
         version=manifest.version,
-        kind=_KINDS[manifest.kind],
+        kind=_KINDS.get(manifest.kind, pb.MODEL_KIND_CUSTOM),
+        kind_name=manifest.kind,
         budget_window_tokens=manifest.budget_window_tokens,
         windows=manifest.windows,
         takes_text=manifest.takes_text,

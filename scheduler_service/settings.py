@@ -21,7 +21,6 @@ class SchedulerSettings(ServiceSettings):
 
     backend: str = Field(
         "tgi",
-        pattern="^(tgi|vllm|sglang|openai|llama_cpp|embedded)$",
         description="LLM server: tgi, vllm, sglang, openai (any other that speaks its protocol), llama_cpp, embedded",
     )
     backend_url: str = Field("", description="its address, http://host:port, or several with commas")

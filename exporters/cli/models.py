@@ -58,33 +58,23 @@ def train(
     """Train a predictor on measured curves and write it as a model folder, ready to be served."""
     from exporters.curves import read_curves
     from exporters.hidden_states import read_hidden_states
+    from exporters.kinds import Training, module_of
     from predictor_service.artifact import digest
 
     logging.basicConfig(format="%(message)s")
     logging.getLogger("exporters").setLevel(logging.INFO)  # the progress of training; torch's exporter talks too
     chosen = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "dropout": dropout}
-    given = {key: value for key, value in chosen.items() if value is not None}
     try:
         measured = read_curves(curves)
         states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
-        data = {"name": curves.name, "digest": digest(curves)}
-        if kind in ("layer_mlp", "lora_difficulty"):
-            if encoder is None:
-                raise ValueError(f"--encoder: {kind} needs one")
-            trained = _with_encoder(kind, measured, encoder, layer or 16, template, members, seed, given, data)
-        else:
-            from exporters import train as training
-            from exporters.ensemble import Recipe
-
-            with_text = kind in ("text_curve", "hybrid") or states is None
-            if input_dropout is None:
-                input_dropout = 0.5 if with_text else 0.25
-            recipe = Recipe(
-                members=members, hidden=hidden, input_dropout=input_dropout, mixup=mixup, seed=seed,
-                scale_power=0.5 if with_text else 1.0, **given,  # type: ignore[arg-type]
-            )  # fmt: skip
-            text = training.TextRecipe(min_texts=min_texts)
-            trained, _ = training.train(kind, measured, states, recipe, text, layer=layer, data=data)
+        trained = module_of(kind).fit(
+            kind,
+            Training(
+                measured, states, encoder, layer, template, members, hidden, input_dropout, mixup, min_texts, seed,
+                {key: value for key, value in chosen.items() if value is not None},
+                {"name": curves.name, "digest": digest(curves)},
+            ),
+        )  # fmt: skip
         if checkpoint is not None:
             from exporters.checkpoint import save_checkpoint
 
@@ -92,22 +82,6 @@ def train(
         _export(trained, out, measured, states, name, version, precision)
     except (CurvesFileError, ValueError, OSError) as error:
         raise failed(error) from None
-
-
-def _with_encoder(
-    kind: str, measured: Curves, encoder: Path, layer: int, template: str, members: int, seed: int,
-    given: dict[str, float | int], data: dict[str, str],
-) -> Trained:  # fmt: skip
-    from exporters import train_encoder as training  # transformers and peft come with the extra "train"
-    from exporters.ensemble import Recipe
-    from exporters.lora_difficulty import LoraRecipe
-    from scheduler_service.templates import TEMPLATES
-
-    if kind == "lora_difficulty":
-        return training.train_lora_difficulty(measured, encoder, LoraRecipe(seed=seed, **given), data)  # type: ignore[arg-type]
-    settings = {"batch": 64, "dropout": 0.3, "input_dropout": 0.2, **given}
-    recipe = Recipe(members=members, seed=seed, **settings)  # type: ignore[arg-type]
-    return training.train_layer_mlp(measured, encoder, layer, TEMPLATES[template], recipe, data)
 
 
 def export(

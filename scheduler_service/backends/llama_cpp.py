@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
-from scheduler_service.backends.http import HttpBackend, http_error
+from scheduler_service.backends.http import HttpBackend, HttpServer, http_error
 from scheduler_service.domain import BackendUnavailableError, Sampling
 from scheduler_service.forcing import Call, CallEnd
+
+if TYPE_CHECKING:
+    from scheduler_service.settings import SchedulerSettings
+
+
+def make(url: str, settings: SchedulerSettings) -> LlamaCppBackend:
+    """A backend for one address."""
+    # It announces to keep a connection after a stream, and closes it.
+    server = HttpServer(url, token=settings.backend_token.get_secret_value(), reuse_connections=False)
+    return LlamaCppBackend(server, ready_seconds=settings.backend_ready_seconds)
 
 
 class LlamaCppBackend(HttpBackend):

@@ -7,12 +7,15 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.backends.http import HttpBackend, HttpServer, http_error
 from scheduler_service.domain import BackendUnavailableError, Sampling
 from scheduler_service.forcing import Call, CallEnd, Turn
+
+if TYPE_CHECKING:
+    from scheduler_service.settings import SchedulerSettings
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,18 @@ DIALECTS = {
         Dialect("sglang", abort_path="/abort_request", continues={"continue_final_message": True}),
     )
 }
+
+
+def make(url: str, settings: SchedulerSettings) -> OpenAiBackend:
+    """A backend for one address, in the dialect that the settings name."""
+    return OpenAiBackend(
+        HttpServer(url, token=settings.backend_token.get_secret_value()),
+        DIALECTS[settings.backend],
+        model=settings.backend_model,
+        ready_seconds=settings.backend_ready_seconds,
+        chat=settings.backend_chat,
+        thinking_budget=settings.backend_thinking_budget,
+    )
 
 
 class OpenAiBackend(HttpBackend):

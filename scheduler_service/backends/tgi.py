@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
-from scheduler_service.backends.http import HttpBackend
+from scheduler_service.backends.http import HttpBackend, HttpServer
 from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
 from scheduler_service.forcing import Call, CallEnd
+
+if TYPE_CHECKING:
+    from scheduler_service.settings import SchedulerSettings
+
+
+def make(url: str, settings: SchedulerSettings) -> TgiBackend:
+    """A backend for one address."""
+    server = HttpServer(url, token=settings.backend_token.get_secret_value())
+    return TgiBackend(server, ready_seconds=settings.backend_ready_seconds)
 
 
 class TgiBackend(HttpBackend):

@@ -41,7 +41,7 @@ def test_a_missing_file_is_refused(folder):
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"kind": "oracle"}, "kind"),
+        ({"kind": "An oracle"}, "kind"),
         ({"mean_curve": [0.5]}, "mean_curve"),
         ({"uncertainty": [2.0] * 16}, "uncertainty"),
         ({"takes_text": False}, "takes_text"),

@@ -65,6 +65,8 @@ class _ModelKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelKind.V
     """Difficulty classes of a hidden state or the text, and the mean curve of each."""
     MODEL_KIND_SIZE: _ModelKind.ValueType  # 7
     """Classes by the length that a query needs, and the mean curve of each: the baseline of the paper."""
+    MODEL_KIND_CUSTOM: _ModelKind.ValueType  # 8
+    """Any other, which its kind_name tells."""
 
 class ModelKind(_ModelKind, metaclass=_ModelKindEnumTypeWrapper):
     """ModelKind is the family of a predictor."""
@@ -85,6 +87,8 @@ MODEL_KIND_DIFFICULTY: ModelKind.ValueType  # 6
 """Difficulty classes of a hidden state or the text, and the mean curve of each."""
 MODEL_KIND_SIZE: ModelKind.ValueType  # 7
 """Classes by the length that a query needs, and the mean curve of each: the baseline of the paper."""
+MODEL_KIND_CUSTOM: ModelKind.ValueType  # 8
+"""Any other, which its kind_name tells."""
 Global___ModelKind: _TypeAlias = ModelKind  # noqa: Y015
 
 class _TrialKind:
@@ -336,6 +340,7 @@ class Model(_message.Message):
     MAX_TEXT_BYTES_FIELD_NUMBER: _builtins.int
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     TRIALS_FIELD_NUMBER: _builtins.int
+    KIND_NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name by which requests choose the model."""
     version: _builtins.str
@@ -358,6 +363,8 @@ class Model(_message.Message):
     """The most bytes of text that a query may have."""
     max_batch_size: _builtins.int
     """The most queries that are run as one batch."""
+    kind_name: _builtins.str
+    """The kind as the manifest names it."""
     @_builtins.property
     def mean_curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The mean accuracy curve of the training data, fractions 0 to 1, one per window."""
@@ -382,10 +389,11 @@ class Model(_message.Message):
         max_text_bytes: _builtins.int = ...,
         max_batch_size: _builtins.int = ...,
         trials: _abc.Iterable[Global___Trial] | None = ...,
+        kind_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_tokens", b"budget_window_tokens", "hidden_size", b"hidden_size", "kind", b"kind", "layer", b"layer", "max_batch_size", b"max_batch_size", "max_text_bytes", b"max_text_bytes", "mean_curve", b"mean_curve", "name", b"name", "reliability", b"reliability", "takes_text", b"takes_text", "trials", b"trials", "version", b"version", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_tokens", b"budget_window_tokens", "hidden_size", b"hidden_size", "kind", b"kind", "kind_name", b"kind_name", "layer", b"layer", "max_batch_size", b"max_batch_size", "max_text_bytes", b"max_text_bytes", "mean_curve", b"mean_curve", "name", b"name", "reliability", b"reliability", "takes_text", b"takes_text", "trials", b"trials", "version", b"version", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
