@@ -83,11 +83,6 @@ async def test_policy_and_backend_are_served_by_their_names(module, monkeypatch)
     async with predictor() as predictions, PlainServer() as server:
         settings = {"backend": "plain", "backend_url": server.url}
         settings |= {"predictor": predictions, "predictor_timeout_ms": 5000}
-            "backend": "plain",
-            "backend_url": server.url,
-            "predictor": predictions,
-            "predictor_timeout_ms": 5000,
-        }
         async with scheduler(policy="cautious", **settings) as address, AsyncSchedulerClient(address) as client:
             reply = await client.complete("What is 3 + 9 - 4?")
     assert reply.answer == " 42"
