@@ -14,7 +14,9 @@ from exporters.faults import CurvesFileError
 def collect(
     questions: QuestionsOption,
     out: Annotated[Path, typer.Option(help="The curves file to write, or its part with more shards than one.")],
-    backend: Annotated[str, typer.Option(help="tgi, llama_cpp or embedded.")] = "tgi",
+    backend: Annotated[
+        str, typer.Option(help="Any that the scheduler has: tgi, vllm, sglang, openai, llama_cpp, embedded.")
+    ] = "tgi",
     backend_url: Annotated[str, typer.Option(help="The server's address; not for the embedded one.")] = "",
     template: TemplateOption = "deepseek-r1",
     check: Annotated[str, typer.Option(help="How answers are checked: exact, maths, or module:function.")] = "maths",
