@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tools.reference import api, configuration
+from tools.reference import api, configuration, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> int:
     """Write or check; returns the exit code."""
-    wanted = {"docs/configuration.md": configuration.page(), "docs/api.md": api.page()}
+    wanted = {
+        "docs/configuration.md": configuration.page(),
+        "docs/api.md": api.page(),
+        "docs/architecture.svg": picture.picture(),
+    }
     stale = [name for name, text in wanted.items() if not (ROOT / name).exists() or (ROOT / name).read_text() != text]
     if "--check" in sys.argv:
         if stale:
