@@ -83,7 +83,7 @@ reference: $(VENV)/test.installed  ## regenerate the pages and the picture that 
 	$(BIN)/python -m tools.reference
 
 site: $(VENV)/test.installed  ## build the documentation's site into out/site
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
 	$(BIN)/python tools/generate_stubs.py

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,9 @@ class EmbeddedBackend:
         await asyncio.to_thread(lambda: llama.__del__() if hasattr(llama, "__del__") else None)
 
     async def limits(self) -> Limits:
-        """What a slot holds."""
-        return await self._started().limits()
+        """What a slot holds. The model goes by its file's name: where it lies is nobody's business."""
+        found = await self._started().limits()
+        return replace(found, model=(self._model or base_model_path()).stem)
 
     def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
         """Run one call."""

@@ -33,7 +33,7 @@ class LlamaCppBackend(HttpBackend):
         props = await self._server.get_json("/props")
         context = int((props.get("default_generation_settings") or {}).get("n_ctx") or 0)
         return Limits(
-            model=str(props.get("model_alias") or PurePath(props.get("model_path") or "").name),
+            model=_name(str(props.get("model_alias") or props.get("model_path") or "")),
             max_total_tokens=context,
             max_prompt_tokens=context,
             max_concurrent_requests=int(props.get("total_slots") or 0),
@@ -54,6 +54,11 @@ class LlamaCppBackend(HttpBackend):
                 yield Ended(end, int(event.get("tokens_evaluated") or 0))
                 return
         raise BackendUnavailableError("backend: the stream ended before its last event")
+
+
+def _name(said: str) -> str:
+    """A model's name; of a path, which the server says where it has no alias, the file's."""
+    return PurePath(said).stem if said.endswith(".gguf") else said
 
 
 def parameters(call: Call, sampling: Sampling) -> dict[str, Any]:

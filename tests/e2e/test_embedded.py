@@ -47,6 +47,7 @@ async def test_tokens_are_counted_and_limits_known(backend):
     assert pieces[-1].prompt_tokens > 5
     limits = await backend.limits()
     assert (limits.max_concurrent_requests, limits.max_prompt_tokens) == (4, 1024)
+    assert limits.model == "SmolLM2-135M-Instruct.Q4_1"
 
 
 async def test_a_prompt_beyond_the_context_is_the_callers_fault(backend):

@@ -106,7 +106,7 @@ def _message(message: DescriptorProto, comments: _Comments, path: tuple[int, ...
         lines += ["| field | type | number | |", "|---|---|---|---|"]
     for at, field in enumerate(message.field):
         told = _cell(comments.of(*path, _FIELDS, at))
-        lines.append(f"| `{field.name}` | {_type(field)} | {field.number} | {told} |")
+        lines.append(f"| `{field.name}` | {_map(message, field) or _type(field)} | {field.number} | {told} |")
     return [*lines, ""]
 
 
@@ -115,6 +115,15 @@ def _enum(enum: EnumDescriptorProto, comments: _Comments, path: tuple[int, ...],
     for at, value in enumerate(enum.value):
         lines.append(f"| `{value.name}` | {value.number} | {_cell(comments.of(*path, _VALUES, at))} |")
     return [*lines, ""]
+
+
+def _map(message: DescriptorProto, field: FieldDescriptorProto) -> str:
+    """What a map field maps, empty for any other field."""
+    entry = next((one for one in message.nested_type if field.type_name.endswith(f".{message.name}.{one.name}")), None)
+    if entry is None or not entry.options.map_entry:
+        return ""
+    key, value = entry.field
+    return f"map of {_type(key)} to {_type(value)}"
 
 
 def _type(field: FieldDescriptorProto) -> str:

@@ -139,11 +139,11 @@ def _arrow(one: Box, other: Box, label: str) -> str:
     """A straight arrow between the nearest sides of two boxes."""
     left, right = max(one.x, other.x), min(one.x + one.width, other.x + other.width)
     if left < right:  # one above the other
-        x1 = x2 = (left + right) / 2
+        x1 = x2 = (left + right) // 2
         y1, y2 = (one.y + one.height, other.y) if one.y < other.y else (one.y, other.y + other.height)
     else:
         top, bottom = max(one.y, other.y), min(one.y + one.height, other.y + other.height)
-        y1 = y2 = (top + bottom) / 2 if top < bottom else one.y + one.height / 2
+        y1 = y2 = (top + bottom) // 2 if top < bottom else one.y + one.height // 2
         x1, x2 = (one.x + one.width, other.x) if one.x < other.x else (one.x, other.x + other.width)
         if top >= bottom:
             y2 = other.y + 30
