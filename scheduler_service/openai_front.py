@@ -55,7 +55,7 @@ _MAX_BODY = 4 << 20
 
 
 class OpenAiFront:
-    """Serves one pipeline over HTTP. ``draining`` says whether new work is refused."""
+    """Serves one pipeline over HTTP. ``leaving``: whether health says no; ``draining``: whether new work is refused."""
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class OpenAiFront:
         generations: Generations,
         offer: Offer,
         tracer: trace.Tracer,
+        leaving: Callable[[], bool] = lambda: False,
         draining: Callable[[], bool] = lambda: False,
         identity: Identity | None = None,
         drain_seconds: float = 1.0,
@@ -71,7 +72,7 @@ class OpenAiFront:
 
         ``stop`` lets running requests end within ``drain_seconds``.
         """
-        self._identity = identity or Identity()
+        self._identity, self._leaving = identity or Identity(), leaving
         self._generations = generations
         self._pipeline, self._offer, self._tracer, self._draining = pipeline, offer, tracer, draining
         app = web.Application(client_max_size=_MAX_BODY)
@@ -96,7 +97,7 @@ class OpenAiFront:
         await self._runner.cleanup()
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.Response(status=503 if self._draining() else 200)
+        return web.Response(status=503 if self._leaving() else 200)
 
     async def _models(self, _: web.Request) -> web.Response:
         model = {"id": self._offer.model, "object": "model", "created": 0, "owned_by": "predictive-scheduling"}

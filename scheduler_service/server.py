@@ -82,6 +82,7 @@ async def serve(
                     generations,
                     offer,
                     reporting.tracers.get_tracer(__name__),
+                    serving.draining.is_set,
                     lambda: serving.refuses,
                     identity,
                     settings.drain_seconds,

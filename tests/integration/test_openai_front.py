@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
 
 import aiohttp
 import openai
@@ -130,6 +131,22 @@ async def test_a_client_that_leaves_frees_the_backend(client, front):
     async with asyncio.timeout(2):
         while backend.open:  # noqa: ASYNC110  # the backend tells nobody
             await asyncio.sleep(0.02)
+
+
+async def test_health_says_no_while_the_lame_duck_still_serves():
+    """As gRPC's health does: balancers leave first, and whoever comes meanwhile is served."""
+    address = free_address()
+    settings = {"http_listen": address, "policy": "uniform", "lame_duck_seconds": 2.0}
+    async with AsyncExitStack() as stack, aiohttp.ClientSession() as session:
+        server = await stack.enter_async_context(AsyncExitStack())
+        await server.enter_async_context(scheduler(ScriptedBackend(thinker), **settings))
+        stopping = asyncio.ensure_future(server.aclose())
+        async with asyncio.timeout(1.5):
+            while (await session.get(f"http://{address}/health")).status == 200:  # noqa: ASYNC110  # it tells nobody
+                await asyncio.sleep(0.02)
+        async with session.post(f"http://{address}/v1/chat/completions", json={"messages": MESSAGES}) as response:
+            assert response.status == 200
+        await stopping
 
 
 def test_messages_become_a_prompt():
