@@ -7,8 +7,13 @@ import grpc
 import grpc.aio
 import pytest
 import trustme
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 
 from predictive_scheduling import AsyncPredictorClient, AsyncSchedulerClient, SchedulerClient, channel_credentials
+from predictive_scheduling.openmetrics import render
+from predictive_scheduling.telemetry import Telemetry
 from scheduler_service.domain import PermissionDeniedError, UnauthenticatedError
 from scheduler_service.identity import Identity, read_tokens
 from tests.integration.running import predictor, scheduler
@@ -181,3 +186,29 @@ def test_a_faulty_file_of_tokens_is_named(tmp_path, text, words):
 def test_a_certificate_without_its_key_is_refused():
     with pytest.raises(ValueError, match="cert, key"):
         channel_credentials("", "cert.pem", "")
+
+
+async def test_prompts_answers_and_tokens_never_enter_logs_metrics_or_the_journal(caplog, tmp_path):
+    """At the most talkative level, with requests that succeed, are refused, fail at the backend, and are malformed."""
+    caplog.set_level("DEBUG")
+    (tmp_path / "tokens").write_text("swordfish alice\n")
+    page = InMemoryMetricReader()
+    reporting = Telemetry(TracerProvider(), MeterProvider([page]), page)
+    backend = ScriptedBackend(lambda _: ["hush", "\nFinal answer:", " treasure", "\n\n"])
+    async with predictor(reporting=reporting, log_level="debug") as predictions:
+        settings = {"predictor": predictions, "predictor_timeout_ms": 5000, "policy": "price", "log_level": "debug"}
+        settings |= {"auth_tokens": str(tmp_path / "tokens"), "backend_token": "opensesame"}
+        async with scheduler(backend, reporting=reporting, **settings) as address:
+            async with AsyncSchedulerClient(address, token="swordfish") as client:
+                reply = await client.complete("where is the mother lode")
+                assert "treasure" in reply.answer
+                await code_of(client.complete("where is the mother lode", max_reasoning_tokens=1))
+                record = await client.find(reply.allocation.request_id)
+                backend.error = RuntimeError("the backend stumbles")
+                await code_of(client.complete("another mother lode"))
+            async with AsyncSchedulerClient(address, token="shibboleth") as stranger:
+                await code_of(stranger.complete("where is the mother lode"))
+        told = caplog.text + render(page.get_metrics_data(), openmetrics=True) + str(record)
+    for secret in ("mother lode", "treasure", "hush", "swordfish", "opensesame", "shibboleth"):
+        assert secret not in told, secret
+    assert "settings" in caplog.text
