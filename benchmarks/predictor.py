@@ -23,7 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -154,16 +154,23 @@ async def serve(folder: Path | None) -> None:
         await server.wait_for_termination()
 
 
-async def load(address: str, requests: Sequence[pb.PredictRequest], callers: int, calls: int) -> list[float]:
-    """Seconds of each call, with ``callers`` that never wait."""
+def predict(channel: grpc.aio.Channel) -> Any:
+    """Our own API's call."""
+    return predictor_pb2_grpc.PredictorServiceStub(channel).Predict
+
+
+async def load(
+    address: str, requests: Sequence[Any], callers: int, calls: int, method: Callable[[grpc.aio.Channel], Any] = predict
+) -> list[float]:
+    """Seconds of each call of ``method``, with ``callers`` that never wait."""
     found: list[float] = []
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = predictor_pb2_grpc.PredictorServiceStub(channel)
+        call = method(channel)
 
         async def caller(first: int) -> None:
             for at in range(first, calls, callers):
                 started = time.perf_counter()
-                await stub.Predict(requests[at % len(requests)])
+                await call(requests[at % len(requests)])
                 found.append(time.perf_counter() - started)
 
         async with asyncio.TaskGroup() as group:

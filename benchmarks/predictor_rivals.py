@@ -23,7 +23,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 
-from benchmarks.predictor import write_encoder_sized
+from benchmarks.predictor import load, write_encoder_sized
 from benchmarks.processes import Service, process, service
 from predictive_scheduling.open_inference.v2 import open_inference_pb2 as pb
 from predictor_service.artifact import read_manifest
@@ -42,26 +42,13 @@ def requests(name: str, size: int) -> list[pb.ModelInferRequest]:
     ]
 
 
-async def load(address: str, asked: list[pb.ModelInferRequest], callers: int, calls: int) -> list[float]:
-    """Seconds of each call, with ``callers`` that never wait."""
-    found: list[float] = []
-    async with grpc.aio.insecure_channel(address) as channel:
-        infer = channel.unary_unary(
-            "/inference.GRPCInferenceService/ModelInfer",
-            pb.ModelInferRequest.SerializeToString,
-            pb.ModelInferResponse.FromString,
-        )
-
-        async def caller(first: int) -> None:
-            for at in range(first, calls, callers):
-                started = time.perf_counter()
-                await infer(asked[at % len(asked)])
-                found.append(time.perf_counter() - started)
-
-        async with asyncio.TaskGroup() as group:
-            for first in range(callers):
-                group.create_task(caller(first))
-    return found
+def infer(channel: grpc.aio.Channel) -> Any:
+    """The Open Inference Protocol's call."""
+    return channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        pb.ModelInferRequest.SerializeToString,
+        pb.ModelInferResponse.FromString,
+    )
 
 
 async def measure(folder: Path, pythons: dict[str, str], rounds: int, calls: int) -> dict[str, Any]:
@@ -83,7 +70,7 @@ async def measure(folder: Path, pythons: dict[str, str], rounds: int, calls: int
                 for one, contender in running.items():
                     asked = requests(manifest.name if one == _OURS else "model", manifest.hidden_size)
                     cpu, began = contender.cpu_seconds(), time.perf_counter()
-                    seconds = await load(contender.address, asked, callers, calls)
+                    seconds = await load(contender.address, asked, callers, calls, infer)
                     took = time.perf_counter() - began
                     if at_round:
                         seen[one].append(

@@ -101,7 +101,7 @@ class Batcher:
 
     async def predict(self, queries: Sequence[Query]) -> Predicted:
         """Return the predictions of checked queries. Raises QueueFullError; a cancelled call leaves the queue."""
-        if not self.busy and self._queue.max_delay == 0 and self._times.expected(queries) < _SHORT_SECONDS:
+        if self._may_run_at_once(queries):
             return Predicted(self._run_here(queries), 0.0)
         loop = asyncio.get_running_loop()
         size = self._queue.max_batch
@@ -116,6 +116,11 @@ class Batcher:
                 group.result.cancel()
         parts, waits = zip(*results, strict=True)
         return Predicted(_joined(list(parts)), max(waits))
+
+    def _may_run_at_once(self, queries: Sequence[Query]) -> bool:
+        """Whether a call need not queue: nobody waits, nobody is waited for, and it is one short batch."""
+        idle = not self.busy and self._queue.max_delay == 0
+        return idle and len(queries) <= self.max_batch_size and self._times.expected(queries) < _SHORT_SECONDS
 
     async def run(self) -> None:
         """Run batches until cancelled."""

@@ -22,9 +22,11 @@ class TimedModel:
         self.seconds = seconds
         self.threads = []
         self.fails = False
+        self.largest = 0
 
     def run(self, queries):
         self.threads.append(threading.current_thread())
+        self.largest = max(self.largest, len(queries))
         if self.fails:
             raise ValueError("broken")
         curves = np.array([[float(query.text)] for query in queries], np.float32)
@@ -67,10 +69,14 @@ async def test_long_batches_run_in_a_thread():
 
 @pytest.mark.parametrize("seconds", [0.0001, 0.01])
 async def test_concurrent_calls_of_any_size_get_their_own_answers(seconds):
-    async with running(TimedModel(seconds)) as batcher:
+    model = TimedModel(seconds)
+    async with running(model) as batcher:
         asked = [list(range(first, first + 1 + first % 7)) for first in range(40)]
         for _ in range(2):
             assert await asyncio.gather(*(ask(batcher, numbers) for numbers in asked)) == asked
+        for numbers in asked:
+            assert await ask(batcher, numbers) == numbers
+    assert model.largest == 4
 
 
 @pytest.mark.parametrize("seconds", [0.0001, 0.01])
