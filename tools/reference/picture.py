@@ -19,7 +19,7 @@ _HEAD = f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 770" font-
 
 @dataclass(frozen=True)
 class Box:
-    """A box of the picture: a package or something outside. ``lines`` may name modules, as ``module: what it does``."""
+    """A box of the picture: a package or something outside. ``lines`` of a package: ``modules: what they do``."""
 
     name: str
     x: int
@@ -38,7 +38,7 @@ BOXES = (
         (
             "server, assembly: start, wiring, drain",
             "servicer, openai_front, generations: calls in, events out",
-            "admission → collector → dispatcher, in pipeline",
+            "pipeline, admission, collector, dispatcher: a request's way",
             "guarded_predictor, predictor_client: ask, remember, give up in time",
             "planning, allocation, window, ledger: who gets how much (pure)",
             "forcing: cut the thinking, force the answer (pure)",
@@ -64,7 +64,7 @@ BOXES = (
         (
             "collect, features: measure a model",
             "kinds, train, export: curves → ONNX",
-            "evaluate, simulation, experiments",
+            "evaluate, simulation, experiments: what it gains",
         ),
     ),
     Box(
@@ -74,7 +74,7 @@ BOXES = (
             "serving, interceptors, telemetry: what both services share",
         ),
     ),
-    Box("predictive_scheduling_cli", 620, 576, 350, 62, ("the command line: drives all of it",)),
+    Box("predictive_scheduling_cli", 620, 576, 350, 62, ("main, serve, calls, top, demo: the command line",)),
 )  # fmt: skip
 CALLS = (
     ("callers", "scheduler_service", "gRPC, HTTP"),
@@ -86,6 +86,15 @@ CALLS = (
     ("exporters", "model folders", "writes"),
     ("predictor_service", "model folders", "reads"),
 )
+
+
+def check_modules() -> None:
+    """Raise ValueError where a box names a module that its package does not have."""
+    for box in BOXES:
+        for line in box.lines if box.package else ():
+            for name in line.partition(":")[0].split(", "):
+                if not list((ROOT / box.name).glob(f"{name}.py")) and not (ROOT / box.name / name).is_dir():
+                    raise ValueError(f"{box.name} has no module {name}, which the picture shows")
 
 
 def imports() -> set[tuple[str, str]]:
@@ -103,6 +112,7 @@ def imports() -> set[tuple[str, str]]:
 
 def picture() -> str:
     """Return the picture."""
+    check_modules()
     at = {box.name: box for box in BOXES}
     parts = [_HEAD]
     parts += [_arrow(at[one], at[other], label) for one, other, label in CALLS]
