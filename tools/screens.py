@@ -6,6 +6,7 @@ Needs chromium. The demo's LLM answers sixty questions for ``top``.
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
@@ -43,7 +44,8 @@ async def draw_top(path: Path) -> None:
             status = await client.status(recent=72)
     console = Console(record=True, width=110, file=sys.stderr)
     console.print(view(status))
-    console.save_svg(str(path), title="predictive-scheduling top")
+    drawn = console.export_svg(title="predictive-scheduling top")
+    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL))  # fonts from somebody's CDN
 
 
 def photograph(page: Path, path: Path, height: int) -> None:

@@ -91,3 +91,5 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path):
     for page in pages:
         fetched = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"?(https?://[^\" >]+)", page.read_text())
         assert not [url for url in fetched if "canonical" not in url], page.name
+    for picture in tmp_path.rglob("*.svg"):
+        assert not re.search(r"(?:url\(|href=)[\"']?https?:", picture.read_text()), picture.name
