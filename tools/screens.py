@@ -24,8 +24,8 @@ SCREENS = ROOT / "docs/screens"
 _QUESTIONS, _CALLERS = 60, 12
 
 
-async def draw_top(path: Path) -> None:
-    """Draw ``top`` after some questions, as an SVG."""
+async def top() -> str:
+    """What ``top`` shows after some questions, as an SVG."""
     questions = [task.question for task in split_tasks().test[:_QUESTIONS]]
     async with service("predictor") as predictor:
         flags = (
@@ -45,7 +45,7 @@ async def draw_top(path: Path) -> None:
     console = Console(record=True, width=110, file=sys.stderr)
     console.print(view(status))
     drawn = console.export_svg(title="predictive-scheduling top")
-    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL))  # fonts from somebody's CDN
+    return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)  # fonts from somebody's CDN
 
 
 def photograph(page: Path, path: Path, height: int) -> None:
@@ -75,7 +75,7 @@ def main() -> None:
     SCREENS.mkdir(exist_ok=True)
     photograph(ROOT / "out/demo/report.html", SCREENS / "report.png", 900)
     photograph(ROOT / "out/demo/status-envelope-32.html", SCREENS / "status.png", 900)
-    asyncio.run(draw_top(SCREENS / "top.svg"))
+    (SCREENS / "top.svg").write_text(asyncio.run(top()))
 
 
 if __name__ == "__main__":
