@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncGenerator, Generator
 from functools import cached_property
 from typing import Any
 
@@ -83,7 +83,7 @@ class AsyncSchedulerClient(AsyncConnection):
         *,
         timeout: float | None = None,  # noqa: ASYNC109  # a gRPC deadline, which travels to the server
         **fields: Any,
-    ) -> AsyncIterator[pb.GenerateResponse]:
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
         """Stream one allocation, the text, and last the usage; leaving the iteration cancels the call.
 
         ``timeout``: this call's deadline, in seconds.

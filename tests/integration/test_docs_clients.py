@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -60,6 +61,22 @@ SHOWN = {
 
 def test_every_example_is_checked():
     assert {heading for heading, _ in examples("docs/client.md")} == set(SHOWN)
+
+
+def test_the_examples_are_typed_as_callers_will_see_them(tmp_path):
+    files = []
+    for at, (_, code) in enumerate(examples("docs/client.md")):
+        files.append(tmp_path / f"example_{at}.py")
+        files[-1].write_text(code)
+    options = ["--strict", "--ignore-missing-imports", "--config-file=", f"--cache-dir={tmp_path / 'cache'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *map(str, files)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("heading", SHOWN)
