@@ -36,21 +36,26 @@ def reporting():
 
 
 @asynccontextmanager
-async def services(port, other_port):
-    """A predictor with a model on trial, two backends of which one breaks, a scheduler; yields its client."""
+async def services(log):
+    """A predictor with a model on trial, two backends of which one breaks, a scheduler.
+
+    Yields the scheduler's client, and where each service's metrics are; ``log``: what captures where they listen.
+    """
+    log.set_level("INFO", "predictive_scheduling.metrics_page")
     trial = "demo-text=gsm8k-r1-1.5b-text"
     async with (
         TgiStandIn(thinker, token_seconds=0.0005) as tgi,
         TgiStandIn(thinker, overloaded=True) as broken,
-        predictor(reporting=reporting(), metrics_listen=f"127.0.0.1:{other_port}", shadow=trial) as predictions,
+        predictor(reporting=reporting(), metrics_listen="127.0.0.1:0", shadow=trial) as predictions,
     ):
         settings = {
             "backend": "tgi", "backend_url": f"{tgi.url},{broken.url}", "template": "demo", "predictor": predictions,
             "predictor_timeout_ms": 5000, "policy": "price", "max_tenant_pending": 3, "backend_ready_seconds": 1,
         }  # fmt: skip
-        async with scheduler(reporting=reporting(), metrics_listen=f"127.0.0.1:{port}", **settings) as address:
+        async with scheduler(reporting=reporting(), metrics_listen="127.0.0.1:0", **settings) as address:
+            pages = [record.args[0] for record in log.records if record.msg == "metrics on port %d"]
             async with AsyncSchedulerClient(address) as client:
-                yield client
+                yield client, dict(zip(("predictor", "scheduler"), pages, strict=True))
 
 
 NUMBERS = itertools.count()
@@ -117,9 +122,8 @@ def queries():
 
 
 @needs_prometheus
-async def test_every_query_of_the_dashboard_has_data(tmp_path, unused_tcp_port_factory):
-    ports = {"scheduler": unused_tcp_port_factory(), "predictor": unused_tcp_port_factory()}
-    async with services(ports["scheduler"], ports["predictor"]) as client:
+async def test_every_query_of_the_dashboard_has_data(tmp_path, caplog, unused_tcp_port_factory):
+    async with services(caplog) as (client, ports):
         async with prometheus(tmp_path, ports, unused_tcp_port_factory()) as ask:
             async with asyncio.timeout(90):
                 while True:
