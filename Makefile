@@ -49,8 +49,8 @@ check: $(VENV)/test.installed  ## everything but the tests
 bench: $(VENV)/test.installed  ## measure, beside a baseline in the same run; out/bench/
 	@mkdir -p out/bench
 	$(BIN)/python -m benchmarks.allocation --json out/bench/allocation.json --plot out/bench/allocation.svg
-	$(BIN)/python -m benchmarks.streaming --json out/bench/streaming.json
-	$(BIN)/python -m benchmarks.predictor --json out/bench/predictor.json
+	$(BIN)/python -m benchmarks.streaming --json out/bench/streaming.json --plot out/bench/streaming.svg
+	$(BIN)/python -m benchmarks.predictor --json out/bench/predictor.json --plot out/bench/predictor.svg
 	$(BIN)/python -m benchmarks.sizing --json out/bench/sizing.json
 	$(BIN)/python -m benchmarks.telemetry --json out/bench/telemetry.json
 	$(BIN)/python -m benchmarks.growth --json out/bench/growth.json --plot out/bench/growth.svg

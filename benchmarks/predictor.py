@@ -33,6 +33,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.plots import Panel, draw
 from benchmarks.processes import Service, process, service
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
@@ -214,6 +215,18 @@ async def measure(folder: Path, name: str, rounds: int, calls: int) -> dict[str,
     return found
 
 
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """What is drawn: CPU time a query of each graph, with the ceiling beside it."""
+    drawn = []
+    for name, figures in found.items():
+        served, ceiling = figures["served"], figures["in process"]["cpu_us_a_query"]
+        contenders = next(iter(served.values()))
+        bars = {one: {callers: seen[one]["cpu_us_a_query"] for callers, seen in served.items()} for one in contenders}
+        alone = {"in process, best batch": dict.fromkeys(served, ceiling)}
+        drawn.append(Panel(f"CPU time a query, {name}", "µs", alone | bars, logarithmic=True))
+    return drawn
+
+
 def main() -> None:
     """Serve one of the contenders, or measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -221,6 +234,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=640)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     if given.serve:
         asyncio.run(serve(None if given.serve == "echo" else Path(given.serve)))
@@ -240,6 +254,8 @@ def main() -> None:
                 print(f"{callers:>4} at once  {one:14} {seen['cpu_us_a_query']:7.0f} µs CPU a query, {times}")  # noqa: T201
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
+    if given.plot:
+        draw(given.plot, panels(found))
 
 
 if __name__ == "__main__":

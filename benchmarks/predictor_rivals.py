@@ -23,6 +23,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 
+from benchmarks.plots import Panel, draw
 from benchmarks.predictor import load, write_encoder_sized
 from benchmarks.processes import Service, process, service
 from predictive_scheduling.open_inference.v2 import open_inference_pb2 as pb
@@ -89,6 +90,17 @@ async def measure(folder: Path, pythons: dict[str, str], rounds: int, calls: int
     return found
 
 
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """What is drawn: calls a second of each graph."""
+    drawn = []
+    for graph, figures in found.items():
+        served = {callers: seen for callers, seen in figures.items() if callers.isdigit()}
+        contenders = next(iter(served.values()))
+        bars = {one: {callers: seen[one]["calls_a_second"] for callers, seen in served.items()} for one in contenders}
+        drawn.append(Panel(f"Calls, {graph}", "a second", bars))
+    return drawn
+
+
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -97,6 +109,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--calls", type=int, default=640)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     pythons = {"triton": given.triton_python, "mlserver": given.mlserver_python}
     pythons = {name: python for name, python in pythons.items() if python}
@@ -113,6 +126,8 @@ def main() -> None:
                 print(f"{callers:>4} at once  {one:10} {cost}, p50 {seen['p50_ms']:7.2f} p99 {seen['p99_ms']:7.2f} ms")  # noqa: T201
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
+    if given.plot:
+        draw(given.plot, panels(found))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import Any
 import aiohttp
 import grpc.aio
 
+from benchmarks.plots import Panel, draw
 from benchmarks.processes import Service, backend, process, service
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
@@ -215,6 +216,20 @@ async def _at(
     return found
 
 
+def panels(found: dict[str, Any]) -> list[Panel]:
+    """What is drawn: CPU time a token, and the first token."""
+    contenders = list(next(iter(found.values())))
+
+    def bars(key: str) -> dict[str, dict[str, float]]:
+        known = [one for one in contenders if all(key in figures[one] for figures in found.values())]
+        return {one: {callers: figures[one][key] for callers, figures in found.items()} for one in known}
+
+    return [
+        Panel("CPU time a streamed token", "µs", bars("cpu_us_a_token"), logarithmic=True),
+        Panel("First token, median", "ms", bars("first_token_ms_p50"), logarithmic=True),
+    ]
+
+
 def main() -> None:
     """Serve one of the contenders, or measure, print and write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -225,6 +240,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rate", type=float, default=40.0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     if given.serve:
         asyncio.run(serve_backend() if given.serve == "backend" else serve_proxy(given.backend))
@@ -237,6 +253,8 @@ def main() -> None:
             print(f"{callers:>4} at once  {name:11} {times}  {cost}")  # noqa: T201
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
+    if given.plot:
+        draw(given.plot, panels(found))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from statistics import linear_regression
 import grpc
 import grpc.aio
 
+from benchmarks.processes import Service, service
 from predictive_scheduling import AsyncSchedulerClient
 from tests.integration.running import DOCUMENTED
 from tests.standins.tgi import TgiStandIn
@@ -38,35 +39,13 @@ def script(prompt: str) -> list[str]:
     return [*["word "] * (1 + hash(prompt) % 200), "\n", "Final", " answer", ":", " 42", "\n\n"]
 
 
-async def start(*arguments: str) -> tuple[asyncio.subprocess.Process, str]:
-    """Run a service; returns its process and address."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "predictive_scheduling_cli", *arguments, stderr=asyncio.subprocess.PIPE
-    )
-    assert process.stderr is not None
-    async for line in process.stderr:
-        if b"listening on port" in line:
-            port = line.split()[-1].decode()
-            break
-    else:
-        raise RuntimeError(f"{arguments[0]} did not start")
-    process.errors = asyncio.create_task(drain(process.stderr))  # type: ignore[attr-defined]
-    return process, f"127.0.0.1:{port}"
-
-
-async def drain(stream: asyncio.StreamReader) -> int:
-    """Read a log to its end; returns its lines."""
-    return len([line async for line in stream])
-
-
-def usage(process: asyncio.subprocess.Process) -> dict[str, float]:
+def usage(service: Service) -> dict[str, float]:
     """A process's resident memory (MB), open files and threads."""
-    folder = Path(f"/proc/{process.pid}")
-    status = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
+    folder = Path(f"/proc/{service.process.pid}")
     return {
-        "memory_mb": int(status["VmRSS"].split()[0]) / 1024,
+        "memory_mb": service.memory_mb(),
         "files": len(list((folder / "fd").iterdir())),
-        "threads": int(status["Threads"]),
+        "threads": len(list((folder / "task").iterdir())),
     }
 
 
@@ -95,30 +74,29 @@ async def traffic(client: AsyncSchedulerClient, until: float, ended: Counter[str
 async def soak(minutes: float, callers: int) -> int:
     """Run; returns the exit code."""
     rng, ended, samples = random.Random(0), Counter[str](), {"predictor": [], "scheduler": []}
-    async with TgiStandIn(script, token_seconds=0.0005) as tgi:
-        predictor, predictions = await start("predictor", "--listen", "127.0.0.1:0")
-        scheduler, address = await start(
-            "scheduler", "--listen", "127.0.0.1:0", "--backend", "tgi", "--backend-url", tgi.url,
-            "--predictor", predictions, "--tokens-per-query", "64", "--max-pending", "100",
-            "--predictor-cache", "1000",
-        )  # fmt: skip
+    async with (
+        TgiStandIn(script, token_seconds=0.0005) as tgi,
+        service("predictor") as predictor,
+        service(
+            "scheduler", "--backend=tgi", f"--backend-url={tgi.url}", f"--predictor={predictor.address}",
+            "--tokens-per-query=64", "--max-pending=100", "--predictor-cache=1000",
+        ) as scheduler,
+        AsyncSchedulerClient(scheduler.address) as client,
+    ):  # fmt: skip
+        running = {"predictor": predictor, "scheduler": scheduler}
         started = time.monotonic()
-        async with AsyncSchedulerClient(address) as client, asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             for _ in range(callers):
                 group.create_task(traffic(client, started + minutes * 60, ended, rng))
             while (now := time.monotonic() - started) < minutes * 60:
-                for name, process in (("predictor", predictor), ("scheduler", scheduler)):
-                    samples[name].append({"seconds": now, **usage(process)})
+                for name, one in running.items():
+                    samples[name].append({"seconds": now, **usage(one)})
                 tgi.requests.clear()
                 tgi.headers.clear()
                 await asyncio.sleep(EVERY_SECONDS)
-        async with AsyncSchedulerClient(address) as client:
-            await asyncio.sleep(2.0)
-            budget = await client.budget()
-        after = {"predictor": usage(predictor), "scheduler": usage(scheduler)}
-        for process in (scheduler, predictor):
-            process.terminate()
-            await process.wait()
+        await asyncio.sleep(2.0)
+        budget = await client.budget()
+        after = {name: usage(one) for name, one in running.items()}
     return report(minutes, ended, samples, after, budget)
 
 

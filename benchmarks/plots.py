@@ -1,0 +1,38 @@
+"""Pictures of what was measured: bars of contenders side by side, a group for each number of callers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One diagram. ``bars``: by contender, then by group, such as the number of callers."""
+
+    title: str
+    unit: str
+    bars: Mapping[str, Mapping[str, float]]
+    logarithmic: bool = False
+
+
+def draw(path: Path, panels: Sequence[Panel], groups: str = "callers at once") -> None:
+    """Draw the panels side by side, as an SVG."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.6), layout="constrained", squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        names = list(next(iter(panel.bars.values())))
+        width = 0.8 / len(panel.bars)
+        for place, (contender, values) in enumerate(panel.bars.items()):
+            at = [group + width * (place - (len(panel.bars) - 1) / 2) for group in range(len(names))]
+            axis.bar(at, [values[name] for name in names], width, label=contender)
+        axis.set_xticks(range(len(names)), names)
+        axis.set(title=panel.title, xlabel=groups, ylabel=panel.unit, yscale="log" if panel.logarithmic else "linear")
+        axis.legend(frameon=False, fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    figure.savefig(path)
+    plt.close(figure)
