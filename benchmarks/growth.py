@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.callers import keep
 from benchmarks.processes import backend, resident_mb, service
 from predictive_scheduling import AsyncPredictorClient, telemetry
 from predictive_scheduling.version import VERSION
@@ -261,10 +262,7 @@ def main() -> None:
         return
     found = asyncio.run(measure(given.rounds, given.requests))
     print(json.dumps(found, indent=1))  # noqa: T201
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
-    if given.plot:
-        draw(given.plot, json.loads(json.dumps(found)))
+    keep(given, found, lambda path: draw(path, json.loads(json.dumps(found))))
 
 
 if __name__ == "__main__":

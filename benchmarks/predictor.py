@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
@@ -33,6 +32,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.callers import at_once, keep
 from benchmarks.plots import Panel, draw
 from benchmarks.processes import Service, process, service
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
@@ -168,15 +168,12 @@ async def load(
     async with grpc.aio.insecure_channel(address) as channel:
         call = method(channel)
 
-        async def caller(first: int) -> None:
-            for at in range(first, calls, callers):
-                started = time.perf_counter()
-                await call(requests[at % len(requests)])
-                found.append(time.perf_counter() - started)
+        async def timed(at: int) -> None:
+            started = time.perf_counter()
+            await call(requests[at % len(requests)])
+            found.append(time.perf_counter() - started)
 
-        async with asyncio.TaskGroup() as group:
-            for first in range(callers):
-                group.create_task(caller(first))
+        await at_once(calls, callers, timed)
     return found
 
 
@@ -252,10 +249,7 @@ def main() -> None:
             for one, seen in contenders.items():
                 times = f"p50 {seen['p50_ms']:7.2f} ms, p99 {seen['p99_ms']:7.2f} ms"
                 print(f"{callers:>4} at once  {one:14} {seen['cpu_us_a_query']:7.0f} µs CPU a query, {times}")  # noqa: T201
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
-    if given.plot:
-        draw(given.plot, panels(found))
+    keep(given, found, lambda path: draw(path, panels(found)))
 
 
 if __name__ == "__main__":

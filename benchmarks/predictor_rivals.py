@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import grpc.aio
 import numpy as np
 
+from benchmarks.callers import keep
 from benchmarks.plots import Panel, draw
 from benchmarks.predictor import load, write_encoder_sized
 from benchmarks.processes import Service, process, service
@@ -124,10 +124,7 @@ def main() -> None:
             for one, seen in figures[callers].items():
                 cost = f"{seen['calls_a_second']:7.0f} calls/s {seen['cpu_us_a_call']:7.0f} µs CPU a call"
                 print(f"{callers:>4} at once  {one:10} {cost}, p50 {seen['p50_ms']:7.2f} p99 {seen['p99_ms']:7.2f} ms")  # noqa: T201
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
-    if given.plot:
-        draw(given.plot, panels(found))
+    keep(given, found, lambda path: draw(path, panels(found)))
 
 
 if __name__ == "__main__":

@@ -15,22 +15,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.callers import at_once
 from benchmarks.processes import backend, service
 from predictive_scheduling import AsyncPredictorClient, AsyncSchedulerClient
 
 _CALLERS = 16
-
-
-async def at_once(count: int, call: Any) -> None:
-    """Make ``count`` calls, some at a time."""
-
-    async def worker(first: int) -> None:
-        for at in range(first, count, _CALLERS):
-            await call(at)
-
-    async with asyncio.TaskGroup() as group:
-        for first in range(_CALLERS):
-            group.create_task(worker(first))
 
 
 async def predictor_costs(rounds: int, calls: int) -> dict[str, Any]:
@@ -45,11 +34,11 @@ async def predictor_costs(rounds: int, calls: int) -> dict[str, Any]:
             async def call(at: int, batch: int = batch) -> None:
                 await client.predict([f"What is {at} + {n}, and what is half of it?" for n in range(batch)])
 
-            await at_once(calls // 4, call)
+            await at_once(calls // 4, _CALLERS, call)
             costs = []
             for _ in range(rounds):
                 before = running.cpu_seconds()
-                await at_once(calls, call)
+                await at_once(calls, _CALLERS, call)
                 costs.append((running.cpu_seconds() - before) / (calls * batch))
             found[f"cpu_ms_a_query_{batch}_a_call"] = 1e3 * statistics.median(costs)
         found["memory_mb"] = running.memory_mb()
@@ -84,7 +73,7 @@ async def scheduler_costs(rounds: int, calls: int) -> dict[str, Any]:
                             raise RuntimeError(f"{used} tokens were generated, not {tokens}")
 
                     before = running.cpu_seconds()
-                    await at_once(calls, call)
+                    await at_once(calls, _CALLERS, call)
                     if at_round:
                         measured.append((running.cpu_seconds() - before) / calls)
             short, long = (1e3 * statistics.median(costs[tokens]) for tokens in (16, 528))

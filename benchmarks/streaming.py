@@ -22,7 +22,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from typing import Any
 import aiohttp
 import grpc.aio
 
+from benchmarks.callers import at_once, keep
 from benchmarks.plots import Panel, draw
 from benchmarks.processes import Service, backend, process, service
 from predictive_scheduling import AsyncSchedulerClient
@@ -137,7 +138,7 @@ async def first_token(stream: Stream, callers: int, requests: int, pause: float)
                     first = False
             await asyncio.sleep(max(0.0, pause - (time.perf_counter() - started)))
 
-    await _together(callers, caller)
+    await at_once(callers, callers, caller)
     return found
 
 
@@ -151,17 +152,8 @@ async def throughput(stream: Stream, callers: int, requests: int) -> float:
             async for tokens in stream(f"{number} {at}"):
                 total += tokens
 
-    await _together(callers, caller)
+    await at_once(callers, callers, caller)
     return total
-
-
-async def _together(callers: int, caller: Callable[[int], Awaitable[None]]) -> None:
-    async def one(number: int) -> None:
-        await caller(number)
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(callers):
-            group.create_task(one(number))
 
 
 async def measure(concurrency: list[int], rounds: int, rate: float, litellm: str | None) -> dict[str, Any]:
@@ -251,10 +243,7 @@ def main() -> None:
             cost = f"{one['cpu_us_a_token']:6.1f} µs a token" if "cpu_us_a_token" in one else ""
             times = f"first token p50 {one['first_token_ms_p50']:7.2f} ms, p99 {one['first_token_ms_p99']:7.2f} ms"
             print(f"{callers:>4} at once  {name:11} {times}  {cost}")  # noqa: T201
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
-    if given.plot:
-        draw(given.plot, panels(found))
+    keep(given, found, lambda path: draw(path, panels(found)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.callers import at_once, keep
 from benchmarks.processes import backend, service
 from exporters.curves import WINDOW_TOKENS, Curves, read_curves
 from exporters.hidden_states import read_hidden_states
@@ -55,18 +56,15 @@ async def replay(address: str, curves: Curves, states: NDArray[np.float32] | Non
     tokens, added, saved = np.zeros(count), np.zeros(count), np.zeros(count)
     async with AsyncSchedulerClient(address) as client:
 
-        async def caller(first: int) -> None:
-            for at in range(first, count, _CALLERS):
-                state = {} if states is None else {"hidden_state": states[at].tolist()}
-                reply = await client.complete(curves.questions[at], **state)
-                given = reply.allocation
-                tokens[at] = reply.usage.reasoning_tokens
-                added[at] = given.window_wait_seconds + given.prediction_seconds + given.allocation_seconds
-                saved[at] = reply.usage.tokens_saved_at_equal_accuracy
+        async def ask(at: int) -> None:
+            state = {} if states is None else {"hidden_state": states[at].tolist()}
+            reply = await client.complete(curves.questions[at], **state)
+            given = reply.allocation
+            tokens[at] = reply.usage.reasoning_tokens
+            added[at] = given.window_wait_seconds + given.prediction_seconds + given.allocation_seconds
+            saved[at] = reply.usage.tokens_saved_at_equal_accuracy
 
-        async with asyncio.TaskGroup() as group:
-            for first in range(_CALLERS):
-                group.create_task(caller(first))
+        await at_once(count, _CALLERS, ask)
     return {"tokens": tokens, "added": added, "saved": saved}
 
 
@@ -156,10 +154,7 @@ def main() -> None:
                 f"added p50 {row['added_ms']['p50']:.1f} ms, p99 {row['added_ms']['p99']:.1f} ms, "
                 f"pays from {row['pays_from_seconds_per_token']} s a token"
             )
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1) + "\n")
-    if given.plot:
-        draw(given.plot, json.loads(json.dumps(found)))
+    keep(given, found, lambda path: draw(path, json.loads(json.dumps(found))))
 
 
 if __name__ == "__main__":

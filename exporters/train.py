@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from exporters.classes import DIFFICULTY, SIZE, class_means, size_of, soft_difficulty
 from exporters.curves import Curves
 from exporters.ensemble import Ensemble, Recipe, add_ensemble, predict, train_ensemble
-from exporters.kinds import Training
+from exporters.kinds import KINDS, Training
 from exporters.onnx_graph import TEXT, GraphBuilder, hidden_state_input, with_half_weights
 from exporters.text_graph import add_features, add_tokens, text_features, vocabulary_of
 from exporters.trained import Calibration, Interface, lookup
@@ -155,6 +155,8 @@ def train(
     ``data``: the training file's name and digest, for the manifest. Raises ValueError for an unknown kind, missing
     hidden states, or too few questions.
     """
+    if KINDS.get(kind) != __name__:
+        raise ValueError(f"kind: {kind!r} is none of {', '.join(one for one in KINDS if KINDS[one] == __name__)}")
     if len(curves.ids) < 2 * recipe.members:
         raise ValueError(f"--curves: {len(curves.ids)} questions are too few for {recipe.members} members")
     if kind in ("hidden_state_mlp", "hybrid") and hidden is None:

@@ -118,6 +118,10 @@ class SchedulerSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> SchedulerSettings:
+        from scheduler_service.backends import SERVERS  # needs aiohttp, which who only serves predictions lacks
+
+        if self.backend not in (*SERVERS, "embedded"):
+            raise ValueError(f"backend: {self.backend!r} is none of {', '.join((*SERVERS, 'embedded'))}")
         if self.backend != "embedded" and not self.backend_url:
             raise ValueError(f"backend_url: required for the backend {self.backend}")
         if self.backend_chat and self.backend not in ("vllm", "sglang", "openai"):

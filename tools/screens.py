@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.callers import at_once
 from benchmarks.processes import service
 from exporters.demo.tasks import split_tasks
 from predictive_scheduling import AsyncSchedulerClient
@@ -34,13 +35,10 @@ async def top() -> str:
         )  # fmt: skip
         async with service("scheduler", *flags) as running, AsyncSchedulerClient(running.address) as client:
 
-            async def caller(first: int) -> None:
-                for question in questions[first::_CALLERS]:
-                    await client.complete(question, tenant=("search", "tutor", "mail")[first % 3])
+            async def ask(at: int) -> None:
+                await client.complete(questions[at], tenant=("search", "tutor", "mail")[at % 3])
 
-            async with asyncio.TaskGroup() as group:
-                for first in range(_CALLERS):
-                    group.create_task(caller(first))
+            await at_once(_QUESTIONS, _CALLERS, ask)
             status = await client.status(recent=72)
     console = Console(record=True, width=110, file=sys.stderr)
     console.print(view(status))

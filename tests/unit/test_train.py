@@ -188,6 +188,8 @@ def test_what_cannot_be_trained_is_refused_by_name(learnable):
         train("hybrid", curves, None, RECIPE)
     with pytest.raises(ValueError, match="kind"):
         module_of("oracle")
+    with pytest.raises(ValueError, match="kind"):
+        train("oracle", curves, hidden, RECIPE)
     few = curves.chosen(range(5))
     with pytest.raises(ValueError, match="too few"):
         train("hidden_state_mlp", few, hidden[:5], RECIPE)
