@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -14,9 +14,7 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from predictive_scheduling import semconv
-
-_Details = grpc.HandlerCallDetails
-_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+from predictive_scheduling.wrapping import Handler, WrappingInterceptor
 
 
 def _durations(meters: metrics.MeterProvider, side: str) -> metrics.Histogram:
@@ -68,28 +66,19 @@ _SERVER_FAULTS = frozenset(
 )  # the codes that OpenTelemetry's RPC conventions count as errors of a server
 
 
-class ServerTracing(grpc.aio.ServerInterceptor):
+class ServerTracing(WrappingInterceptor):
     """One SERVER span and one duration a call, a child of the caller's span; it is current while the handler runs."""
 
     def __init__(self, provider: trace.TracerProvider, meters: metrics.MeterProvider | None = None) -> None:
         """Trace with ``provider``, measure with ``meters``."""
+        super().__init__()
         self._tracer = provider.get_tracer(__name__)
         self._durations = _durations(meters or metrics.NoOpMeterProvider(), "server")
-        self._wrapped: dict[str, tuple[_Handler, _Handler]] = {}
 
-    async def intercept_service(
-        self, continuation: Callable[[_Details], Awaitable[_Handler | None]], details: _Details
-    ) -> _Handler | None:
-        """Wrap the two kinds of handler that our services have; others pass untouched."""
-        handler = await continuation(details)
-        if handler is None or details.method.startswith("/grpc."):
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        """Wrap the two kinds of handler that our services have; others, and gRPC's own services, pass untouched."""
+        if method.startswith("/grpc."):
             return handler
-        wrapped = self._wrapped.get(details.method)
-        if wrapped is None or wrapped[0] is not handler:
-            wrapped = self._wrapped[details.method] = (handler, self._wrap(handler, details.method))
-        return wrapped[1]
-
-    def _wrap(self, handler: _Handler, method: str) -> _Handler:
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(
                 self._unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer

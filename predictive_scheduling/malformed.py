@@ -6,7 +6,7 @@ fails: anybody could fill the log.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from predictive_scheduling.rpc_errors import abort_invalid
+from predictive_scheduling.wrapping import Handler, WrappingInterceptor
 
 _OURS = ("/predictive_scheduling.", "/inference.")
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -28,32 +29,17 @@ class _Malformed:
     reason: str
 
 
-class RefuseMalformed(grpc.aio.ServerInterceptor):
+class RefuseMalformed(WrappingInterceptor):
     """Wraps our methods that take one request."""
 
-    def __init__(self) -> None:
-        """Wrap each method's handler once."""
-        self._wrapped: dict[str, tuple[Any, Any]] = {}
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        """Return the method's handler, with a parser that cannot fail."""
-        handler = await continuation(handler_call_details)
-        method = handler_call_details.method
-        if not method.startswith(_OURS):  # health and reflection stream in other ways
+    def wrap(self, handler: Handler, method: str) -> Handler:
+        """Return the handler with a parser that cannot fail; health and reflection, which stream in, as they are."""
+        if not method.startswith(_OURS) or handler.request_streaming or handler.request_deserializer is None:
             return handler
-        if handler is None or handler.request_streaming or handler.request_deserializer is None:
-            return handler
-        wrapped = self._wrapped.get(method)
-        if wrapped is None or wrapped[0] is not handler:
-            wrapped = self._wrapped[method] = (handler, _wrap(handler))
-        return wrapped[1]
+        return _guarded(handler)
 
 
-def _wrap(handler: Any) -> Any:
+def _guarded(handler: Any) -> Handler:
     def parse(raw: bytes) -> Any:
         try:
             return handler.request_deserializer(raw)
