@@ -1,24 +1,48 @@
-"""A model folder: ``model.onnx`` and the ``manifest.json`` that says what it is. Checked before it is served."""
+"""A model folder: ``model.onnx`` and the ``manifest.json`` that says what it is. Checked before it is served.
+
+The manifest is one schema for both sides: exporters make a ``Manifest`` and write it, the predictor reads it into one.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Self
 
-_KIND = re.compile(r"[a-z][a-z0-9_]{0,63}")
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+MOST_MANIFEST_BYTES = 1 << 20
+MOST_WINDOWS = 4096
+_MOST_REASON = 600  # characters of what is said about a bad manifest, whatever stands in it
+_MOST_FAULTS = 3
 
 
 class ArtifactError(ValueError):
     """A model folder cannot be served; the message says which file and why."""
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a model folder holds.
+def _plain_file_name(name: str) -> str:
+    if Path(name).name != name or not name.isprintable():
+        raise ValueError("must be the name of a file in the folder")
+    return name
+
+
+def _has_a_place_for_the_prompt(template: str) -> str:
+    if "{prompt}" not in template:
+        raise ValueError("must contain {prompt}")
+    return template
+
+
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+# The sequence itself is not strict, so that Python callers may give lists; its numbers are.
+Curve = Annotated[tuple[Annotated[Fraction, Field(strict=True)], ...], Field(max_length=MOST_WINDOWS, strict=False)]
+Identifier = Annotated[str, Field(pattern=r"^\w[\w./+:~-]{0,127}$")]
+FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_plain_file_name)]
+
+
+class Manifest(BaseModel):
+    """What a model folder holds. Raises pydantic's ValidationError, a ValueError, for a field that it may not have.
 
     ``kind``: how it was made; a server serves any that has a predictor's inputs and outputs. ``windows`` and
     ``budget_window_tokens``: the length and the step of a curve. ``hidden_size``: components of the hidden state that
@@ -28,36 +52,57 @@ class Manifest:
     the mean curve of each difficulty class, for models that classify.
     """
 
-    name: str
-    version: str
-    kind: str
-    budget_window_tokens: int
-    windows: int
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: Identifier
+    version: Identifier
+    kind: str = Field(pattern="^[a-z][a-z0-9_]{0,63}$")
+    budget_window_tokens: int = Field(ge=1, le=65536)
+    windows: int = Field(ge=1, le=MOST_WINDOWS)
     takes_text: bool
-    hidden_size: int
-    layer: int
-    max_text_bytes: int
+    hidden_size: int = Field(ge=0, le=65536)
+    layer: int = Field(ge=0, le=65536)
+    max_text_bytes: int = Field(ge=0, le=1 << 20)
     training_data: dict[str, str]
-    validation: dict[str, float]
-    reliability: float
-    mean_curve: list[float]
-    uncertainty: list[float]
-    files: dict[str, str] = field(default_factory=dict)
-    max_tokens: int = 0
-    prompt: str = "{prompt}"
-    class_curves: dict[str, list[float]] = field(default_factory=dict)
+    validation: dict[str, Finite]
+    reliability: float = Field(ge=-1, le=1, allow_inf_nan=False)
+    mean_curve: Curve
+    uncertainty: Curve
+    files: dict[FileName, Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]] = Field(default_factory=dict)
+    max_tokens: int = Field(0, ge=0, le=1 << 20)
+    prompt: Annotated[str, Field(max_length=65536), AfterValidator(_has_a_place_for_the_prompt)] = "{prompt}"
+    class_curves: dict[str, Curve] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fields_fit_each_other(self) -> Self:
+        """Refuse what no single field shows."""
+        curves = {f"class_curves.{name}": curve for name, curve in self.class_curves.items()}
+        for name, curve in {"mean_curve": self.mean_curve, "uncertainty": self.uncertainty, **curves}.items():
+            if len(curve) != self.windows:
+                raise ValueError(f"{name}: must be {self.windows} numbers from 0 to 1, as windows says")
+        if not self.takes_text and not self.hidden_size:
+            raise ValueError("takes_text, hidden_size: the model takes no input at all")
+        if self.takes_text and not self.max_text_bytes:
+            raise ValueError("max_text_bytes: must be above 0 for a model that takes text")
+        return self
 
 
 def digest(path: Path) -> str:
     """Return a file's ``sha256:…``."""
-    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def manifest_digest(folder: Path) -> str:
+    """Return the ``sha256:…`` of a folder's manifest. Raises ArtifactError, or OSError where it cannot be read."""
+    return f"sha256:{hashlib.sha256(_read(folder / 'manifest.json')).hexdigest()}"
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write the manifest with the digests of the folder's other files; returns what was written."""
     files = {path.name: digest(path) for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
-    complete = Manifest(**{**asdict(manifest), "files": files})
-    (folder / "manifest.json").write_text(json.dumps(asdict(complete), indent=1) + "\n")
+    complete = Manifest(**{**manifest.model_dump(), "files": files})
+    (folder / "manifest.json").write_text(complete.model_dump_json(indent=1) + "\n")
     return complete
 
 
@@ -65,37 +110,49 @@ def read_manifest(folder: Path) -> Manifest:
     """Read a model folder's manifest and check the folder against it. Raises ArtifactError."""
     path = folder / "manifest.json"
     try:
-        raw: dict[str, Any] = json.loads(path.read_text())
+        manifest = Manifest.model_validate_json(_read(path))
+        _check_files(folder, manifest)
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ArtifactError(f"{path}: not JSON: {error}") from error
-    try:
-        manifest = Manifest(**raw)
-    except TypeError as error:
-        raise ArtifactError(f"{path}: {str(error).replace('Manifest.__init__() ', '')}") from error
-    _check(path, manifest)
+        raise ArtifactError(f"{error.filename or path}: cannot be read: {error.strerror or error}") from error
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: {_faults(error)}") from None  # its context holds the whole input
+    return manifest
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    path = folder / "manifest.json"
+    if manifest.max_tokens and "tokenizer.json" not in manifest.files:
+        raise ArtifactError(f"{path}: files: tokenizer.json is not listed, though max_tokens says that it is needed")
+    if "model.onnx" not in manifest.files:
+        raise ArtifactError(f"{path}: files: model.onnx is not listed")
     for name, expected in manifest.files.items():
         file = folder / name
         if not file.is_file():
             raise ArtifactError(f"{file}: missing, though the manifest lists it")
         if digest(file) != expected:
             raise ArtifactError(f"{file}: its digest is not the manifest's; export the model again")
-    return manifest
 
 
-def _check(path: Path, manifest: Manifest) -> None:
-    curves = {"mean_curve": manifest.mean_curve, "uncertainty": manifest.uncertainty}
-    for name, curve in curves.items():
-        if len(curve) != manifest.windows or not all(0 <= value <= 1 for value in curve):
-            raise ArtifactError(f"{path}: {name}: must be {manifest.windows} numbers from 0 to 1")
-    if not _KIND.fullmatch(manifest.kind):
-        raise ArtifactError(f"{path}: kind: {manifest.kind!r} is no name of small letters, digits and underscores")
-    if not manifest.takes_text and manifest.hidden_size < 1:
-        raise ArtifactError(f"{path}: takes_text, hidden_size: the model takes no input at all")
-    if manifest.max_tokens and "tokenizer.json" not in manifest.files:
-        raise ArtifactError(f"{path}: files: tokenizer.json is not listed, though max_tokens says that it is needed")
-    if "{prompt}" not in manifest.prompt:
-        raise ArtifactError(f"{path}: prompt: must contain {{prompt}}")
-    if "model.onnx" not in manifest.files:
-        raise ArtifactError(f"{path}: files: model.onnx is not listed")
+def _read(path: Path) -> bytes:
+    """Read a file that is as small as manifests are; a pipe or a device would be read for ever."""
+    if path.exists() and not path.is_file():
+        raise ArtifactError(f"{path}: is no file")
+    with path.open("rb") as file:
+        raw = file.read(MOST_MANIFEST_BYTES + 1)
+    if len(raw) > MOST_MANIFEST_BYTES:
+        raise ArtifactError(f"{path}: larger than {MOST_MANIFEST_BYTES} bytes")
+    return raw
+
+
+def _faults(error: ValidationError) -> str:
+    """The first faults as ``field: what would be accepted``, without what stood there."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    words = []
+    for fault in found[:_MOST_FAULTS]:
+        place = ".".join(str(part) for part in fault["loc"])
+        reason = fault["msg"].removeprefix("Value error, ")
+        reason = reason.replace("Invalid JSON", "not JSON") if fault["type"] == "json_invalid" else reason
+        words.append(f"{place}: {reason}" if place else reason)
+    more = f" (and {len(found) - _MOST_FAULTS} more)" if len(found) > _MOST_FAULTS else ""
+    text = "; ".join(words)
+    return (text if len(text) <= _MOST_REASON else text[:_MOST_REASON] + "…") + more

@@ -100,7 +100,10 @@ class Batcher:
         return len(self._queue)
 
     async def predict(self, queries: Sequence[Query]) -> Predicted:
-        """Return the predictions of checked queries. Raises QueueFullError; a cancelled call leaves the queue."""
+        """Return the predictions of checked queries; a cancelled call leaves the queue.
+
+        Raises QueueFullError, and ModelFailedError where the graph fails: then whoever shares the batch fails, too.
+        """
         if self._may_run_at_once(queries):
             return Predicted(self._run_here(queries), 0.0)
         loop = asyncio.get_running_loop()

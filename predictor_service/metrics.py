@@ -44,8 +44,8 @@ class PredictorMetrics:
         self._tokenize.record(result.tokenize_seconds, labels)
         self._inference.record(result.inference_seconds, labels)
 
-    def watch(self, predictions: Predictions) -> None:
-        """Observe queues and trials."""
+    def watch(self, predictions: Predictions, refused: Callable[[], int]) -> None:
+        """Observe queues and trials, and how many model folders are ``refused``."""
 
         def waiting() -> Iterator[Observation]:
             for name, batcher in list(predictions.batchers.items()):
@@ -56,6 +56,9 @@ class PredictorMetrics:
                 for kind, trial, record in predictions.trials.of(name):
                     yield Observation(read(record), {"model": name, "trial": trial.model, "kind": kind})
 
+        self._observe(
+            "folders.refused", "{folder}", "Model folders that cannot be served", lambda: [Observation(refused())]
+        )
         self._observe("queue.depth", "{query}", "Queries that wait", waiting)
         self._observe("trial.queries", "{query}", "Queries of a trial", lambda: trials(lambda one: one.queries))
         self._observe("trial.failures", "{query}", "Failures of a trial", lambda: trials(lambda one: one.failures))

@@ -22,6 +22,8 @@ if (
 ):  # CUDA's libraries that were installed as packages beside onnxruntime-gpu
     ort.preload_dlls()
 
+_CLASSES = 3  # easy, medium, hard
+
 PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -44,6 +46,14 @@ class BatchResult:
     difficulty: NDArray[np.float32] | None
     tokenize_seconds: float
     inference_seconds: float
+
+
+class ModelFailedError(Exception):
+    """A graph cannot run a batch that its manifest says it takes."""
+
+
+class _WrongOutputError(Exception):
+    """A graph gives what no predictor gives."""
 
 
 class LoadedModel:
@@ -73,6 +83,8 @@ class LoadedModel:
         if "curve" not in outputs:
             raise ArtifactError(f"{folder / 'model.onnx'}: no output named curve, found {', '.join(outputs)}")
         self._outputs = [name for name in ("curve", "difficulty") if name in outputs]
+        self._widths = {"curve": self.manifest.windows, "difficulty": _CLASSES}
+        self._failure = ""
         self._warm_up(folder)
         log.info("model %s@%s (%s) on %s", self.name, self.manifest.version, self.manifest.kind, got[0])
 
@@ -82,13 +94,32 @@ class LoadedModel:
         return self.manifest.name
 
     def run(self, queries: Sequence[Query]) -> BatchResult:
-        """Predict a batch; curves are clipped to 0…1 (rounding may leave them a little outside)."""
+        """Predict a batch; curves are clipped to 0…1 (rounding may leave them a little outside).
+
+        Raises ModelFailedError where the graph fails, or gives anything but one row of numbers for each query.
+        """
+        try:
+            return self._run(queries)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except (
+            BaseException
+        ) as error:  # onnxruntime's errors have no common base, and tokenizers panics by BaseException
+            # A foreign message may quote what was asked, which no log may hold.
+            reason = str(error) if isinstance(error, _WrongOutputError) else type(error).__name__
+            if reason != self._failure:
+                self._failure = reason
+                log.error("model %s@%s cannot run a batch: %s", self.name, self.manifest.version, reason)
+            raise ModelFailedError(reason) from error
+
+    def _run(self, queries: Sequence[Query]) -> BatchResult:
         started = time.perf_counter()
         runs = self._inputs.runs(queries)
         ready = time.perf_counter()
         outputs: dict[str, NDArray[np.float32]] = {}
         for rows, inputs in runs:
             for name, values in zip(self._outputs, self._session.run(self._outputs, inputs), strict=True):
+                self._check(name, values, len(rows))
                 if len(runs) == 1:
                     outputs[name] = values
                 else:
@@ -97,14 +128,23 @@ class LoadedModel:
         curves = np.clip(outputs["curve"], 0.0, 1.0)
         return BatchResult(curves, outputs.get("difficulty"), ready - started, done - ready)
 
+    def _check(self, name: str, values: object, rows: int) -> None:
+        """Raise _WrongOutputError for an output of another shape than the manifest says, or of no such numbers."""
+        width = self._widths[name]
+        if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
+            raise _WrongOutputError(f"the graph's {name} is no tensor of floating-point numbers")
+        if values.shape != (rows, width):
+            windows = f"gives curves of {values.shape[-1]} windows, the manifest says {width}"
+            shapes = f"gives {name} of shape {values.shape} for {rows} queries, not ({rows}, {width})"
+            only_length = name == "curve" and values.ndim == 2 and len(values) == rows
+            raise _WrongOutputError(f"the graph {windows if only_length else shapes}")
+
     def _warm_up(self, folder: Path) -> None:
+        """Run batches of one and two queries, so that a graph made for one size only is found before it serves."""
         size = self.manifest.hidden_size
         query = Query("warm up", np.zeros(size, np.float32) if size else None)
         try:
-            shape = self.run([query, query]).curves.shape
+            for count in (1, 2):
+                self._run([query] * count)
         except Exception as error:  # as above: onnxruntime's errors have no common base
             raise ArtifactError(f"{folder / 'model.onnx'}: a trial run failed: {error}") from error
-        if shape != (2, self.manifest.windows):
-            raise ArtifactError(
-                f"{folder}: the graph gives curves of {shape[-1]} windows, the manifest says {self.manifest.windows}"
-            )

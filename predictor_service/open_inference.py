@@ -20,6 +20,7 @@ from predictive_scheduling.version import VERSION
 from predictor_service.admission import RefusedQueryError
 from predictor_service.artifact import Manifest
 from predictor_service.batcher import QueueFullError
+from predictor_service.model import ModelFailedError
 from predictor_service.predictions import Answer, Predictions
 from predictor_service.servicer import abort
 from predictor_service.tensors import read_queries, write_outputs
@@ -102,7 +103,7 @@ class OpenInferenceServicer:
             )
             wanted = [output.name for output in request.outputs]
             write_outputs(response, _tensors(answer), wanted, raw=bool(request.raw_input_contents))
-        except (RefusedQueryError, QueueFullError) as error:
+        except (RefusedQueryError, QueueFullError, ModelFailedError) as error:
             await abort(context, error)
         response.parameters["budget_window_tokens"].int64_param = answer.manifest.budget_window_tokens
         response.parameters["canary"].bool_param = answer.canary

@@ -40,7 +40,7 @@ class Predictions:
         tasks: asyncio.TaskGroup,
         trials: Trials | None = None,
     ) -> None:
-        """Serve; the default must be one of the models. Shadows run in ``tasks``.
+        """Serve. Shadows run in ``tasks``.
 
         ``on_answer``: is told of every answer, with the number of its queries.
         """
@@ -54,14 +54,14 @@ class Predictions:
         """The batcher of a model. Raises RefusedQueryError for a name that nobody has."""
         batcher = self.batchers.get(name or self.default)
         if batcher is None:
-            wrong = f"{name!r} is not served; served are {', '.join(sorted(self.batchers))}"
+            wrong = f"{name or self.default!r} is not served; served are {', '.join(sorted(self.batchers))}"
             raise RefusedQueryError("model", wrong, precondition=True)
         return batcher
 
     async def predict(self, name: str, queries: Sequence[Query], layers: Sequence[int]) -> Answer:
         """Predict by the model ``name`` or its canary. ``layers``: where hidden states come from, 0 unsaid.
 
-        Raises RefusedQueryError for what the model does not take, QueueFullError.
+        Raises RefusedQueryError for what the model does not take, QueueFullError, ModelFailedError.
         """
         batcher = self.batcher(name)
         admitted = _admitted(batcher, queries, layers)

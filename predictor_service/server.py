@@ -37,7 +37,7 @@ async def serve(
 ) -> None:
     """Serve until a signal, or until ``Serving.draining`` is set by whoever got it through ``on_started``.
 
-    Raises ArtifactError where a model folder cannot be served, or the default model is not among them.
+    Raises ArtifactError where no model folder can be served, or none of them has the default model.
     """
     settings.log_masked()
     reporting = reporting or telemetry.from_environment("predictor", VERSION, scraped=bool(settings.metrics_listen))
@@ -53,7 +53,7 @@ async def serve(
         async with asyncio.TaskGroup() as group:
             trials = Trials(settings.canary, settings.shadow)
             predictions = Predictions(catalog, settings.default_model, group, trials)
-            measured.watch(predictions)
+            measured.watch(predictions, lambda: catalog.refused)
             predictions.on_answer = measured.answered
             predictor_pb2_grpc.add_PredictorServiceServicer_to_server(PredictorServicer(predictions), serving.server)
             OpenInferenceServicer(predictions, serving.draining.is_set).register(serving.server)

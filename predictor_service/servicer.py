@@ -14,6 +14,7 @@ from predictive_scheduling.rpc_errors import abort_invalid, abort_retry, require
 from predictor_service.admission import RefusedQueryError
 from predictor_service.batcher import Batcher, QueueFullError
 from predictor_service.features import Query
+from predictor_service.model import ModelFailedError
 from predictor_service.predictions import Answer, Predictions
 from predictor_service.trials import Trials
 
@@ -36,7 +37,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         layers = [query.hidden_state.layer for query in request.queries]
         try:
             return _response(await self._predictions.predict(request.model, queries, layers))
-        except (RefusedQueryError, QueueFullError) as error:
+        except (RefusedQueryError, QueueFullError, ModelFailedError) as error:
             await abort(context, error)
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
@@ -55,8 +56,11 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
         return pb.ListModelsResponse(models=[_model(known.batchers[name], known.trials) for name in names])
 
 
-async def abort(context: _Context, error: RefusedQueryError | QueueFullError) -> NoReturn:
+async def abort(context: _Context, error: RefusedQueryError | QueueFullError | ModelFailedError) -> NoReturn:
     """End a call with the status that belongs to the error."""
+    if isinstance(error, ModelFailedError):  # why stands in the log: the reason may name what was asked
+        failed = [("model", "its graph cannot run these queries")]
+        await abort_invalid(context, failed, grpc.StatusCode.FAILED_PRECONDITION)
     if isinstance(error, QueueFullError):
         await abort_retry(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), retry_seconds=0.1)
     invalid = grpc.StatusCode.FAILED_PRECONDITION if error.precondition else grpc.StatusCode.INVALID_ARGUMENT
