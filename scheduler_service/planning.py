@@ -41,8 +41,8 @@ class WindowPlan:
 def plan_window(jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, rules: Rules) -> WindowPlan:
     """Split ``total`` tokens across ``jobs``. Jobs without a fresh prediction get the uniform budget.
 
-    Floors that the total cannot pay for are lowered together; caps end at the last window that is predicted. With
-    shares, the total is first split among the tenants of the window, by weighted max-min fairness.
+    Floors that the total cannot pay for are lowered together; curves are read as far as the highest cap. With shares,
+    the total is first split among the tenants of the window, by weighted max-min fairness.
     """
     tenants = sorted({job.tenant for job in jobs})
     if not rules.shares or len(tenants) == 1:
@@ -64,9 +64,8 @@ def _plan(jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, ru
     width = rules.budget_window_tokens
     known = np.array([prediction.outcome is PredictionOutcome.FRESH for prediction in predictions])
     caps = np.array([job.cap_tokens for job in jobs], dtype=np.int64)
-    windows = max((len(prediction.curve) for prediction in predictions if prediction.curve), default=0)
-    windows = max(windows, -(-int(caps.max()) // width))
-    curves = np.array([_extended(prediction.curve, windows) for prediction in predictions])
+    windows = _windows(int(caps.max()), width)
+    curves = np.array([_fitted(prediction.curve, windows) for prediction in predictions])
     floors = np.array([job.floor_tokens for job in jobs], dtype=np.int64)
     if int(floors.sum()) > total:
         floors = spread_evenly(np.zeros_like(floors), floors, total, step=1)
@@ -110,7 +109,7 @@ class PriceDesk:
         floor, baseline = affordable(job.floor_tokens, self.baseline_tokens, job.cap_tokens, open_tokens)
         budget, policy, expected, uniform, saved = baseline, "uniform", 0.0, 0.0, 0.0
         if prediction.outcome is PredictionOutcome.FRESH:
-            curve = _extended(prediction.curve, -(-job.cap_tokens // width))
+            curve = _fitted(prediction.curve, _windows(job.cap_tokens, width))
             limit = float(open_tokens - floor)
             priced = self.pricing.decide(curve, floor, job.cap_tokens, grant, balance, limit)
             expected, uniform = (accuracy_of(curve, tokens, width) for tokens in (priced, baseline))
@@ -145,10 +144,15 @@ def affordable(floor: int, baseline: int, cap: int, open_tokens: int) -> tuple[i
     return floor, max(floor, min(baseline, cap, open_tokens))
 
 
-def _extended(curve: Sequence[float], windows: int) -> list[float]:
+def _windows(cap: int, width: int) -> int:
+    """How many windows of a curve a cap can make use of, 1 at least."""
+    return max(1, -(-cap // width))
+
+
+def _fitted(curve: Sequence[float], windows: int) -> list[float]:
     """A curve of ``windows`` values: beyond what is predicted nothing more is expected to be gained."""
     last = curve[-1] if curve else 0.0
-    return [*curve, *[last] * (windows - len(curve))]
+    return [*curve[:windows], *[last] * (windows - len(curve))]
 
 
 def _allocation(

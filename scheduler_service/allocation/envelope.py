@@ -10,7 +10,7 @@ touch, and only the last segment that does not fit separates the plan from the o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,6 +19,7 @@ import numpy as np
 from scheduler_service.allocation.policy import Floats, Ints, Problem
 
 _BLOCK = 16384  # queries at a time, for the cache
+_WIDE = 128  # places from which on a table of all their distances costs more than a pass over each curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,31 @@ class Segments:
 
 def envelope_segments(problem: Problem) -> Segments:
     """Return the rising segments of every query's least concave majorant between its floor and its cap."""
+    found = _wide_segments(problem) if problem.curves.shape[1] >= _WIDE else _narrow_segments(problem)
+    query, length, steep = found.query, found.tokens, found.slope
+    # Stable, so that equal slopes keep the order of a query's segments on its curve.
+    order = np.argsort(-steep, kind="stable")
+    return Segments(query[order], length[order], steep[order])
+
+
+def _wide_segments(problem: Problem) -> Segments:
+    """The segments query by query, in time and memory that grow as queries × windows."""
+    width, values, open_places = problem.window_tokens, problem.values, problem.open_places
+    queries: list[int] = []
+    tokens: list[int] = []
+    slopes: list[float] = []
+    for query, floor in enumerate(problem.floors.tolist()):
+        windows = floor // width + 1 + np.flatnonzero(open_places[query, floor // width + 1 :])
+        ahead = zip((windows * width).tolist(), values[query, windows].tolist(), strict=True)
+        for slope, length in _rising(floor, float(values[query, floor // width]), ahead):
+            queries.append(query)
+            tokens.append(length)
+            slopes.append(slope)
+    return Segments(np.array(queries, np.int64), np.array(tokens, np.int64), np.array(slopes, float))
+
+
+def _narrow_segments(problem: Problem) -> Segments:
+    """The segments of all queries side by side, round by round: each round finds everybody's next one."""
     width = problem.window_tokens
     # Places along the first axis, so that the best of each query is found by whole rows.
     points = np.where(problem.open_places, problem.values, -1.0).T  # a closed place lies below every open one
@@ -66,22 +92,26 @@ def envelope_segments(problem: Problem) -> Segments:
             slopes.append(steepest)
             begins, rows = ends, own.take(active, axis=1)
             value, inverse = rows[best, np.arange(len(active))], per_token.take(best, axis=1)
-    query, length, steep = np.concatenate(queries), np.concatenate(tokens), np.concatenate(slopes)
-    # Stable, so that equal slopes keep the order of rounds: a query's segments stay in the order of its curve.
-    order = np.argsort(-steep, kind="stable")
-    return Segments(query[order], length[order], steep[order])
+    return Segments(np.concatenate(queries), np.concatenate(tokens), np.concatenate(slopes))
 
 
 def segments_of(curve: Sequence[float], floor: int, cap: int, width: int) -> list[tuple[float, int]]:
     """The rising envelope segments (slope, tokens) of one curve, as ``envelope_segments`` finds them, in plain Python.
 
-    For one request at a time: arrays of one row cost more than the work. A monotone chain (Andrew 1979) over the
-    curve's points between floor and cap; points on a straight stretch are kept, so that segments stay short.
+    For one request at a time: arrays of one row cost more than the work.
     """
     first, last = floor // width, cap // width
-    hull = [(floor, curve[first - 1] if first else 0.0)]
-    for window in range(first + 1, last + 1):
-        place, value = window * width, curve[window - 1]
+    ahead = ((window * width, curve[window - 1]) for window in range(first + 1, last + 1))
+    return _rising(floor, curve[first - 1] if first else 0.0, ahead)
+
+
+def _rising(floor: int, start: float, ahead: Iterable[tuple[int, float]]) -> list[tuple[float, int]]:
+    """The rising segments (slope, tokens) from the point (floor, start) over those ahead of it, which rise in tokens.
+
+    A monotone chain (Andrew 1979); points on a straight stretch are kept, so that segments stay short.
+    """
+    hull = [(floor, start)]
+    for place, value in ahead:
         while len(hull) > 1:
             (x0, y0), (x1, y1) = hull[-2], hull[-1]
             before = (y1 - y0) * (place - x0)

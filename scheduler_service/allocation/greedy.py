@@ -48,7 +48,12 @@ class Greedy:
     ) -> tuple[float, int]:
         """Best mean gain per window of a step to one of the next ``longest`` open places, and that step's tokens."""
         start = budget // width
-        ends = start + 1 + np.flatnonzero(open_places[start + 1 :])[:longest]
+        ahead = open_places[start + 1 :]
+        if longest == 1:  # the next one alone: argmax stops there
+            found = int(ahead.argmax()) if len(ahead) else 0
+            ends = np.array([start + 1 + found] if len(ahead) and ahead[found] else [], dtype=np.int64)
+        else:
+            ends = start + 1 + np.flatnonzero(ahead)
         if not len(ends):
             return 0.0, 0
         gains = (points[ends] - points[start]) / (ends - start)

@@ -62,18 +62,42 @@ def _saved_at_equal_accuracy(problem: Problem, known: np.ndarray, budgets: Ints,
     """
     if not known.any():
         return 0.0
-    curves, floors, caps = problem.curves[known], problem.floors[known], problem.caps[known]
-    width = problem.window_tokens
-    # Between these levels everybody's accuracy is linear in the level, and so is the sum.
-    levels = np.unique(np.concatenate([floors, caps, np.arange(0, int(caps.max()) + 1, width)]))
-    levels = levels[levels >= int(floors.min())]
-    uniform = np.clip(levels[:, None], floors, caps)
-    repeated = np.broadcast_to(curves, (len(levels), *curves.shape)).reshape(-1, curves.shape[1])
-    accuracies = accuracy_at(repeated, uniform.ravel(), width).reshape(uniform.shape).sum(axis=1)
-    enough = min(reached, float(accuracies.max())) - _EQUAL_ACCURACY * len(curves)
+    part = problem.part(known, int(problem.floors[known].sum()))
+    levels, accuracies = _uniform_accuracies(part)
+    enough = min(reached, float(accuracies.max())) - _EQUAL_ACCURACY * len(part.curves)
     at = int(np.argmax(accuracies >= enough))
-    needed = float(uniform[at].sum())
+
+    def spent(level: int) -> float:
+        return float(np.clip(level, part.floors, part.caps).sum())
+
+    needed = spent(levels[at])
     if at:
         share = (enough - accuracies[at - 1]) / (accuracies[at] - accuracies[at - 1])
-        needed = float(uniform[at - 1].sum()) + share * (needed - float(uniform[at - 1].sum()))
+        before = spent(levels[at - 1])
+        needed = before + share * (needed - before)
     return max(0.0, (needed - float(budgets[known].sum())) / len(budgets))
+
+
+def _uniform_accuracies(problem: Problem) -> tuple[Ints, Floats]:
+    """Total expected accuracy if every query got the same level, within its floor and its cap: (levels, totals).
+
+    Between two of the levels every accuracy is linear in the level, and so is the total: it is summed from where and by
+    how much its slope changes. Work and memory grow as queries × windows.
+    """
+    width, floors, caps = problem.window_tokens, problem.floors, problem.caps
+    points = np.concatenate([np.zeros((len(problem.curves), 1)), problem.curves], axis=1)
+    slopes = np.diff(points, axis=1) / width  # (n, K), between the places
+    places = np.arange(points.shape[1]) * width
+    levels = np.unique(np.concatenate([floors, caps, places[places <= int(caps.max())]]))
+    levels = levels[levels >= int(floors.min())]
+    change = np.zeros(len(levels))
+    within = (places[1:-1] > floors[:, None]) & (places[1:-1] < caps[:, None])
+    bends = np.where(within, np.diff(slopes, axis=1), 0.0).sum(axis=0)
+    bent = np.flatnonzero(within.any(axis=0))
+    change[np.searchsorted(levels, places[1:-1][bent])] += bends[bent]
+    rising = np.flatnonzero(floors < caps)
+    np.add.at(change, np.searchsorted(levels, floors[rising]), slopes[rising, floors[rising] // width])
+    np.add.at(change, np.searchsorted(levels, caps[rising]), -slopes[rising, (caps[rising] - 1) // width])
+    gains = np.cumsum(change)[:-1] * np.diff(levels)
+    start = float(accuracy_at(problem.curves, floors, width).sum())
+    return levels, start + np.concatenate([[0.0], np.cumsum(gains)])

@@ -1,5 +1,6 @@
 """Laws of every allocation policy, on arbitrary curves, floors, caps and totals."""
 
+import tracemalloc
 from itertools import pairwise, product
 
 import numpy as np
@@ -8,8 +9,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scheduler_service.allocation import POLICIES, Problem, accuracy_at, make_plan
-from scheduler_service.allocation.envelope import Envelope, envelope_segments, segments_of
+from scheduler_service.allocation.envelope import (
+    Envelope,
+    _narrow_segments,
+    _wide_segments,
+    envelope_segments,
+    segments_of,
+)
 from scheduler_service.allocation.exact import Exact
+from scheduler_service.allocation.plan import _uniform_accuracies
 from scheduler_service.allocation.price import DualPrice, Price
 from scheduler_service.allocation.target import Target
 
@@ -218,6 +226,45 @@ def test_one_curves_segments_are_those_of_the_whole_problem(problem):
         gained = sum(slope * tokens for slope, tokens in own)
         assert gained == pytest.approx(float((whole.slope * whole.tokens)[mine].sum()), abs=1e-9)
         assert all(one >= other - 1e-9 for (one, _), (other, _) in pairwise(own))
+
+
+@given(problem=problems(rich=True))
+def test_wide_problems_have_the_segments_of_narrow_ones(problem):
+    narrow, wide = _narrow_segments(problem), _wide_segments(problem)
+    for query in range(len(problem.curves)):
+        one, other = (
+            [
+                (slope, tokens)
+                for at, tokens, slope in zip(found.query, found.tokens, found.slope, strict=True)
+                if at == query
+            ]
+            for found in (narrow, wide)
+        )
+        assert sum(tokens for _, tokens in one) == sum(tokens for _, tokens in other)
+        assert sum(slope * tokens for slope, tokens in one) == pytest.approx(
+            sum(slope * tokens for slope, tokens in other), abs=1e-6
+        )
+
+
+@given(problem=problems())
+def test_the_total_of_a_uniform_level_is_the_sum_of_everybodys_accuracy(problem):
+    levels, totals = _uniform_accuracies(problem)
+    for level, total in zip(levels, totals, strict=True):
+        budgets = np.clip(level, problem.floors, problem.caps)
+        assert total == pytest.approx(accuracy_at(problem.curves, budgets, WIDTH).sum(), abs=1e-9)
+
+
+@pytest.mark.parametrize("policy", [POLICIES["uniform"], POLICIES["envelope"]], ids=lambda policy: policy.name)
+@pytest.mark.parametrize("shape", [(1024, 256), (64, 4096)], ids=str)
+def test_memory_grows_as_queries_times_windows(policy, shape):
+    curves = np.sort(np.random.default_rng(0).random(shape), axis=1)
+    caps = np.full(len(curves), shape[1] * WIDTH)
+    problem = Problem(curves, np.zeros_like(caps), caps, int(caps.sum()) // 4, WIDTH)
+    tracemalloc.start()
+    make_plan(policy, problem, np.ones(len(curves), dtype=bool))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * curves.nbytes
 
 
 @given(
