@@ -71,7 +71,7 @@ def write_encoder_sized(folder: Path) -> None:
         Manifest(
             name="encoder", version="1", kind="hidden_state_mlp", budget_window_tokens=16, windows=_WINDOWS,
             takes_text=False, hidden_size=_WIDTH, layer=0, max_text_bytes=0, training_data={}, validation={},
-            reliability=0.0, mean_curve=[0.5] * _WINDOWS, uncertainty=[0.1] * _WINDOWS,
+            reliability=0.0, mean_curve=(0.5,) * _WINDOWS, uncertainty=(0.1,) * _WINDOWS,
         ),
     )  # fmt: skip
 

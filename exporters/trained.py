@@ -93,8 +93,8 @@ def manifest_of(trained: Trained, name: str, version: str) -> Manifest:
         training_data=known.data,
         validation={key: round(value, 4) for key, value in known.validation.items()},
         reliability=round(max(0.0, known.validation["pearson"]), 4),
-        mean_curve=[round(value, 4) for value in known.mean_curve],
-        uncertainty=[round(value, 4) for value in known.uncertainty],
+        mean_curve=tuple(round(value, 4) for value in known.mean_curve),
+        uncertainty=tuple(round(value, 4) for value in known.uncertainty),
         **asdict(interface),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import uuid
@@ -38,6 +39,7 @@ from scheduler_service.trust import trusted
 from scheduler_service.window import RequestWindow
 
 _DEFAULT_SLOTS = 128
+_WINDOW_TOKENS = 16
 
 
 def make_predictor(settings: SchedulerSettings, reporting: Telemetry, closing: AsyncExitStack) -> Predictor:
@@ -47,7 +49,12 @@ def make_predictor(settings: SchedulerSettings, reporting: Telemetry, closing: A
     channel = _predictor_channel(settings, reporting)
     closing.push_async_callback(channel.close)
     return GuardedPredictor(
-        GrpcPredictor(channel, model=settings.predictor_model, timeout_seconds=settings.predictor_timeout_ms / 1000),
+        GrpcPredictor(
+            channel,
+            model=settings.predictor_model,
+            timeout_seconds=settings.predictor_timeout_ms / 1000,
+            most_windows=2 * math.ceil(settings.cap_tokens / _WINDOW_TOKENS),  # beyond caps, for explanations
+        ),
         entries=settings.predictor_cache,
         seconds=settings.predictor_cache_seconds,
     )

@@ -31,7 +31,12 @@ class Garbage(predictor_pb2_grpc.PredictorServiceServicer):
         self.kind = kind
 
     async def GetModel(self, request, context):
-        model = predictor_pb2.Model(name="g", version="1", takes_text=True, max_text_bytes=1 << 20, windows=16)
+        model = predictor_pb2.Model(
+            name="g", version="1", takes_text=True, max_text_bytes=1 << 20, windows=16, budget_window_tokens=16,
+        )  # fmt: skip
+        if self.kind.startswith("model: "):
+            field, value = self.kind.removeprefix("model: ").split("=")
+            setattr(model, field, type(getattr(model, field))(value))
         return predictor_pb2.GetModelResponse(model=model)
 
     async def Predict(self, request, context):
@@ -39,14 +44,29 @@ class Garbage(predictor_pb2_grpc.PredictorServiceServicer):
             await asyncio.sleep(60)
         if self.kind == "crashes":
             raise RuntimeError("no")
-        curve = {"nan": [float("nan")] * 16, "beyond": [7.0] * 16, "empty": []}.get(self.kind, [0.5] * 16)
+        curve = {
+            "nan": [float("nan")] * 16, "beyond": [7.0] * 16, "empty": [], "short": [0.5] * 15, "long": [0.5] * 17,
+            "6,000 values": [at / 6000 for at in range(6000)], "falling": [1 - at / 16 for at in range(16)],
+        }.get(self.kind, [0.5] * 16)  # fmt: skip
+        uncertainty = {"uncertainty": [float("nan")] * 16, "more uncertainty": [0.1] * 17}.get(self.kind, [])
         wrong = 3 if self.kind == "count" else len(request.queries)
         status = 99 if self.kind == "status" else predictor_pb2.PREDICTION_STATUS_OK
-        predictions = [predictor_pb2.Prediction(status=status, curve=curve) for _ in range(wrong)]
+        predictions = [
+            predictor_pb2.Prediction(status=status, curve=curve, uncertainty=uncertainty) for _ in range(wrong)
+        ]
         window = 7 if self.kind == "window" else 16
+        version = "2" if self.kind == "another version than it says" else "1"
         return predictor_pb2.PredictResponse(
-            model="g", version="1", budget_window_tokens=window, predictions=predictions
+            model="g", version=version, budget_window_tokens=window, predictions=predictions
         )
+
+
+KINDS = [
+    "nan", "beyond", "empty", "count", "status", "window", "crashes", "hangs", "short", "long", "6,000 values",
+    "falling", "uncertainty", "more uncertainty", "another version than it says", "model: windows=0",
+    "model: windows=4000000000", "model: hidden_size=4000000000", "model: takes_text=",
+    "model: budget_window_tokens=7", "model: name=", f"model: version={'1' * 300}",
+]  # fmt: skip
 
 
 @asynccontextmanager
@@ -60,7 +80,7 @@ async def garbage(kind):
 
 
 @pytest.mark.parametrize("policy", ["price", "envelope"])
-@pytest.mark.parametrize("kind", ["nan", "beyond", "empty", "count", "status", "window", "crashes", "hangs"])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_predictor_that_answers_garbage_leaves_everybody_with_the_uniform_budget(kind, policy):
     async with garbage(kind) as address:
         settings = {"predictor": address, "predictor_timeout_ms": 100, "policy": policy, "cap_tokens": 128}

@@ -7,22 +7,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
-from scheduler_service.predictor_client import PredictorInfo
+from scheduler_service.predictor_answers import PredictorInfo
 
 
 @dataclass
 class FakePredictor:
-    """``curve_of`` maps a prompt to a curve; ``outcome`` other than FRESH predicts nothing."""
+    """``curve_of`` maps a prompt to a curve; ``outcome`` other than FRESH predicts nothing.
+
+    ``most_characters``: longer prompts are known to be refused.
+    """
 
     curve_of: Callable[[str], Sequence[float]]
     outcome: PredictionOutcome = PredictionOutcome.FRESH
     hidden_size: int = 0
     seconds: float = 0.0
     windows: list[int] = field(default_factory=list)
+    most_characters: int | None = None
     name = "fake@1"
 
     async def info(self) -> PredictorInfo | None:
         return PredictorInfo("fake", True, self.hidden_size, 0, 1 << 20)
+
+    def refuses(self, job: Job) -> bool:
+        return self.most_characters is not None and len(job.prompt) > self.most_characters
 
     def mean_curve(self, predictor: str) -> Sequence[float]:
         return ()
