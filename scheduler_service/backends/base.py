@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler_service.domain import Sampling
+from scheduler_service.domain import BackendUnavailableError, Sampling
 from scheduler_service.forcing import Call, CallEnd
 
 
@@ -51,6 +51,10 @@ class Capabilities:
     aborts: bool = False
 
 
+class EndpointBusyError(BackendUnavailableError):
+    """A server asks to be left alone for ``retry_seconds``. It has not failed."""
+
+
 class Backend(Protocol):
     """An LLM server. Its errors are ``BackendUnavailableError`` (try again) and ``PreconditionError`` (never will)."""
 
@@ -70,5 +74,8 @@ class Backend(Protocol):
         ...
 
     def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
-        """Run one call: pieces as they come, last one ``Ended``. Closing the iterator frees the server's slot."""
+        """Run one call: pieces as they come, last one ``Ended``. Closing the iterator frees the server's slot.
+
+        Errors say what happened in words for callers: no addresses, nothing of the prompt.
+        """
         ...
