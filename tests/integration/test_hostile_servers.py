@@ -39,12 +39,12 @@ def well(kind):
     return body
 
 
-async def once(address, prompt="What is 40 + 2?", timeout=30):
+async def once(address, prompt="What is 40 + 2?"):
     """One call without retries; returns the response or the error."""
     async with grpc.aio.insecure_channel(address, options=[("grpc.enable_retries", 0)]) as channel:
         stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
         try:
-            return await stub.Complete(pb.CompleteRequest(job=pb.Job(prompt=prompt)), timeout=timeout)
+            return await stub.Complete(pb.CompleteRequest(job=pb.Job(prompt=prompt)), timeout=60)
         except grpc.aio.AioRpcError as error:
             return error
 

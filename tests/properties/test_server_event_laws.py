@@ -15,7 +15,7 @@ from scheduler_service.backends.openai import DIALECTS, OpenAiBackend
 from scheduler_service.backends.tgi import TgiBackend
 from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
 from scheduler_service.forcing import Call, Turn
-from tests.standins.wire import ODD, RAW, encoded, events, mutated
+from tests.standins.wire import RAW, encoded, events, mutated
 
 KINDS = ["tgi", "vllm", "sglang", "llama_cpp", "openai"]
 CALL = Call("a prompt of some words", 16, (), Turn("u", "", "</think>"))
@@ -94,7 +94,7 @@ def call(kind, chunks, chat=False):
     async def read():
         try:
             async for piece in backend.stream(CALL, Sampling(), {}):
-                pieces.append(piece)
+                pieces.append(piece)  # noqa: PERF401  # an error must not lose those that came before it
         except (BackendUnavailableError, PreconditionError) as error:
             return error
         return None
@@ -183,9 +183,7 @@ def test_an_event_that_is_none_is_the_servers_fault(kind, raw):
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang", "openai"])
-@pytest.mark.parametrize(
-    "odd", [odd for odd in ODD if isinstance(odd, str | list) and odd not in ("", [])] + [{"x": 1}]
-)
+@pytest.mark.parametrize("odd", [5, "text", "\ud800", [1], [[]], {"completion_tokens": "many"}])
 def test_trouble_after_the_finish_reason_loses_no_answer(kind, odd):
     stream = [encoded(event) for event in events(kind, 3)[:-1]]
     pieces, error = call(kind, [*stream, encoded({"usage": odd})])
