@@ -52,7 +52,12 @@ class Capabilities:
 
 
 class EndpointBusyError(BackendUnavailableError):
-    """A server asks to be left alone for ``retry_seconds``. It has not failed."""
+    """A server has no room now; it has not failed. ``insists``: it said itself to come back after ``retry_seconds``."""
+
+    def __init__(self, description: str, retry_seconds: float = 1.0, *, insists: bool = False) -> None:
+        """Say what happened and when to come back."""
+        super().__init__(description, retry_seconds)
+        self.insists = insists
 
 
 class Backend(Protocol):

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _REFUSED = frozenset({400, 413, 422})
 _BUSY = frozenset({429, 503})
-_LONGEST_RETRY_SECONDS = 300.0
+_LONGEST_RETRY_SECONDS = 60.0
 _MOST_CHARACTERS = 300
 _QUOTED = 16  # characters in a row that count as a quotation
 _ADDRESS = re.compile(r"\S*://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[[0-9a-fA-F:]{3,}\](?::\d+)?")
@@ -37,13 +37,16 @@ _ADDRESS = re.compile(r"\S*://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|\[[0-9a-f
 class ServerFault(Exception):
     """A server did what it must not. ``what``: for callers, after "the LLM server"; ``detail``: for the log.
 
-    ``busy``: it asks to be left alone for ``retry_seconds``.
+    ``busy``: it has no room now. ``insists``: it asks to be left alone for ``retry_seconds``.
     """
 
-    def __init__(self, what: str, detail: str = "", *, retry_seconds: float = 1.0, busy: bool = False) -> None:
+    def __init__(
+        self, what: str, detail: str = "", *, retry_seconds: float = 1.0, busy: bool = False, insists: bool = False
+    ) -> None:
         """Say what it did."""
         super().__init__(what)
-        self.what, self.detail, self.retry_seconds, self.busy = what, detail, retry_seconds, busy
+        self.what, self.detail, self.retry_seconds = what, detail, retry_seconds
+        self.busy, self.insists = busy, insists
 
 
 # What can be raised while a server is asked; anything else is a fault of ours.
@@ -78,8 +81,10 @@ class ServerFaults:
             detail = f": {tidy(without(fault.detail, prompt))}" if fault.detail else ""
             more = f" ({left_out} more failures were not logged)" if left_out else ""
             log.warning("the LLM server at %s %s%s%s", self._address, fault.what, detail, more)
-        kind = EndpointBusyError if fault.busy else BackendUnavailableError
-        return kind(f"the LLM server {fault.what}", fault.retry_seconds)
+        what = f"the LLM server {fault.what}"
+        if fault.busy or fault.insists:
+            return EndpointBusyError(what, fault.retry_seconds, insists=fault.insists)
+        return BackendUnavailableError(what, fault.retry_seconds)
 
 
 class _Translated:
@@ -125,14 +130,14 @@ def http_error(status: int, message: str, retry_after: float | None = None) -> S
     what = f"answered HTTP {status}"
     if 300 <= status < 400:
         what += ", a redirect, which is not followed"
-    busy = status in _BUSY or retry_after is not None
-    return ServerFault(what, message, retry_seconds=retry_after or (1.0 if busy else 5.0), busy=busy)
+    busy, insists = status in _BUSY, retry_after is not None
+    return ServerFault(what, message, retry_seconds=retry_after or (1.0 if busy else 5.0), busy=busy, insists=insists)
 
 
 def retry_seconds(header: str | None, now: datetime) -> float | None:
     """Read ``Retry-After``, seconds or a date; ``None`` where there is none or none that can be read.
 
-    Between 0.1 and 300 seconds: a server must not send everybody away for a day. ``now``: with its time zone.
+    Between 0.1 and 60 seconds: a server must not send everybody away for a day. ``now``: with its time zone.
     """
     if not header:
         return None

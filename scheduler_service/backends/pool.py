@@ -4,8 +4,8 @@ Until a call's first piece has come nothing is lost by asking somebody else, so 
 connection sends it on to the next endpoint, and, when all have failed, once more after a pause. After the first piece
 an error is the caller's: generating it again could say something else.
 
-An endpoint that asks to be left alone (a full queue, ``Retry-After``) is; one that keeps failing is ejected, and asked
-only where all others have failed, too.
+An endpoint without room is asked after the others for a moment, and one that says for how long (``Retry-After``) not at
+all; one that keeps failing is ejected, and asked only where all others have failed, too.
 """
 
 from __future__ import annotations
@@ -31,14 +31,18 @@ _LONGEST_PAUSE_SECONDS = 2.0
 
 @dataclass(eq=False)
 class Endpoint:
-    """A backend of the pool: calls that it runs now, the last that it got, and until when it asked to be left alone."""
+    """A backend of the pool: calls that it runs now, and the last that it got.
+
+    ``full_until``: it had no room. ``closed_until``: it asked to be left alone.
+    """
 
     at: int
     backend: Backend
     ejection: Ejection
     outstanding: int = 0
     last_call: int = 0
-    busy_until: float = 0.0
+    full_until: float = 0.0
+    closed_until: float = 0.0
 
     @property
     def failures(self) -> int:
@@ -48,7 +52,9 @@ class Endpoint:
     def failed(self, error: BackendUnavailableError, now: float) -> None:
         """A call failed, or was not taken."""
         if isinstance(error, EndpointBusyError):
-            self.busy_until = now + error.retry_seconds
+            self.full_until = now + error.retry_seconds
+            if error.insists:
+                self.closed_until = self.full_until
         elif self.ejection.failed(self.at, now):
             log.warning("endpoint %d keeps failing, and is left out for a while", self.at)
 
@@ -57,7 +63,8 @@ class Endpoint:
         if self.ejection.ejected(self.at, now):
             trust = 2
         else:
-            trust = int(self.ejection.on_trial(self.at, now) and self.outstanding > 0)
+            on_trial = self.ejection.on_trial(self.at, now) and self.outstanding > 0
+            trust = int(on_trial or self.full_until > now)
         return trust, self.outstanding, self.last_call
 
 
@@ -153,7 +160,7 @@ class BackendPool:
     def _in_order(self) -> list[Endpoint]:
         """The endpoints that may be asked, as they are to be tried: the healthy before the ejected, the least busy."""
         now = self._clock()
-        return sorted((one for one in self.endpoints if one.busy_until <= now), key=lambda one: one.rank(now))
+        return sorted((one for one in self.endpoints if one.closed_until <= now), key=lambda one: one.rank(now))
 
     async def _pause(self, error: BackendUnavailableError) -> None:
         """Wait before all are tried again. Raises ``error`` where nobody wants to be asked soon."""
@@ -161,8 +168,8 @@ class BackendPool:
         if wait > _LONGEST_PAUSE_SECONDS:
             raise BackendUnavailableError(str(error), wait)
         jitter = random.uniform(0.5, 1.0)  # noqa: S311  # jitter
-        await asyncio.sleep(max(wait, min(_LONGEST_PAUSE_SECONDS, error.retry_seconds) * jitter))
+        await asyncio.sleep(wait + min(_LONGEST_PAUSE_SECONDS, error.retry_seconds) * jitter)
 
     def _free_in(self) -> float:
         """Seconds until the first endpoint may be asked again; 0 where one may be asked now."""
-        return max(0.0, min(one.busy_until for one in self.endpoints) - self._clock())
+        return max(0.0, min(one.closed_until for one in self.endpoints) - self._clock())

@@ -21,8 +21,9 @@ class ErrorObject(Wire):
     @property
     def status(self) -> int:
         """The HTTP status that it stands for."""
-        code = self.code or self.http_status_code or 500
-        return code if isinstance(code, int) else int(code) if code.isdecimal() and len(code) <= 3 else 500
+        said = str(self.code or self.http_status_code)[:4]
+        code = int(said) if said.isascii() and said.isdecimal() else 500
+        return code if 300 <= code <= 599 else 500
 
 
 class ErrorBody(Wire):

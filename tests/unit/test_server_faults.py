@@ -16,6 +16,7 @@ from scheduler_service.backends.faults import (
     without,
 )
 from scheduler_service.backends.http import HttpServer
+from scheduler_service.backends.wire import ErrorObject
 from scheduler_service.domain import BackendUnavailableError, PreconditionError
 
 NOON = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
@@ -30,13 +31,13 @@ NOON = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
         ("1.5", 1.5),
         ("0", 0.1),
         ("-4", 0.1),
-        ("86400", 300.0),
+        ("86400", 60.0),
         ("1e999", None),
         ("nan", None),
         ("soon", None),
         ("Fri, 01 May 2026 12:00:09 GMT", 9.0),
         ("Fri, 01 May 2026 11:00:00 GMT", 0.1),
-        ("Fri, 01 May 9999 12:00:09 GMT", 300.0),
+        ("Fri, 01 May 9999 12:00:09 GMT", 60.0),
         ("Fri, 99 May 2026 12:00:09 GMT", None),
     ],
 )
@@ -53,19 +54,20 @@ def test_refusals_of_the_request_are_told_without_addresses_and_in_one_short_lin
 
 
 @pytest.mark.parametrize(
-    ("status", "after", "seconds", "busy"),
+    ("status", "after", "seconds", "busy", "insists"),
     [
-        (429, None, 1.0, True),
-        (503, 7.0, 7.0, True),
-        (500, None, 5.0, False),
-        (500, 3.0, 3.0, True),
-        (404, None, 5, False),
+        (429, None, 1.0, True, False),
+        (503, 7.0, 7.0, True, True),
+        (500, None, 5.0, False, False),
+        (500, 3.0, 3.0, False, True),
+        (404, None, 5.0, False, False),
     ],
 )
-def test_a_server_that_says_when_to_come_back_is_busy(status, after, seconds, busy):
+def test_what_may_pass_says_when_to_come_back(status, after, seconds, busy, insists):
     error = http_error(status, "secret words", after)
     assert isinstance(error, ServerFault)
-    assert (error.what, error.retry_seconds, error.busy) == (f"answered HTTP {status}", seconds, busy)
+    assert (error.what, error.retry_seconds) == (f"answered HTTP {status}", seconds)
+    assert (error.busy, error.insists) == (busy, insists)
 
 
 def test_a_redirect_says_that_it_is_one():
@@ -109,6 +111,14 @@ def test_repeated_failures_are_counted_instead_of_written():
     limit = LogLimit(most=2, seconds=10.0)
     assert [limit.admit(float(now)) for now in range(5)] == [0, 0, None, None, None]
     assert [limit.admit(now) for now in (10.5, 11.0, 12.0)] == [3, 0, None]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(400, 400), ("422", 422), ("9" * 5000, 500), (10**30, 500), (-1, 500), (7, 500), ("²³", 500), (None, 500)],
+)
+def test_the_status_of_an_error_event_is_one_of_http(code, status):
+    assert ErrorObject(code=code).status == status
 
 
 def test_user_and_password_of_an_address_are_sent_but_are_no_part_of_it():
