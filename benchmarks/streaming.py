@@ -62,7 +62,7 @@ def chat_stream(session: aiohttp.ClientSession, url: str) -> Stream:
             response.raise_for_status()
             async for chunk in response.content.iter_any():
                 for data in parser.feed(chunk):
-                    if data != "[DONE]" and json.loads(data)["choices"][0]["delta"].get("content"):
+                    if data != b"[DONE]" and json.loads(data)["choices"][0]["delta"].get("content"):
                         yield 1
 
     return stream

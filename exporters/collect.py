@@ -16,9 +16,10 @@ from pathlib import Path
 from exporters.checkers import Checker
 from exporters.curves import WINDOW_TOKENS, write_curves
 from exporters.questions import Question
-from scheduler_service.backends.base import Backend, Ended, Piece
+from scheduler_service.backends.base import Backend, Piece
 from scheduler_service.domain import Sampling, TextKind
-from scheduler_service.forcing import BudgetForcing, Call
+from scheduler_service.driver import drive
+from scheduler_service.forcing import BudgetForcing
 from scheduler_service.templates import PromptTemplate
 
 
@@ -52,56 +53,43 @@ class Plan:
 class _Recording:
     """A trace's reasoning, token by token, so that it can be cut at any window."""
 
-    def __init__(self) -> None:
-        self.texts: list[str] = []
+    def __init__(self, forcing: BudgetForcing) -> None:
+        self._forcing = forcing
+        self._texts: list[str] = []
+
+    def take(self, piece: Piece) -> None:
+        if self._forcing.reasoning:
+            self._texts += [piece.text] + [""] * (piece.tokens - 1)
 
     def prefix(self, tokens: int) -> str:
-        return "".join(self.texts[:tokens])
+        return "".join(self._texts[:tokens])
 
 
-async def _generate(backend: Backend, forcing: BudgetForcing, sampling: Sampling, record: _Recording | None) -> str:
-    """Run a generation to its end; returns the answer, and records the raw reasoning pieces where wanted."""
-    answer = ""
-    while (call := forcing.next_call()) is not None:
-        stream = backend.stream(call, sampling, {})
-        async for piece in stream:
-            if isinstance(piece, Ended):
-                forcing.end_call(piece.end)
-                break
-            if record is not None:
-                record.texts += [piece.text] + [""] * (piece.tokens - 1)
-            if not forcing.feed(piece.text, piece.tokens):
-                break
-        await stream.aclose()  # type: ignore[attr-defined]  # every backend streams from an async generator
-        answer += "".join(text.text for text in forcing.take() if text.kind is TextKind.ANSWER)
-        record = None  # later calls continue the answer
-    return answer
-
-
-async def _forced_answer(backend: Backend, plan: Plan, question: str, thought: str) -> str:
-    """The answer that the model gives when its reasoning is cut after ``thought``."""
-    template = plan.template
-    prompt = template.render(question) + thought.rstrip() + template.answer_suffix
-    stream = backend.stream(Call(prompt, plan.answer_tokens, template.stop), plan.sampling, {})
-    pieces = [piece.text async for piece in stream if isinstance(piece, Piece)]
-    return template.answer_opening + "".join(pieces)
+async def _answer(
+    backend: Backend, forcing: BudgetForcing, sampling: Sampling, on_piece: Callable[[Piece], None] | None = None
+) -> str:
+    """Run a generation to its end; returns the answer."""
+    texts = [text async for text in drive(backend, forcing, sampling, on_piece=on_piece)]
+    return "".join(text.text for text in texts if text.kind is TextKind.ANSWER)
 
 
 async def measure_trace(backend: Backend, plan: Plan, question: Question) -> tuple[list[str], int]:
     """Measure one trace; returns each window's answer, and the uncut reasoning's tokens."""
-    longest = plan.windows * WINDOW_TOKENS
-    forcing = BudgetForcing(
-        plan.template, question.question, longest, plan.answer_tokens, backend.capabilities.call_limit
-    )
-    record = _Recording()
-    own_answer = await _generate(backend, forcing, plan.sampling, record)
+
+    def forcing_of(budget: int, begun: str = "") -> BudgetForcing:
+        limit = backend.capabilities.call_limit
+        return BudgetForcing(plan.template, question.question, budget, plan.answer_tokens, limit, begun=begun)
+
+    forcing = forcing_of(plan.windows * WINDOW_TOKENS)
+    record = _Recording(forcing)
+    own_answer = await _answer(backend, forcing, plan.sampling, record.take)
     answers: list[str] = []
     for window in range(1, plan.windows + 1):
         tokens = window * WINDOW_TOKENS
         if tokens >= forcing.reasoning_tokens:
             answers += [own_answer] * (plan.windows + 1 - window)
             break
-        answers.append(await _forced_answer(backend, plan, question.question, record.prefix(tokens)))
+        answers.append(await _answer(backend, forcing_of(0, record.prefix(tokens)), plan.sampling))
     return [answer.strip() for answer in answers], forcing.reasoning_tokens
 
 

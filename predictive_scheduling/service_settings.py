@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Self
 
@@ -73,8 +74,9 @@ class ServiceSettings(BaseSettings):
         )
 
     def log_masked(self) -> None:
-        """Write the settings to the log as one JSON line; secrets are masked."""
+        """Write the settings to the log as one JSON line; secrets are masked, and users and passwords of addresses."""
         shown = {
             name: "***" if isinstance(value, SecretStr) and value.get_secret_value() else value for name, value in self
         }
-        log.info("settings %s", json.dumps(shown, default=str, sort_keys=True))
+        line = json.dumps(shown, default=str, sort_keys=True)
+        log.info("settings %s", re.sub(r"(?<=://)[^\s,/@\"]+(?:[^\s,@\"]*)@", "***@", line))

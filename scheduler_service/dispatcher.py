@@ -1,4 +1,4 @@
-"""Runs one generation on the backend: the calls that budget forcing asks for, one after another."""
+"""Runs generations on the backend: so many at once, each call in a span of its own."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import cast
+from typing import Self
 
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind
 
 from predictive_scheduling import semconv
-from scheduler_service.backends.base import Backend, Ended, Piece
+from scheduler_service.backends.base import Backend, Ended
 from scheduler_service.domain import Sampling, Text
+from scheduler_service.driver import drive
 from scheduler_service.forcing import BudgetForcing, Call
 
 
@@ -38,49 +39,46 @@ class Dispatcher:
     async def run(self, forcing: BudgetForcing, sampling: Sampling, counted: Counted) -> AsyncGenerator[Text]:
         """Yield the generation's text as it comes; ``forcing`` then holds its counts.
 
-        Raises what the backend raises. Closing the iterator frees the backend's slot.
+        Raises what ``drive`` raises. Closing the iterator frees the backend's slot.
         """
-        async with self._slots:
-            while (call := forcing.next_call()) is not None:
-                for text in forcing.take():
-                    yield text
-                async with aclosing(self._call(call, forcing, sampling, counted)) as texts:
-                    async for text in texts:
-                        yield text
-            for text in forcing.take():
+
+        def watch(call: Call) -> _CallSpan:
+            return _CallSpan(self._span(call), forcing, counted)
+
+        async with self._slots, aclosing(drive(self._backend, forcing, sampling, watch=watch)) as texts:
+            async for text in texts:
                 yield text
 
-    async def _call(
-        self, call: Call, forcing: BudgetForcing, sampling: Sampling, counted: Counted
-    ) -> AsyncGenerator[Text]:
+    def _span(self, call: Call) -> trace.Span:
         attributes: dict[str, str | int] = {
             semconv.GEN_AI_OPERATION: "text_completion",
             semconv.GEN_AI_PROVIDER: self._backend.name,
             semconv.GEN_AI_REQUEST_MODEL: self._model,
             semconv.GEN_AI_MAX_TOKENS: call.max_tokens,
         }
-        span = self._tracer.start_span(f"text_completion {self._model}", kind=SpanKind.CLIENT, attributes=attributes)
-        headers: dict[str, str] = {}
-        propagate.inject(headers, trace.set_span_in_context(span))
-        before = forcing.reasoning_tokens + forcing.answer_used
-        try:
-            # Every backend streams from an async generator; closing it is what frees the slot.
-            stream = cast("AsyncGenerator[Piece | Ended]", self._backend.stream(call, sampling, headers))
-            async with aclosing(stream):
-                async for piece in stream:
-                    if isinstance(piece, Ended):
-                        counted.prompt_tokens = counted.prompt_tokens or piece.prompt_tokens
-                        forcing.end_call(piece.end)
-                        span.set_attribute(semconv.GEN_AI_INPUT_TOKENS, piece.prompt_tokens)
-                        span.set_attribute(semconv.GEN_AI_FINISH_REASONS, [piece.end.value])
-                        break
-                    if not forcing.feed(piece.text, piece.tokens):
-                        break
-                    for text in forcing.take():
-                        yield text
-        except Exception as error:
-            span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
-            raise
-        finally:
-            span.set_attribute(semconv.GEN_AI_OUTPUT_TOKENS, forcing.reasoning_tokens + forcing.answer_used - before)
-            span.end()
+        return self._tracer.start_span(f"text_completion {self._model}", kind=SpanKind.CLIENT, attributes=attributes)
+
+
+class _CallSpan:
+    """Tells a call's span how it ended and what it brought, and the generation how long its prompt is."""
+
+    def __init__(self, span: trace.Span, forcing: BudgetForcing, counted: Counted) -> None:
+        self.headers: dict[str, str] = {}
+        propagate.inject(self.headers, trace.set_span_in_context(span))
+        self._span, self._forcing, self._counted = span, forcing, counted
+        self._before = forcing.reasoning_tokens + forcing.answer_used
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace_back: object) -> None:
+        if isinstance(error, Exception):
+            self._span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
+        brought = self._forcing.reasoning_tokens + self._forcing.answer_used - self._before
+        self._span.set_attribute(semconv.GEN_AI_OUTPUT_TOKENS, brought)
+        self._span.end()
+
+    def ended(self, ended: Ended) -> None:
+        self._counted.prompt_tokens = self._counted.prompt_tokens or ended.prompt_tokens
+        self._span.set_attribute(semconv.GEN_AI_INPUT_TOKENS, ended.prompt_tokens)
+        self._span.set_attribute(semconv.GEN_AI_FINISH_REASONS, [ended.end.value])

@@ -10,6 +10,10 @@ reasoning, never for more than is left of the budget. Three things can end the r
 
 The answer ends at a stop text, at the model's own end, or after ``answer_tokens``. A text that may turn out to be the
 start of ``think_end`` or of a stop is held back until it is decided; every other text leaves at once.
+
+Progress is a law: a call ends the reasoning or the answer, or brings a token, or ``end_call`` says that it did neither
+and the generation has failed. A piece that crosses a limit ends what the limit is of. So a generation is over after a
+number of calls that the budgets bound, whatever a server writes or claims.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from dataclasses import dataclass, field
 
 from scheduler_service.domain import FinishReason, Text, TextKind
 from scheduler_service.templates import PromptTemplate
+
+# Calls that may end at a length before what they were asked for: a server may have a smaller limit of its own.
+_MOST_SHORT_CALLS = 16
 
 
 class CallEnd(enum.Enum):
@@ -69,7 +76,8 @@ class BudgetForcing:
 
     ``budget``: the most reasoning tokens; ``answer_tokens``: the most answer tokens; ``call_limit``: the most tokens to
     ask for in one call, 0 for any. ``server_budget``: the server ends the thinking by itself, and goes on with the
-    answer in the same call; tokens are counted here all the same, and a server that does not is cut off.
+    answer in the same call; tokens are counted here all the same, and a server that does not is cut off. ``begun``:
+    what was thought before, none of which counts here.
     """
 
     template: PromptTemplate
@@ -78,20 +86,36 @@ class BudgetForcing:
     answer_tokens: int
     call_limit: int = 0
     server_budget: bool = False
+    begun: str = ""
     reasoning_tokens: int = 0
     answer_used: int = 0
     forced: bool = False
     finish: FinishReason | None = None
     _kind: TextKind = TextKind.REASONING
-    _reasoning: str = ""
+    _thoughts: str = ""
     _answer: str = ""
     _held: str = ""
     _held_tokens: int = 0
     _cut: bool = False
+    _closed_by: str = ""
+    _server_ends_at: int | None = None
+    _asked: int = 0
+    _before: tuple[TextKind, int] = (TextKind.REASONING, 0)
+    _short_calls: int = 0
     _emitted: list[Text] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Go on from what was thought before."""
+        self._thoughts = self.begun
 
     def next_call(self) -> Call | None:
         """Return the call to make now, or ``None`` when the generation is over."""
+        call = self._next_call()
+        if call is not None:
+            self._asked, self._before = call.max_tokens, (self._kind, self._counted)
+        return call
+
+    def _next_call(self) -> Call | None:
         if self.finish is not None:
             return None
         if self._kind is TextKind.REASONING:
@@ -102,16 +126,15 @@ class BudgetForcing:
         if rest <= 0:
             self._finish(FinishReason.ANSWER_LENGTH)
             return None
-        suffix = self.template.answer_suffix if self.forced else self.template.think_end
-        begun = self._thought(suffix) + suffix + self._answer
+        begun = self._thought() + self._closed_by + self._answer
         return self._call(begun, rest, stop=self.template.stop)
 
     def _think(self, rest: int) -> Call:
         """Ask for reasoning. A server that ends it by itself writes ``think_end`` as the budget's last token."""
         if not self.server_budget or rest < 2:
-            return self._call(self._reasoning, rest)
-        most = rest + self.answer_tokens
-        return self._call(self._reasoning, most, thinking_budget=rest - 1)
+            return self._call(self._thoughts, rest)
+        self._server_ends_at = self.reasoning_tokens + rest - 1
+        return self._call(self._thoughts, rest + self.answer_tokens, thinking_budget=rest - 1)
 
     def _call(self, begun: str, most: int, *, stop: tuple[str, ...] = (), thinking_budget: int = 0) -> Call:
         turn = Turn(self.prompt, self.template.think_start + begun, self.template.think_end)
@@ -124,22 +147,44 @@ class BudgetForcing:
             return self._feed_reasoning(text, tokens)
         return self._feed_answer(text, tokens)
 
-    def end_call(self, end: CallEnd) -> None:
-        """Take the end of a call that was read to its end; ``next_call`` then says how to go on."""
+    def end_call(self, end: CallEnd) -> bool:
+        """Take the end of a call that was read to its end; ``next_call`` then says how to go on.
+
+        Returns whether the call got anywhere. One that ended nothing and brought nothing would be made again for ever.
+        """
         if self.finish is not None:
-            return
-        if self._kind is TextKind.ANSWER:
-            if end is CallEnd.MODEL:
-                self._finish(FinishReason.FORCED if self.forced else FinishReason.NATURAL)
-            elif self.answer_used >= self.answer_tokens:
-                self._finish(FinishReason.ANSWER_LENGTH)
+            return True
+        brought = self._counted - self._before[1]
+        if end is CallEnd.LENGTH and self._kind is self._before[0] and not brought:
+            return False
+        self._short_calls += end is CallEnd.LENGTH and brought < self._asked
+        spent = self._short_calls > _MOST_SHORT_CALLS
+        if self._kind is TextKind.REASONING:
+            if end is CallEnd.MODEL or spent:
+                self._force()
         elif end is CallEnd.MODEL:
-            self._force()
+            self._finish(self._ended)
+        elif spent or self.answer_used >= self.answer_tokens:
+            self._finish(FinishReason.ANSWER_LENGTH)
+        return True
 
     @property
     def reasoning(self) -> bool:
-        """Whether the reasoning still goes on, so that a larger budget could be used."""
+        """Whether the reasoning still goes on, so that it can be cut."""
         return self._kind is TextKind.REASONING and self.finish is None and not self._cut
+
+    @property
+    def grows(self) -> bool:
+        """Whether a larger budget could be used: not where the server was told the budget and ends the thinking."""
+        return self.reasoning and self._server_ends_at is None
+
+    @property
+    def _counted(self) -> int:
+        return self.reasoning_tokens + self.answer_used
+
+    @property
+    def _ended(self) -> FinishReason:
+        return FinishReason.FORCED if self.forced else FinishReason.NATURAL
 
     def cut(self) -> None:
         """End the reasoning with what was thought so far; the next call forces the answer."""
@@ -150,32 +195,35 @@ class BudgetForcing:
         emitted, self._emitted = self._emitted, []
         return emitted
 
-    def _thought(self, suffix: str) -> str:
-        """The reasoning as the prompt of the answer continues it: no doubled white space before the suffix."""
-        return self._reasoning.rstrip() if suffix[0].isspace() else self._reasoning
+    def _thought(self) -> str:
+        """The reasoning as the prompt of the answer continues it: no doubled white space before what closes it."""
+        return self._thoughts.rstrip() if self._closed_by[0].isspace() else self._thoughts
 
     def _feed_reasoning(self, text: str, tokens: int) -> bool:
-        if self.reasoning_tokens + tokens > self.budget:
-            return False  # the server did not stop where it was told to
-        self.reasoning_tokens += tokens
         end = self.template.think_end
         before, mark, after = (self._held + text).partition(end)
-        self._held_tokens += tokens
+        within = min(tokens, max(0, self.budget - self.reasoning_tokens))
+        self.reasoning_tokens += within
+        self._held_tokens += within
         if mark:
             self._held = ""
             self._emit_reasoning(before)
             self._settle_marker()
-            self._kind = TextKind.ANSWER
-            # A server that was told where to end the thinking ended it there: the model would have gone on.
-            self.forced = self.server_budget and self.reasoning_tokens >= self.budget
-            return self._feed_answer(after, 0)
+            self._kind, self._closed_by = TextKind.ANSWER, end
+            # A server that was told where to end the thinking ended it there: the model would have gone on. Its mark
+            # may come without a token of its own, so one that ends a token before the budget counts as ended, too.
+            self.forced = self._server_ends_at is not None and self.reasoning_tokens >= self._server_ends_at
+            return self._feed_answer(after, tokens - within)
+        if within < tokens:  # the server did not stop where it was told to
+            self._force()
+            return False
         keep = held_back(before, (end,))
         self._held = before[len(before) - keep :]
         self._emit_reasoning(before[: len(before) - keep])
         return True
 
     def _emit_reasoning(self, text: str) -> None:
-        self._reasoning += text
+        self._thoughts += text
         if text:
             self._emitted.append(Text(TextKind.REASONING, text, self._held_tokens))
             self._held_tokens = 0
@@ -189,25 +237,26 @@ class BudgetForcing:
     def _force(self) -> None:
         """Turn to the answer; a half-written end of thinking is dropped."""
         self._settle_marker()
-        self._kind, self.forced = TextKind.ANSWER, True
+        self._kind, self.forced, self._closed_by = TextKind.ANSWER, True, self.template.answer_suffix
         if self.template.answer_opening:
             self._emitted.append(Text(TextKind.ANSWER, self.template.answer_opening, 0, forced=True))
 
     def _feed_answer(self, text: str, tokens: int) -> bool:
-        if self.answer_used + tokens > self.answer_tokens:
+        within = min(tokens, self.answer_tokens - self.answer_used)
+        self.answer_used += within
+        self._held_tokens += within
+        held = self._held + text
+        found = [at for at in (held.find(stop) for stop in self.template.stop) if at >= 0]
+        if found:
+            self._held = held[: min(found)]
+            self._finish(self._ended)
+            return False
+        if within < tokens:  # what crosses the limit is not shown
             self._finish(FinishReason.ANSWER_LENGTH)
             return False
-        self.answer_used += tokens
-        self._held_tokens += tokens
-        self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self.template.stop) if at >= 0]
-        if found:
-            self._held = self._held[: min(found)]
-            self._finish(FinishReason.FORCED if self.forced else FinishReason.NATURAL)
-            return False
-        keep = held_back(self._held, self.template.stop)
-        self._emit_answer(self._held[: len(self._held) - keep])
-        self._held = self._held[len(self._held) - keep :]
+        keep = held_back(held, self.template.stop)
+        self._emit_answer(held[: len(held) - keep])
+        self._held = held[len(held) - keep :]
         return True
 
     def _emit_answer(self, text: str) -> None:

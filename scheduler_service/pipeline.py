@@ -156,7 +156,7 @@ class Pipeline:
         curve = allocation.prediction.curve
         cap = min(allocation.cap_tokens, len(curve) * allocation.budget_window_tokens)
         self.reclaimer.start(
-            Running(allocation.request_id, curve, allocation.budget_tokens, cap, grow, lambda: forcing.reasoning)
+            Running(allocation.request_id, curve, allocation.budget_tokens, cap, grow, lambda: forcing.grows)
         )
 
     def _keep_in_time(self, job: Job, forcing: BudgetForcing, answer_tokens: int, timing: _Timing, now: float) -> None:

@@ -33,6 +33,9 @@ class SchedulerSettings(ServiceSettings):
     )
     backend_token: SecretStr = Field(SecretStr(""), description="bearer token for it")
     backend_slots: int = Field(0, ge=0, description="requests that run on it at once; 0 asks it")
+    backend_idle_seconds: float = Field(
+        60.0, gt=0, description="longest wait for a call's next token, keep-alives or not; then the call has failed"
+    )
     backend_ready_seconds: float = Field(120.0, gt=0, description="how long to wait for it at start")
     embedded_model: str = Field("", description="GGUF file of the embedded LLM; empty for the demo's model")
     embedded_adapter: str = Field("", description="GGUF adapter beside it; empty for the demo's with the demo's model")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from scheduler_service.domain import Sampling
+from scheduler_service.domain import BackendUnavailableError, Sampling
 from scheduler_service.forcing import Call, CallEnd
 
 
@@ -51,6 +51,15 @@ class Capabilities:
     aborts: bool = False
 
 
+class EndpointBusyError(BackendUnavailableError):
+    """A server has no room now; it has not failed. ``insists``: it said itself to come back after ``retry_seconds``."""
+
+    def __init__(self, description: str, retry_seconds: float = 1.0, *, insists: bool = False) -> None:
+        """Say what happened and when to come back."""
+        super().__init__(description, retry_seconds)
+        self.insists = insists
+
+
 class Backend(Protocol):
     """An LLM server. Its errors are ``BackendUnavailableError`` (try again) and ``PreconditionError`` (never will)."""
 
@@ -70,5 +79,8 @@ class Backend(Protocol):
         ...
 
     def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
-        """Run one call: pieces as they come, last one ``Ended``. Closing the iterator frees the server's slot."""
+        """Run one call: pieces as they come, last one ``Ended``. Closing the iterator frees the server's slot.
+
+        Errors say what happened in words for callers: no addresses, nothing of the prompt.
+        """
         ...

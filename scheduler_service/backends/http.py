@@ -1,25 +1,38 @@
-"""What every HTTP backend shares: one session, streams of events, foreign errors translated once."""
+"""What every HTTP backend shares: one session, streams of events, bounds in time and size."""
 
 from __future__ import annotations
 
 import asyncio
-import json
+import base64
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Self, TypeVar
 
 import aiohttp
+from yarl import URL
 
-from scheduler_service.backends.sse import SseParser, StreamFormatError
+from scheduler_service.backends.bounds import CallBounds
+from scheduler_service.backends.faults import ServerFault, ServerFaults, http_error, retry_seconds
+from scheduler_service.backends.sse import SseParser
+from scheduler_service.backends.wire import Wire, message_of
 from scheduler_service.domain import BackendUnavailableError, PreconditionError
+from scheduler_service.forcing import Call
 
-_BUSY = frozenset({429, 502, 503, 504})
+_LONGEST_BODY = 4 << 20
+_LONGEST_REFUSAL = 4096
+_REFUSAL_SECONDS = 2.0
+_CLOSING_SECONDS = 0.5
+
+T = TypeVar("T", bound=Wire)
 
 
 class HttpServer:
     """One LLM server over HTTP; ``token`` is sent as a bearer token where set.
 
-    ``stall_seconds``: how long a stream may stay silent (keep-alives count as a sign of life). ``reuse_connections``:
-    off for servers that close a connection after a stream while announcing to keep it (llama.cpp).
+    ``idle_seconds``: how long a call may go on without a token (keep-alives do not count), and how long anything else
+    may take. ``reuse_connections``: off for servers that close a connection after a stream while announcing to keep it
+    (llama.cpp). User and password of ``url`` are sent as it asks, and are no part of the attribute ``url``.
     """
 
     def __init__(
@@ -27,25 +40,30 @@ class HttpServer:
         url: str,
         *,
         token: str = "",
-        stall_seconds: float = 60.0,
+        idle_seconds: float = 60.0,
         max_connections: int = 1024,
         reuse_connections: bool = True,
     ) -> None:
-        """Remember where the server is; ``open`` connects."""
-        self.url = url.rstrip("/")
-        self._token = token
-        self._stall_seconds = stall_seconds
+        """Remember where the server is; ``open`` connects. Raises ValueError for what is no HTTP address."""
+        self.url, self._authorization = _address(url, token)
+        self._idle_seconds = idle_seconds
         self._max_connections = max_connections
         self._reuse_connections = reuse_connections
         self._session: aiohttp.ClientSession | None = None
+        self._faults = ServerFaults(self.url)
+        self.translated = self._faults.translated
 
     async def open(self) -> None:
         """Create the session; connections are made as they are needed."""
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        # A compressed stream could be a thousand times longer than what was received.
+        headers = {"Accept-Encoding": "identity"}
+        if self._authorization:
+            headers["Authorization"] = self._authorization
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._max_connections, force_close=not self._reuse_connections),
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=self._stall_seconds),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+            auto_decompress=False,
         )
 
     async def close(self) -> None:
@@ -54,35 +72,51 @@ class HttpServer:
             await self._session.close()
             self._session = None
 
-    async def get_json(self, path: str) -> dict[str, Any]:
-        """Return a JSON object. Raises BackendUnavailableError for anything else."""
-        with self._translated():
-            async with self._opened().get(self.url + path) as response:
-                await self._check(response)
-                body = await response.json(content_type=None)
-        if not isinstance(body, dict):
-            raise BackendUnavailableError(f"{self.url}{path}: not a JSON object")
-        return body
+    def bounds(self, call: Call) -> CallBounds:
+        """What a call to this server may bring."""
+        return CallBounds(call, self._idle_seconds)
+
+    async def get(self, path: str, kind: type[T]) -> T:
+        """Return a JSON object. Raises BackendUnavailableError for anything else, with the address, for operators."""
+        try:
+            with self.translated():
+                async with (
+                    asyncio.timeout(self._idle_seconds),
+                    self._opened().get(self.url + path, allow_redirects=False) as response,
+                ):
+                    await _check(response)
+                    return kind.model_validate_json(await _read(response))
+        except (BackendUnavailableError, PreconditionError) as error:
+            raise BackendUnavailableError(f"{self.url}{path}: {error}") from None
 
     async def post(self, path: str, body: Mapping[str, Any]) -> None:
-        """POST ``body`` and leave the answer aside. Raises BackendUnavailableError or PreconditionError."""
-        with self._translated():
-            async with self._opened().post(self.url + path, json=dict(body)) as response:
-                await self._check(response)
+        """POST ``body`` and leave the answer aside. Raises what ``translated`` translates."""
+        async with self._opened().post(self.url + path, json=dict(body), allow_redirects=False) as response:
+            await _check(response)
 
-    async def events(self, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncIterator[Any]:
-        """POST ``body`` and yield each event's JSON (``[DONE]`` is skipped). Closing the iterator drops the connection.
+    async def events(
+        self, path: str, body: Mapping[str, Any], headers: Mapping[str, str], kind: type[T], bounds: CallBounds
+    ) -> AsyncIterator[T]:
+        """POST ``body`` and yield each event until ``[DONE]``. Closing the iterator drops the connection.
 
-        Raises BackendUnavailableError or PreconditionError; a body that ends within an event is the former.
+        Raises what ``translated`` translates, or PreconditionError: for an event that is no ``kind``, one longer than
+        ``bounds`` allow, and a server that brings no token for longer than they allow.
         """
-        parser = SseParser()
-        with self._translated():
-            async with self._opened().post(self.url + path, json=dict(body), headers=headers) as response:
-                await self._check(response)
-                async for chunk in response.content.iter_any():
+        async with asyncio.timeout(bounds.idle_seconds):
+            response = await self._opened().post(
+                self.url + path, json=dict(body), headers=headers, allow_redirects=False
+            )
+        async with response:
+            await _check(response)
+            parser, parse = SseParser(bounds.event_bytes), kind.model_validate_json
+            with _Reading(response.content, bounds) as reading:
+                while chunk := await reading.read():
                     for data in parser.feed(chunk):
-                        if data != "[DONE]":
-                            yield json.loads(data)
+                        if data == b"[DONE]":
+                            await _read_to_end(response)
+                            return
+                        yield parse(data)
+                        reading.resumed()
 
     async def wait_until_ready(self, path: str, timeout_seconds: float) -> None:
         """Poll ``path`` until it answers 200. Raises BackendUnavailableError after ``timeout_seconds``."""
@@ -95,25 +129,15 @@ class HttpServer:
 
     async def _answers(self, path: str) -> bool:
         try:
-            async with self._opened().get(self.url + path) as response:
+            async with self._opened().get(self.url + path, allow_redirects=False) as response:
                 return response.status == 200
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, OSError, ValueError):
             return False
 
     def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise BackendUnavailableError(f"{self.url}: not connected")
+        if self._session is None or self._session.closed:
+            raise ServerFault("is not connected")
         return self._session
-
-    async def _check(self, response: aiohttp.ClientResponse) -> None:
-        if response.status == 200:
-            return
-        text = (await response.content.read(4096)).decode(errors="replace")
-        raise http_error(response.status, _message(text) or response.reason or "", self.url)
-
-    @staticmethod
-    def _translated() -> _Translated:
-        return _Translated()
 
 
 class HttpBackend:
@@ -134,31 +158,95 @@ class HttpBackend:
         await self._server.close()
 
 
-class _Translated:
-    """Translates transport errors and malformed bodies to the scheduler's own error."""
+class _Reading:
+    """Reads a stream, and ends it where it brings no token for too long: the time of whoever reads us does not count.
 
-    def __enter__(self) -> None:
-        """Nothing to prepare."""
+    One slow tick for a stream instead of a timer for each read: it may be late by a second, or a quarter of the limit.
+    """
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Raise BackendUnavailableError from what the HTTP client or the parser raised."""
-        if isinstance(error, (aiohttp.ClientError, TimeoutError, StreamFormatError, ValueError, ConnectionError)):
-            reason = str(error) or type(error).__name__
-            raise BackendUnavailableError(f"backend: {reason}") from error
+    def __init__(self, content: aiohttp.StreamReader, bounds: CallBounds) -> None:
+        self._content, self._bounds = content, bounds
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._waiting = False
+
+    def __enter__(self) -> Self:
+        self._look()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tick.cancel()
+
+    async def read(self) -> bytes:
+        """Return what has come; empty at the end."""
+        if self._late:
+            raise self._error()
+        self._waiting = True
+        try:
+            return await self._content.readany()
+        finally:
+            self._waiting = False
+
+    def resumed(self) -> None:
+        """Whoever reads us came back for more."""
+        if self._bounds.moved:
+            self._bounds.moved = False
+            self._since = self._loop.time()
+
+    @property
+    def _late(self) -> bool:
+        return self._loop.time() - self._since >= self._bounds.idle_seconds
+
+    def _look(self) -> None:
+        if self._waiting and self._late:
+            self._content.set_exception(self._error())
+        else:
+            self._tick = self._loop.call_later(min(1.0, self._bounds.idle_seconds / 4), self._look)
+
+    def _error(self) -> TimeoutError:
+        return TimeoutError(f"no token for {self._bounds.idle_seconds:g} s")
 
 
-def http_error(status: int, message: str, url: str) -> Exception:
-    """Return the error for an HTTP status: 4xx says that the request will never do, all others may pass."""
-    if status in (400, 413, 422):
-        return PreconditionError("job.prompt", f"the backend refused it: {message}")
-    retry = 1.0 if status in _BUSY else 5.0
-    return BackendUnavailableError(f"{url}: HTTP {status}: {message}", retry)
-
-
-def _message(text: str) -> str:
-    """Dig the message out of a JSON error body; plain text is returned as it is."""
+def _address(url: str, token: str) -> tuple[str, str]:
+    """Take a URL apart: the address alone, and what to send as authorization."""
     try:
-        error = json.loads(text).get("error", text)
-    except (ValueError, AttributeError):
-        return text.strip()
-    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+        whole = URL(url)
+        address = whole.with_user(None).with_query(None).with_fragment(None)
+    except ValueError:
+        address = URL()
+    if address.scheme not in ("http", "https") or not address.host:
+        raise ValueError("backend_url: is no http:// or https:// address")
+    if token:
+        return str(address).rstrip("/"), f"Bearer {token}"
+    if whole.user is None:
+        return str(address).rstrip("/"), ""
+    user = base64.b64encode(f"{whole.user}:{whole.password or ''}".encode()).decode()
+    return str(address).rstrip("/"), f"Basic {user}"
+
+
+async def _check(response: aiohttp.ClientResponse) -> None:
+    if response.status == 200:
+        return
+    text = b""
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(_REFUSAL_SECONDS):
+            text = await response.content.read(_LONGEST_REFUSAL)
+    wait = retry_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
+    raise http_error(response.status, message_of(text) or response.reason or "", wait)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    while chunk := await response.content.readany():
+        body += chunk
+        if len(body) > _LONGEST_BODY:
+            raise ServerFault("sent more than it was asked for", f"more than {_LONGEST_BODY} bytes")
+    return bytes(body)
+
+
+async def _read_to_end(response: aiohttp.ClientResponse) -> None:
+    """Read what follows the last event, so that the connection can be used again; a server that goes on loses it."""
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(_CLOSING_SECONDS):
+            while await response.content.readany():
+                pass

@@ -7,8 +7,10 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
-from scheduler_service.backends.http import HttpBackend, HttpServer, http_error
-from scheduler_service.domain import BackendUnavailableError, Sampling
+from scheduler_service.backends.faults import ServerFault, http_error
+from scheduler_service.backends.http import HttpBackend, HttpServer
+from scheduler_service.backends.wire import ErrorObject, Wire
+from scheduler_service.domain import Sampling
 from scheduler_service.forcing import Call, CallEnd
 
 if TYPE_CHECKING:
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
 def make(url: str, settings: SchedulerSettings) -> LlamaCppBackend:
     """A backend for one address."""
     # It announces to keep a connection after a stream, and closes it.
-    server = HttpServer(url, token=settings.backend_token.get_secret_value(), reuse_connections=False)
+    server = HttpServer(
+        url,
+        token=settings.backend_token.get_secret_value(),
+        idle_seconds=settings.backend_idle_seconds,
+        reuse_connections=False,
+    )
     return LlamaCppBackend(server, ready_seconds=settings.backend_ready_seconds)
 
 
@@ -30,30 +37,54 @@ class LlamaCppBackend(HttpBackend):
 
     async def limits(self) -> Limits:
         """Read ``/props``; a slot's context holds prompt and generation together."""
-        props = await self._server.get_json("/props")
-        context = int((props.get("default_generation_settings") or {}).get("n_ctx") or 0)
+        props = await self._server.get("/props", _Props)
+        settings = props.default_generation_settings
+        context = max(0, settings.n_ctx or 0) if settings is not None else 0
         return Limits(
-            model=_name(str(props.get("model_alias") or props.get("model_path") or "")),
+            model=_name(props.model_alias or props.model_path or ""),
             max_total_tokens=context,
             max_prompt_tokens=context,
-            max_concurrent_requests=int(props.get("total_slots") or 0),
+            max_concurrent_requests=max(0, props.total_slots or 0),
         )
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
         """Run one call on ``/completion``."""
-        async for event in self._server.events("/completion", parameters(call, sampling), headers):
-            if "error" in event:
-                error = event["error"]
-                raise http_error(int(error.get("code", 500)), str(error.get("message", error)), self._server.url)
-            tokens = len(event.get("tokens") or ())
-            content = str(event.get("content", ""))
-            if tokens or content:
-                yield Piece(content, max(1, tokens))
-            if event.get("stop"):
-                end = CallEnd.LENGTH if event.get("stop_type") == "limit" else CallEnd.MODEL
-                yield Ended(end, int(event.get("tokens_evaluated") or 0))
-                return
-        raise BackendUnavailableError("backend: the stream ended before its last event")
+        bounds, body = self._server.bounds(call), parameters(call, sampling)
+        with self._server.translated(call.prompt):
+            async for event in self._server.events("/completion", body, headers, _Event, bounds):
+                if event.error is not None:
+                    raise http_error(event.error.status, event.error.message or "")
+                if event.tokens or event.content:
+                    yield bounds.piece(event.content, len(event.tokens) or 1)
+                if event.stop:
+                    end = CallEnd.LENGTH if event.stop_type == "limit" else CallEnd.MODEL
+                    yield bounds.ended(end, event.tokens_evaluated)
+                    return
+            raise ServerFault("ended its stream before the last event")
+
+
+class _Settings(Wire):
+    n_ctx: int | None = None
+
+
+class _Props(Wire):
+    """What ``/props`` says."""
+
+    default_generation_settings: _Settings | None = None
+    model_alias: str | None = None
+    model_path: str | None = None
+    total_slots: int | None = None
+
+
+class _Event(Wire):
+    """Some text and its token ids; the last one says why it is the last; or an error."""
+
+    content: str = ""
+    tokens: tuple[int, ...] = ()
+    stop: bool = False
+    stop_type: str = ""
+    tokens_evaluated: int | None = None
+    error: ErrorObject | None = None
 
 
 def _name(said: str) -> str:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
-from scheduler_service.backends.http import HttpBackend, HttpServer, http_error
-from scheduler_service.domain import BackendUnavailableError, Sampling
+from scheduler_service.backends.faults import ServerFault, http_error
+from scheduler_service.backends.http import HttpBackend, HttpServer
+from scheduler_service.backends.wire import ErrorObject, Wire
+from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
 from scheduler_service.forcing import Call, CallEnd, Turn
 
 if TYPE_CHECKING:
     from scheduler_service.settings import SchedulerSettings
-
-log = logging.getLogger(__name__)
 
 _ABORT_SECONDS = 1.0
 
@@ -48,7 +48,7 @@ DIALECTS = {
 def make(url: str, settings: SchedulerSettings) -> OpenAiBackend:
     """A backend for one address, in the dialect that the settings name."""
     return OpenAiBackend(
-        HttpServer(url, token=settings.backend_token.get_secret_value()),
+        HttpServer(url, token=settings.backend_token.get_secret_value(), idle_seconds=settings.backend_idle_seconds),
         DIALECTS[settings.backend],
         model=settings.backend_model,
         ready_seconds=settings.backend_ready_seconds,
@@ -64,7 +64,7 @@ class OpenAiBackend(HttpBackend):
     server end the thinking (vLLM with ``--reasoning-config``).
 
     Tokens are counted by the server's running usage where it sends one (vLLM, SGLang: ``continuous_usage_stats``), else
-    one a chunk; what its last usage says beyond that is added at the end.
+    one a chunk; what its last usage says beyond that is added at the end. A count that cannot be true is dropped.
     """
 
     def __init__(
@@ -86,13 +86,13 @@ class OpenAiBackend(HttpBackend):
 
     async def limits(self) -> Limits:
         """Read ``/v1/models``; vLLM says there how long a context may be, the others do not."""
-        models = (await self._server.get_json("/v1/models")).get("data") or []
-        named = [entry for entry in models if not self._model or entry.get("id") == self._model]
+        models = (await self._server.get("/v1/models", _Models)).data or ()
+        named = [entry for entry in models if not self._model or entry.id == self._model]
         if not named:
-            known = ", ".join(str(entry.get("id")) for entry in models) or "none"
+            known = ", ".join(entry.id for entry in models) or "none"
             raise BackendUnavailableError(f"backend: no model {self._model!r}; it serves {known}")
-        self._model = str(named[0].get("id", ""))
-        context = int(named[0].get("max_model_len") or 0)
+        self._model = named[0].id
+        context = max(0, named[0].max_model_len or 0)
         return Limits(model=self._model, max_total_tokens=context, max_prompt_tokens=context)
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
@@ -106,39 +106,85 @@ class OpenAiBackend(HttpBackend):
             body["prompt"] = call.prompt
         if self._dialect.abort_path:
             body["rid"] = uuid.uuid4().hex
-        counted, prompt_tokens, end = 0, 0, None
+        bounds = self._server.bounds(call)
+        prompt_tokens: int | None = None
+        end: CallEnd | None = None
         try:
-            async for event in self._server.events(path, body, headers):
-                if error := event.get("error"):
-                    raise stream_error(error, self._server.url)
-                usage = event.get("usage") or {}
-                prompt_tokens = int(usage.get("prompt_tokens") or prompt_tokens)
-                told = int(usage.get("completion_tokens") or 0)
-                before, text, reason = reader.read(event.get("choices") or ())
-                tokens = max(0, told - counted if told else int(bool(text)))
-                if before:  # its token came before, without text
-                    yield Piece(before, 0)
-                if text or tokens:
-                    counted += tokens
-                    yield Piece(text, tokens)
-                if reason == "abort":
-                    raise BackendUnavailableError("backend: it aborted the request")
-                if reason is not None:
-                    end = CallEnd.LENGTH if reason == "length" else CallEnd.MODEL
+            with self._server.translated(call.prompt):
+                async for event in self._server.events(path, body, headers, _Chunk, bounds):
+                    if event.error is not None:
+                        raise stream_error(event.error)
+                    usage = event.usage or _NO_USAGE
+                    prompt_tokens = usage.prompt_tokens or prompt_tokens
+                    before, text, reason = reader.read(event.choices or ())
+                    tokens = bounds.tokens(usage.completion_tokens, text)
+                    if before:  # its token came before, without text, or comes with the first of the answer
+                        yield bounds.piece(before, int(tokens > 1))
+                        tokens -= tokens > 1
+                    if text or tokens:
+                        yield bounds.piece(text, tokens)
+                    if reason == "abort":
+                        raise ServerFault("aborted the request")
+                    if reason is not None:
+                        end = CallEnd.LENGTH if reason == "length" else CallEnd.MODEL
+                        bounds.ending()
+                if end is None:
+                    raise ServerFault("ended its stream before the last event")
+        except BackendUnavailableError:
+            if end is None:
+                raise  # else the answer is whole, and only its usage is missing
         finally:
             if end is None and self._dialect.abort_path:
                 await self._abort(str(body["rid"]))
-        if end is None:
-            raise BackendUnavailableError("backend: the stream ended before its last event")
-        yield Ended(end, prompt_tokens)
+        with self._server.translated(call.prompt):
+            if end is CallEnd.LENGTH and bounds.uncounted:
+                yield bounds.piece("", bounds.uncounted)
+            yield bounds.ended(end, prompt_tokens)
 
     async def _abort(self, request_id: str) -> None:
         """Tell the server that nobody reads a call any more; it may have seen the connection close already."""
-        try:
+        with suppress(BackendUnavailableError, PreconditionError), self._server.translated():
             async with asyncio.timeout(_ABORT_SECONDS):
                 await self._server.post(self._dialect.abort_path, {"rid": request_id})
-        except (BackendUnavailableError, TimeoutError) as error:
-            log.warning("a call was abandoned, and its server could not be told: %s", error)
+
+
+class _Model(Wire):
+    id: str = ""
+    max_model_len: int | None = None
+
+
+class _Models(Wire):
+    """What ``/v1/models`` says."""
+
+    data: tuple[_Model, ...] | None = None
+
+
+class _Delta(Wire):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+class _Choice(Wire):
+    text: str | None = None
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(Wire):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Chunk(Wire):
+    """A chunk of a completion or of a chat, with running usage where the server sends it; or an error."""
+
+    choices: tuple[_Choice, ...] | None = None
+    usage: _Usage | None = None
+    error: str | ErrorObject | None = None
+
+
+_NO_DELTA, _NO_USAGE = _Delta(), _Usage()
 
 
 class _Reader:
@@ -152,18 +198,18 @@ class _Reader:
         self._think_end = turn.think_end if turn is not None else ""
         self._parsed = False
 
-    def read(self, choices: Any) -> tuple[str, str, str | None]:
+    def read(self, choices: Sequence[_Choice]) -> tuple[str, str, str | None]:
         """Return what to put before a chunk's text, its text, and why the generation ended where it did."""
         before, text, reason = "", "", None
         for choice in choices:
-            delta = choice.get("delta") or {}
-            thought = str(delta.get("reasoning_content") or delta.get("reasoning") or "")
-            said = str(choice.get("text") or delta.get("content") or "")
+            delta = choice.delta or _NO_DELTA
+            thought = delta.reasoning_content or delta.reasoning or ""
+            said = choice.text or delta.content or ""
             self._parsed = self._parsed or bool(thought)
             if said and self._parsed:
                 before, thought, self._parsed = thought + self._think_end, "", False
             text += thought + said
-            reason = choice.get("finish_reason") or reason
+            reason = choice.finish_reason or reason
         return before, text, reason
 
 
@@ -193,9 +239,8 @@ def _messages(call: Call, dialect: Dialect) -> dict[str, Any]:
     return {"messages": messages, **(dialect.continues or {})}
 
 
-def stream_error(error: Any, url: str) -> Exception:
-    """Return our error for an ``error`` event: an object with a code, TGI's with ``http_status_code``, or a text."""
-    if not isinstance(error, dict):
-        return BackendUnavailableError(f"{url}: {error}")
-    code = error.get("code") or error.get("http_status_code") or 500
-    return http_error(int(code) if str(code).isdigit() else 500, str(error.get("message", error)), url)
+def stream_error(error: str | ErrorObject) -> ServerFault | PreconditionError:
+    """Return our error for an ``error`` event: an object with a code, or a text."""
+    if isinstance(error, str):
+        return ServerFault("failed while it generated", error)
+    return http_error(error.status, error.message or "")

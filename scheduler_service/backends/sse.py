@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from dataclasses import dataclass, field
 
 
@@ -19,37 +18,40 @@ class SseParser:
     """
 
     max_event_bytes: int = 4 << 20
-    _decoder: codecs.IncrementalDecoder = field(
-        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
-    )
-    _tail: list[str] = field(default_factory=list)
+    _tail: bytearray = field(default_factory=bytearray)
+    _data: list[bytes] = field(default_factory=list)
     _size: int = 0
-    _data: list[str] = field(default_factory=list)
 
-    def feed(self, chunk: bytes) -> list[str]:
+    def feed(self, chunk: bytes) -> list[bytes]:
         """Return the data of each event that ``chunk`` completes."""
-        self._size += len(chunk)
-        if self._size > self.max_event_bytes:
-            raise StreamFormatError(f"an event is longer than {self.max_event_bytes} bytes")
-        self._tail.append(self._decoder.decode(chunk))
-        if b"\n" not in chunk and b"\r" not in chunk:
+        if b"\n" not in chunk:
+            self._tail += chunk
+            self._check(len(self._tail))
             return []
-        lines = "".join(self._tail).replace("\r\n", "\n").split("\n")
-        rest = lines.pop()
+        if self._tail:
+            chunk, self._tail = bytes(self._tail) + chunk, bytearray()
+        lines = chunk.split(b"\n")
+        self._tail += lines.pop()
         events = []
         for line in lines:
-            event = self._take_line(line.rstrip("\r"))
+            event = self._take_line(line.removesuffix(b"\r"))
             if event is not None:
                 events.append(event)
-        self._tail = [rest]
-        self._size = len(rest) + sum(map(len, self._data))
+        self._check(len(self._tail))
         return events
 
-    def _take_line(self, line: str) -> str | None:
+    def _take_line(self, line: bytes) -> bytes | None:
         """Take a whole line; a blank one ends an event."""
         if not line:
-            data, self._data = self._data, []
-            return "\n".join(data) if data else None
-        if line.startswith("data:"):
-            self._data.append(line[6:] if line.startswith("data: ") else line[5:])
+            data, self._data, self._size = self._data, [], 0
+            return b"\n".join(data) if data else None
+        if line.startswith(b"data:"):
+            data_of_line = line[6:] if line.startswith(b"data: ") else line[5:]
+            self._size += len(data_of_line) + 1
+            self._check(0)
+            self._data.append(data_of_line)
         return None
+
+    def _check(self, more: int) -> None:
+        if self._size + more > self.max_event_bytes:
+            raise StreamFormatError(f"an event is longer than {self.max_event_bytes} bytes")

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
+from scheduler_service.backends.faults import ServerFault, http_error
 from scheduler_service.backends.http import HttpBackend, HttpServer
-from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
+from scheduler_service.backends.wire import Wire
+from scheduler_service.domain import PreconditionError, Sampling
 from scheduler_service.forcing import Call, CallEnd
 
 if TYPE_CHECKING:
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 def make(url: str, settings: SchedulerSettings) -> TgiBackend:
     """A backend for one address."""
-    server = HttpServer(url, token=settings.backend_token.get_secret_value())
+    server = HttpServer(
+        url, token=settings.backend_token.get_secret_value(), idle_seconds=settings.backend_idle_seconds
+    )
     return TgiBackend(server, ready_seconds=settings.backend_ready_seconds)
 
 
@@ -29,30 +33,61 @@ class TgiBackend(HttpBackend):
 
     async def limits(self) -> Limits:
         """Read ``/info``."""
-        info = await self._server.get_json("/info")
+        info = await self._server.get("/info", _Info)
         return Limits(
-            model=str(info.get("model_id", "")),
-            max_total_tokens=int(info.get("max_total_tokens") or 0),
-            max_prompt_tokens=int(info.get("max_input_tokens") or 0),
-            max_concurrent_requests=int(info.get("max_concurrent_requests") or 0),
+            model=info.model_id,
+            max_total_tokens=max(0, info.max_total_tokens or 0),
+            max_prompt_tokens=max(0, info.max_input_tokens or 0),
+            max_concurrent_requests=max(0, info.max_concurrent_requests or 0),
         )
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
         """Run one call on ``/generate_stream``, where every refusal comes as an event with HTTP 200."""
         body = {"inputs": call.prompt, "parameters": parameters(call, sampling)}
-        async for event in self._server.events("/generate_stream", body, headers):
-            if "error" in event:
-                raise stream_error(str(event["error"]), str(event.get("error_type", "")))
-            token = event.get("token") or {}
-            details = event.get("details") if event.get("generated_text") is not None else None
-            # A special token (the end of the sequence) has no text for us; it still was generated.
-            yield Piece("" if token.get("special") else str(token.get("text", "")), 1)
-            if details is not None or event.get("generated_text") is not None:
-                reason = (details or {}).get("finish_reason", "length")
-                prompt_tokens = int((details or {}).get("input_length") or 0)
-                yield Ended(CallEnd.LENGTH if reason == "length" else CallEnd.MODEL, prompt_tokens)
-                return
-        raise BackendUnavailableError("backend: the stream ended before its last event")
+        bounds = self._server.bounds(call)
+        with self._server.translated(call.prompt):
+            async for event in self._server.events("/generate_stream", body, headers, _Event, bounds):
+                if event.error is not None:
+                    raise stream_error(event.error, event.error_type)
+                if event.token is None:
+                    raise ServerFault("sent what is not of its protocol", "neither a token nor an error")
+                # A special token (the end of the sequence) has no text for us; it still was generated.
+                yield bounds.piece("" if event.token.special else event.token.text, 1)
+                if event.generated_text is not None:
+                    details = event.details or _Details()
+                    end = CallEnd.LENGTH if details.finish_reason == "length" else CallEnd.MODEL
+                    yield bounds.ended(end, details.input_length)
+                    return
+            raise ServerFault("ended its stream before the last event")
+
+
+class _Info(Wire):
+    """What ``/info`` says."""
+
+    model_id: str = ""
+    max_total_tokens: int | None = None
+    max_input_tokens: int | None = None
+    max_concurrent_requests: int | None = None
+
+
+class _Token(Wire):
+    text: str
+    special: bool = False
+
+
+class _Details(Wire):
+    finish_reason: str = "length"
+    input_length: int | None = None
+
+
+class _Event(Wire):
+    """A token, with the whole text and the details at the last one, or an error."""
+
+    token: _Token | None = None
+    generated_text: str | None = None
+    details: _Details | None = None
+    error: str | None = None
+    error_type: str = ""
 
 
 def parameters(call: Call, sampling: Sampling) -> dict[str, Any]:
@@ -70,8 +105,10 @@ def parameters(call: Call, sampling: Sampling) -> dict[str, Any]:
     return wanted
 
 
-def stream_error(message: str, error_type: str) -> Exception:
+def stream_error(message: str, error_type: str) -> ServerFault | PreconditionError:
     """Return our error for TGI's ``{"error", "error_type"}`` event."""
     if error_type == "validation":
-        return PreconditionError("job.prompt", f"the backend refused it: {message}")
-    return BackendUnavailableError(f"backend: {error_type or 'error'}: {message}")
+        return http_error(422, message)
+    if error_type == "overloaded":
+        return http_error(429, message)
+    return ServerFault("failed while it generated", f"{error_type or 'error'}: {message}")

@@ -7,6 +7,7 @@ import grpc.aio
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
+from scheduler_service.backends.base import Capabilities
 from scheduler_service.domain import BackendUnavailableError
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
@@ -79,7 +80,10 @@ async def test_a_backend_that_slows_down_is_cut_before_the_deadline():
     assert usage.answer_tokens > 0
 
 
-async def test_a_running_request_takes_what_a_finished_one_left():
+@pytest.mark.parametrize("server_ends", [False, True])
+async def test_a_running_request_takes_what_a_finished_one_left_where_it_can_use_it(server_ends):
+    """A server that was told a budget ends the thinking there: a larger one would be reserved for nothing."""
+
     def script(prompt):
         if "quick" in prompt and not prompt.endswith("Final answer:"):
             return ["t", "Final", " answer", ":", " 42", "\n\n"]
@@ -90,13 +94,13 @@ async def test_a_running_request_takes_what_a_finished_one_left():
             "predictor": predictions, "predictor_timeout_ms": 5000, "window_size": 2, "window_ms": 5000.0,
             "tokens_per_query": 48, "cap_tokens": 128, "policy": "uniform",
         }  # fmt: skip
-        backend = ScriptedBackend(script, token_seconds=0.01)
+        backend = ScriptedBackend(script, token_seconds=0.01, capabilities=Capabilities(thinking_budget=server_ends))
         async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
             quick, slow = await asyncio.gather(ask(client, f"quick: {HARD}"), ask(client, HARD))
             budget = await client.budget()
     allocation, usage = slow
     assert quick[1].reasoning_tokens < 8
-    assert usage.reserved_tokens > allocation.reasoning_budget_tokens
+    assert (usage.reserved_tokens > allocation.reasoning_budget_tokens) is not server_ends
     assert usage.reasoning_tokens == usage.reserved_tokens  # and it used what it was given
     assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
 

@@ -8,7 +8,7 @@ import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2
-from scheduler_service.backends.base import Ended, Piece
+from scheduler_service.backends.base import Ended, EndpointBusyError, Piece
 from scheduler_service.backends.http import HttpServer
 from scheduler_service.backends.openai import OpenAiBackend
 from scheduler_service.backends.pool import BackendPool
@@ -239,18 +239,56 @@ async def test_an_endpoint_that_fails_before_the_first_token_costs_nothing_and_o
     assert [len(endpoint.backend.calls) for endpoint in dead.endpoints] == [2, 2]
 
 
-async def test_an_endpoint_that_rests_is_tried_again_later():
+async def test_an_endpoint_that_was_left_out_is_tried_again_later():
     now = [0.0]
     broken = scripted(error=BackendUnavailableError("gone", 0.01))
     pool = BackendPool([broken, scripted()], clock=lambda: now[0])
-    await run(pool)
-    await run(pool)
-    assert len(broken.calls) == 1  # it rests
+    for _ in range(10):
+        await run(pool)
+    assert len(broken.calls) == 3  # then it is left out
     broken.error = None
     now[0] += 60
     await run(pool)
-    assert len(broken.calls) == 2
+    assert len(broken.calls) == 4
     assert pool.endpoints[0].failures == 0
+
+
+async def test_an_endpoint_without_room_is_asked_after_the_others_and_is_not_distrusted():
+    now = [0.0]
+    full = scripted(error=EndpointBusyError("full", 5.0))
+    pool = BackendPool([full, scripted()], clock=lambda: now[0])
+    for _ in range(6):
+        await run(pool)
+    assert (len(full.calls), pool.endpoints[0].failures) == (1, 0)
+    now[0] = 6.0
+    await run(pool)
+    assert len(full.calls) == 2
+
+
+async def test_an_endpoint_on_trial_gets_one_call_at_a_time():
+    now = [0.0]
+    broken = Slow(lambda _: ["a"] * 5, error=BackendUnavailableError("gone", 0.01), token_seconds=0.01)
+    good = Slow(lambda _: ["a"] * 5, token_seconds=0.01)
+    pool = BackendPool([broken, good], clock=lambda: now[0])
+    for _ in range(6):
+        await run(pool)
+    broken.error, now[0] = None, 60.0
+    await asyncio.gather(*(run(pool) for _ in range(6)))
+    assert (broken.most, good.most) == (1, 5)
+    await asyncio.gather(*(run(pool) for _ in range(6)))
+    assert broken.most == 3
+
+
+async def test_an_endpoint_that_breaks_after_its_first_token_is_left_out_too():
+    broken = scripted(error=BackendUnavailableError("gone", 0.01), error_after=1)
+    pool = BackendPool([broken, scripted()])
+    failed = 0
+    for _ in range(20):
+        try:
+            await run(pool)
+        except BackendUnavailableError:
+            failed += 1
+    assert failed == len(broken.calls) == 3
 
 
 async def test_what_no_endpoint_will_take_is_not_tried_everywhere():

@@ -7,10 +7,9 @@ from scheduler_service.domain import FinishReason, Text, TextKind
 from scheduler_service.forcing import BudgetForcing, CallEnd
 from scheduler_service.templates import TEMPLATES
 
-TOKENS = st.lists(
-    st.sampled_from(["a", "b ", "1", "\n", "Final", " answer", ":", "Final answer:", "\n\n", "<", "</think>", "é", ""]),
-    max_size=60,
-)
+WORDS = ["a", "b ", "1", "\n", "Final", " answer", ":", "Final answer:", "\n\n", "<", "</think>", "é", ""]
+TOKENS = st.lists(st.sampled_from(WORDS), max_size=60)
+BOTH = st.sampled_from([TEMPLATES["demo"], TEMPLATES["deepseek-r1"]])
 
 
 def run(pieces, template, budget, answer_tokens, call_limit=1024):
@@ -32,12 +31,12 @@ def run(pieces, template, budget, answer_tokens, call_limit=1024):
                 end = None
                 break
         if end is not None:
-            forcing.end_call(end)
+            assert forcing.end_call(end)
         texts += forcing.take()
     return forcing, texts
 
 
-@given(TOKENS, st.sampled_from([TEMPLATES["demo"], TEMPLATES["deepseek-r1"]]), st.integers(0, 40), st.integers(1, 12))
+@given(TOKENS, BOTH, st.integers(0, 40), st.integers(1, 12))
 def test_budgets_hold_and_every_token_is_emitted_once(pieces, template, budget, answer_tokens):
     forcing, texts = run(pieces, template, budget, answer_tokens)
     assert forcing.finish is not None
@@ -46,6 +45,45 @@ def test_budgets_hold_and_every_token_is_emitted_once(pieces, template, budget, 
     by_kind = {kind: sum(text.tokens for text in texts if text.kind is kind) for kind in TextKind}
     assert by_kind[TextKind.REASONING] == forcing.reasoning_tokens
     assert by_kind[TextKind.ANSWER] == forcing.answer_used
+
+
+# A call of a server that keeps to nothing: pieces of any number of tokens, past any limit, and any end.
+WILD_CALLS = st.lists(
+    st.tuples(
+        st.lists(st.tuples(st.sampled_from(WORDS), st.integers(0, 8) | st.just(10**9)), max_size=30),
+        st.sampled_from(CallEnd),
+    ),
+    max_size=40,
+)
+
+
+@given(WILD_CALLS, BOTH, st.integers(0, 40), st.integers(1, 12), st.sampled_from([0, 5, 1024]), st.booleans())
+def test_whatever_a_server_writes_or_claims_every_call_gets_somewhere_or_fails(
+    script, template, budget, answer_tokens, call_limit, server_budget
+):
+    forcing = BudgetForcing(template, "q", budget, answer_tokens, call_limit, server_budget)
+    texts: list[Text] = []
+    calls = failed = 0
+    script = iter(script)
+    while not failed and forcing.next_call() is not None:
+        calls += 1
+        texts += forcing.take()
+        before = (forcing.reasoning, forcing.reasoning_tokens + forcing.answer_used)
+        pieces, end = next(script, ([], CallEnd.LENGTH))
+        if all(forcing.feed(text, tokens) for text, tokens in pieces):
+            failed = not forcing.end_call(end)
+        texts += forcing.take()
+        after = (forcing.reasoning, forcing.reasoning_tokens + forcing.answer_used)
+        assert failed or forcing.finish is not None or before != after
+    texts += forcing.take()
+    assert failed or forcing.finish is not None
+    assert forcing.reasoning_tokens <= budget
+    assert forcing.answer_used <= answer_tokens
+    whole = 0 if not call_limit else (budget + answer_tokens) // call_limit
+    assert calls <= whole + 16 + 5  # as many as tokens fill, those that may be short, and each end's own
+    if forcing.finish is not None:
+        by_kind = {kind: sum(text.tokens for text in texts if text.kind is kind) for kind in TextKind}
+        assert by_kind == {TextKind.REASONING: forcing.reasoning_tokens, TextKind.ANSWER: forcing.answer_used}
 
 
 @given(TOKENS, st.integers(0, 40), st.integers(1, 12))

@@ -29,10 +29,10 @@ def test_events_come_out_as_they_went_in_however_the_bytes_are_split(payloads, s
 
 
 @given(st.lists(st.binary(max_size=50), max_size=20))
-def test_arbitrary_bytes_give_texts_or_nothing(chunks):
+def test_arbitrary_bytes_give_events_or_nothing(chunks):
     parser = SseParser()
     for chunk in chunks:
-        assert all(isinstance(event, str) for event in parser.feed(chunk))
+        assert all(isinstance(event, bytes) for event in parser.feed(chunk))
 
 
 def test_an_endless_event_is_refused():
@@ -40,6 +40,21 @@ def test_an_endless_event_is_refused():
     parser.feed(b"data: " + b"x" * 900)
     with pytest.raises(StreamFormatError, match="1000 bytes"):
         parser.feed(b"x" * 100)
+
+
+@pytest.mark.parametrize("line", [b"data: x\n", b"data:\n"])
+def test_an_event_of_endless_lines_is_refused(line):
+    parser = SseParser(max_event_bytes=1000)
+    with pytest.raises(StreamFormatError, match="1000 bytes"):
+        parser.feed(line * 2000)
+
+
+def test_an_endless_comment_is_refused():
+    parser = SseParser(max_event_bytes=1000)
+    for _ in range(1000):
+        parser.feed(b":")
+    with pytest.raises(StreamFormatError, match="1000 bytes"):
+        parser.feed(b":")
 
 
 def test_many_short_events_are_no_long_event():

@@ -1,7 +1,7 @@
 """Budget forcing, one behaviour a test, by a scripted model."""
 
 from scheduler_service.domain import FinishReason, TextKind
-from scheduler_service.forcing import held_back
+from scheduler_service.forcing import BudgetForcing, CallEnd, held_back
 from scheduler_service.templates import TEMPLATES
 from tests.properties.test_forcing_laws import run
 
@@ -36,8 +36,6 @@ def test_reasoning_is_cut_exactly_at_its_budget_and_kept_in_the_next_prompt():
 
 
 def test_a_half_written_end_of_thinking_does_not_stand_twice():
-    from scheduler_service.forcing import BudgetForcing, CallEnd
-
     forcing = BudgetForcing(DEMO, "q", 4, 6)
     forcing.next_call()
     for piece in ("a", "\n", "Final", " answer"):
@@ -68,8 +66,6 @@ def test_a_forced_answer_shows_how_its_suffix_opened_it():
 
 
 def test_long_budgets_are_asked_for_in_calls_that_tgi_counts_right():
-    from scheduler_service.forcing import BudgetForcing
-
     forcing = BudgetForcing(DEMO, "q", 1500, 10, 1024)
     call = forcing.next_call()
     assert call is not None
@@ -81,3 +77,97 @@ def test_text_that_cannot_become_a_marker_is_not_held_back():
     assert held_back("abc Fin", ("Final answer:",)) == 3
     assert held_back("x\n", ("\n\n",)) == 1
     assert held_back("", ("\n\n",)) == 0
+
+
+R1 = TEMPLATES["deepseek-r1"]
+
+
+def server_ended(budget, answer_tokens=10, **options):
+    forcing = BudgetForcing(R1, "q", budget, answer_tokens, server_budget=True, **options)
+    call = forcing.next_call()
+    assert call is not None
+    return forcing, call
+
+
+def test_a_server_that_ignores_the_thinking_budget_is_cut_by_the_piece_that_crosses_it():
+    forcing, call = server_ended(128)
+    assert (call.thinking_budget, call.max_tokens) == (127, 138)
+    fed = [forcing.feed("x" * 5, 5) for _ in range(26)]
+    assert fed == [True] * 25 + [False]
+    assert forcing.reasoning_tokens == 128
+    answer = forcing.next_call()
+    assert answer is not None
+    assert answer.prompt.endswith(R1.answer_suffix)
+    assert answer.max_tokens == 10
+
+
+def test_a_piece_that_crosses_the_budget_with_the_end_of_thinking_in_it_is_read():
+    forcing, _ = server_ended(8)
+    assert forcing.feed("abcde", 5)
+    assert forcing.feed("fg</think>\n4", 5)
+    assert forcing.end_call(CallEnd.MODEL)
+    texts = forcing.take()
+    assert text(texts, TextKind.REASONING) == "abcdefg"
+    assert text(texts, TextKind.ANSWER) == "\n4"
+    assert (forcing.reasoning_tokens, forcing.answer_used, forcing.finish) == (8, 2, FinishReason.FORCED)
+
+
+def test_a_server_that_was_told_the_budget_cannot_use_a_larger_one():
+    forcing, _ = server_ended(8)
+    assert forcing.reasoning
+    assert not forcing.grows
+    ours = BudgetForcing(R1, "q", 8, 10)
+    ours.next_call()
+    assert ours.grows
+
+
+def test_a_generation_that_waits_for_its_slot_takes_a_larger_budget_and_tells_it_to_the_server():
+    forcing = BudgetForcing(R1, "q", 8, 10, server_budget=True)
+    assert forcing.grows
+    forcing.budget = 24
+    call = forcing.next_call()
+    assert call is not None
+    assert call.thinking_budget == 23
+
+
+def test_an_end_that_the_server_forced_is_told_as_forced_even_if_the_budget_has_grown_since():
+    forcing, _ = server_ended(8)
+    forcing.budget = 24
+    for piece in "abcdefg":
+        forcing.feed(piece, 1)
+    forcing.feed("</think>", 1)
+    forcing.end_call(CallEnd.MODEL)
+    assert forcing.finish is FinishReason.FORCED
+
+
+def test_a_model_that_ends_before_its_servers_budget_ends_naturally():
+    forcing, _ = server_ended(8)
+    forcing.feed("ab</think>", 3)
+    forcing.end_call(CallEnd.MODEL)
+    assert forcing.finish is FinishReason.NATURAL
+
+
+def test_an_answer_goes_on_after_what_closed_the_thinking_not_after_the_suffix():
+    forcing, _ = server_ended(3, call_limit=5)
+    for piece in ("a", "b", "</think>", "x", "y"):
+        forcing.feed(piece, 1)
+    forcing.end_call(CallEnd.LENGTH)
+    call = forcing.next_call()
+    assert call is not None
+    assert call.prompt.endswith("ab</think>xy")
+
+
+def test_a_call_that_brings_nothing_and_ends_nothing_gets_nowhere():
+    forcing = BudgetForcing(DEMO, "q", 8, 6)
+    forcing.next_call()
+    assert not forcing.end_call(CallEnd.LENGTH)
+
+
+def test_a_server_with_a_smaller_limit_of_its_own_is_asked_again_but_not_for_ever():
+    forcing = BudgetForcing(DEMO, "q", 1000, 6)
+    calls = 0
+    while forcing.reasoning and forcing.next_call() is not None:
+        calls += 1
+        forcing.feed("x", 1)
+        assert forcing.end_call(CallEnd.LENGTH)
+    assert (calls, forcing.reasoning_tokens) == (17, 17)

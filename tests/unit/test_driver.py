@@ -1,0 +1,60 @@
+"""The driver: budget forcing against a backend, with backends that get nowhere."""
+
+import pytest
+
+from scheduler_service.backends.base import Ended, Piece
+from scheduler_service.domain import BackendUnavailableError, Sampling, TextKind
+from scheduler_service.driver import drive
+from scheduler_service.forcing import BudgetForcing, CallEnd
+from scheduler_service.templates import TEMPLATES
+from tests.standins.backend import ScriptedBackend
+
+
+class Says(ScriptedBackend):
+    """Says the same in every call, whatever it is asked for."""
+
+    def __init__(self, *pieces):
+        super().__init__(lambda _: [])
+        self.pieces = pieces
+
+    async def stream(self, call, sampling, headers):
+        self.calls.append(call)
+        for piece in self.pieces:
+            yield piece
+
+
+def forcing(budget=128, **options):
+    return BudgetForcing(TEMPLATES["deepseek-r1"], "q", budget, 8, **options)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        ([Ended(CallEnd.LENGTH)], "without a token"),
+        ([Piece("", 0), Piece("x", 0), Ended(CallEnd.LENGTH)], "without a token"),
+        ([Piece("x", 1)], "before its last event"),
+        ([], "before its last event"),
+    ],
+)
+async def test_a_backend_that_gets_nowhere_is_called_once(pieces, words):
+    backend = Says(*pieces)
+    with pytest.raises(BackendUnavailableError, match=words):
+        [text async for text in drive(backend, forcing(), Sampling())]
+    assert len(backend.calls) == 1
+
+
+async def test_a_backend_that_claims_a_thousand_million_tokens_spends_the_budget_once():
+    backend = Says(Piece("x", 10**9), Ended(CallEnd.LENGTH))
+    machine = forcing()
+    texts = [text async for text in drive(backend, machine, Sampling())]
+    assert len(backend.calls) == 2
+    assert (machine.reasoning_tokens, machine.answer_used) == (128, 8)
+    assert sum(text.tokens for text in texts if text.kind is TextKind.REASONING) == 128
+
+
+async def test_a_backend_that_never_stops_is_read_to_the_limits():
+    backend = Says(*[Piece("xxxxx", 5)] * 10_000)
+    machine = forcing(server_budget=True)
+    [text async for text in drive(backend, machine, Sampling())]
+    assert len(backend.calls) == 2
+    assert (machine.reasoning_tokens, machine.answer_used) == (128, 8)
