@@ -1,4 +1,4 @@
-"""Between the scheduler's words and its protobuf messages; called by the servicer only."""
+"""Between the scheduler's words and its protobuf messages; called by the API alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from scheduler_service.domain import (
     HiddenState,
     InvalidRequestError,
     Job,
-    PreconditionError,
     Prediction,
     PredictionOutcome,
     Sampling,
     Text,
     TextKind,
+    UnknownModelError,
     Usage,
 )
 
@@ -30,11 +30,11 @@ _FINISHES = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for r
 def job_of(message: pb.Job, *, model: str, floor: int, cap: int, temperature: float) -> Job:
     """Return the job of a valid message, the server's settings filled in.
 
-    Raises InvalidRequestError for a budget outside ``floor`` … ``cap``, PreconditionError for a model that this server
-    does not have.
+    Raises InvalidRequestError for a budget outside ``floor`` … ``cap``, UnknownModelError for a model that this
+    server does not have.
     """
     if message.model and message.model != model:
-        raise PreconditionError("job.model", f"{message.model!r} is not served; served is {model!r}")
+        raise UnknownModelError("job.model", f"{message.model!r} is not served; served is {model!r}")
     low, high = budget_range(message, "job.", floor, cap)
     sampling = message.sampling
     state = HiddenState(tuple(message.hidden_state), message.hidden_state_layer) if message.hidden_state else None

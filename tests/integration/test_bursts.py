@@ -28,11 +28,13 @@ async def ends(channel, count):
     async def one(at):
         try:
             await stub.Complete(pb.CompleteRequest(job=pb.Job(prompt=f"q{at}")), timeout=120)
-        except grpc.aio.AioRpcError as error:
-            if error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
-                assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToSeconds() >= 1
-            return error.code().name
-        return "OK"
+        except grpc.aio.AioRpcError as failure:
+            error = failure
+        else:
+            return "OK"
+        if error.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE):
+            assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToSeconds() >= 1
+        return error.code().name
 
     return Counter(await asyncio.gather(*(one(at) for at in range(count))))
 
