@@ -16,6 +16,7 @@ from predictive_scheduling.credentials import TlsFiles, server_credentials
 from predictive_scheduling.interceptors import ServerTracing
 from predictive_scheduling.malformed import RefuseMalformed
 from predictive_scheduling.metrics_page import MetricsPage
+from predictive_scheduling.page_access import PageAccess
 from predictive_scheduling.running_calls import CountCalls, RunningCalls
 from predictive_scheduling.service_settings import ServiceSettings
 from predictive_scheduling.telemetry import Telemetry
@@ -72,7 +73,8 @@ class Serving:
         """Set up the server of the service ``name`` as its settings say, every call traced and measured."""
         page = None
         if settings.metrics_listen and telemetry.scraped is not None:
-            page = MetricsPage(telemetry.scraped, settings.metrics_listen)
+            access = PageAccess(settings.pages_token.get_secret_value())
+            page = MetricsPage(telemetry.scraped, settings.metrics_listen, access)
         return cls(
             settings.listen,
             [name],

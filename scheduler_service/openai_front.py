@@ -14,7 +14,8 @@ import logging
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -103,6 +104,8 @@ class OpenAiFront:
             self._site.arrived(request.transport)
         try:
             answered: web.StreamResponse = await handler(request)
+        except ConnectionError:  # the client left; aiohttp knows what to do
+            raise
         except web.HTTPException as error:  # no such path, no such method
             return _answer(error.status, error.reason, "invalid_request_error")
         except Exception as error:
@@ -125,16 +128,18 @@ class OpenAiFront:
             who = _credentials(request)
             self._intake.admit(who)
             seconds = _seconds(request.headers.get(_TIMEOUT_HEADER))
-            async with self._in_time(seconds):
+            in_time = partial(self._in_time, None if seconds is None else asyncio.get_running_loop().time() + seconds)
+            async with in_time():
                 asked = parse(await self._body(request))
                 job = self._intake.job(asked.message(), who, seconds, asked.completion_tokens)
-                async with aclosing(self._generations.stream(job)) as events:
+            async with aclosing(self._generations.stream(job)) as events:
+                async with in_time():
                     first = await anext(events)  # refusals come before it, and still have a status of their own
                     if not isinstance(first, Allocation):
                         raise TypeError("the first event is the allocation")
-                    if asked.stream:
-                        return await self._stream(request, asked, first, events)
-                    return web.json_response(await self._whole(first, events))
+                    if not asked.stream:
+                        return web.json_response(await self._whole(first, events))
+                return await self._stream(request, self._frames(asked, first, events), in_time)
 
     async def _body(self, request: web.Request) -> bytes:
         """The body, within its limits of time and size."""
@@ -145,9 +150,12 @@ class OpenAiFront:
             raise web.HTTPRequestTimeout(reason="the body did not come in time") from None
 
     @asynccontextmanager
-    async def _in_time(self, seconds: float | None) -> AsyncIterator[None]:
-        """End what takes longer than its caller or a drain leaves it. Raises DeadlineError or DrainingError."""
-        limit = asyncio.timeout(seconds)
+    async def _in_time(self, until: float | None) -> AsyncIterator[None]:
+        """End what goes on after ``until`` (the loop's clock), or longer than a drain lets it.
+
+        Raises DeadlineError or DrainingError.
+        """
+        limit = asyncio.timeout_at(until)
         try:
             async with self._calls.running(), limit:
                 yield
@@ -156,7 +164,7 @@ class OpenAiFront:
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise DeadlineError(f"the request took longer than {seconds:g} s") from None
+            raise DeadlineError(f"the time of {_TIMEOUT_HEADER} is over") from None
 
     async def _whole(self, allocation: Allocation, events: AsyncGenerator[Event]) -> dict[str, Any]:
         words = {TextKind.REASONING: "", TextKind.ANSWER: ""}
@@ -175,13 +183,19 @@ class OpenAiFront:
         return {**found, "usage": _usage(allocation, usage)}
 
     async def _stream(
-        self, request: web.Request, asked: ChatRequest, allocation: Allocation, events: AsyncGenerator[Event]
+        self,
+        request: web.Request,
+        frames: AsyncGenerator[dict[str, Any]],
+        in_time: Callable[[], AbstractAsyncContextManager[None]],
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
         try:
-            async for frame in self._frames(asked, allocation, events):
-                await self._send(request, response, json.dumps(frame))
+            async with in_time(), aclosing(frames):
+                async for frame in frames:
+                    await self._send(request, response, json.dumps(frame))
+        except ConnectionError:  # nobody is there to be told
+            raise
         except Exception as error:  # too late for a status: the stream says it
             await self._send(request, response, json.dumps(_told(error)[1]))
         await self._send(request, response, "[DONE]")

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from predictive_scheduling import telemetry
+from predictive_scheduling.page_access import PageAccess
 from predictive_scheduling.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from predictive_scheduling.serving import Serving
 from predictive_scheduling.telemetry import Telemetry
@@ -100,7 +101,7 @@ async def serve(
                 await front.start(settings.http_listen)
                 serving.also_drains.append(front.stop)
             if settings.status_listen:
-                page = StatusPage(board)
+                page = StatusPage(board, PageAccess(settings.pages_token.get_secret_value()))
                 await page.start(settings.status_listen)
                 serving.also_drains.append(page.stop)
             await serving.ready()

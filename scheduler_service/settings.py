@@ -54,7 +54,9 @@ class SchedulerSettings(ServiceSettings):
     )
     http_connections: int = Field(2048, ge=1, description="connections to that front at once; more are closed")
 
-    status_listen: str = Field("", description="host:port of a status page for operators; it asks for no token")
+    status_listen: str = Field(
+        "", description="host:port of a status page for operators; pages_token says who may see it"
+    )
     journal_requests: int = Field(2000, ge=1, description="how many of the last requests are remembered for lookups")
     journal_prompts: bool = Field(False, description="remember their prompts, too, and show them")
 

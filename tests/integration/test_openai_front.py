@@ -146,5 +146,3 @@ async def test_health_says_no_while_the_lame_duck_still_serves():
         async with session.post(f"http://{address}/v1/chat/completions", json={"messages": MESSAGES}) as response:
             assert response.status == 200
         await stopping
-
-
