@@ -41,7 +41,6 @@ class Credentials:
 class Plan:
     """A plan that is asked for: jobs, what is already known of each, the mean budget (0: the server's), the policy."""
 
-    tenant: str
     jobs: Sequence[Job]
     known: Sequence[Prediction | None]
     tokens_per_query: int
@@ -102,16 +101,15 @@ class Intake:
         return within(job, completion_tokens, offer.answer_tokens, fixed=message.HasField("min_reasoning_tokens"))
 
     def plan(self, request: pb.AllocateRequest, who: Credentials) -> Plan:
-        """Return the plan that is asked for. Raises what ``job`` raises."""
-        self.admit(who)
-        check(request)
+        """Return the plan that is asked for by one who is admitted. Raises what ``job`` raises."""
         tenant, offer = self.tenant(who), self.offer
+        check(request)
         items = [
             plan_item(item, at, floor=offer.floor_tokens, cap=offer.cap_tokens, window_tokens=offer.window_tokens)
             for at, item in enumerate(request.items)
         ]
         jobs = [replace(job, tenant=tenant) for job, _ in items]
-        return Plan(tenant, jobs, [known for _, known in items], request.tokens_per_query, request.policy)
+        return Plan(jobs, [known for _, known in items], request.tokens_per_query, request.policy)
 
 
 def check(request: Message) -> None:

@@ -20,6 +20,7 @@ from scheduler_service.domain import (
     UnknownModelError,
     Usage,
 )
+from scheduler_service.planning import WindowPlan
 
 _OUTCOMES = {outcome: pb.PredictionOutcome.Value(f"PREDICTION_OUTCOME_{outcome.name}") for outcome in PredictionOutcome}
 _LIMITS = {limit: pb.BudgetLimit.Value(f"BUDGET_LIMIT_{limit.name}") for limit in BudgetLimit}
@@ -107,6 +108,16 @@ def allocation_message(allocation: Allocation) -> pb.Allocation:
         limited_by=_LIMITS[allocation.limited_by],
         explanation=allocation.explanation,
         window=allocation.window,
+    )
+
+
+def plan_message(plan: WindowPlan) -> pb.AllocateResponse:
+    """Return the message of a plan."""
+    return pb.AllocateResponse(
+        allocations=[allocation_message(allocation) for allocation in plan.allocations],
+        total_tokens=plan.total,
+        planned_tokens=plan.planned,
+        tokens_saved_at_equal_accuracy=plan.saved_at_equal_accuracy,
     )
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from opentelemetry import trace
 
 from scheduler_service.admission import Admission
 from scheduler_service.allocation import POLICIES
+from scheduler_service.aside import Aside
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Counted, Dispatcher
 from scheduler_service.domain import (
@@ -42,8 +42,6 @@ from scheduler_service.reclaim import Reclaimer, Running
 from scheduler_service.templates import PromptTemplate
 from scheduler_service.voting import winner
 
-_MOST_PLANNED_AT_ONCE = 64  # items that are planned on the loop; more go to a thread, one plan at a time
-
 
 @dataclass
 class Pipeline:
@@ -51,7 +49,7 @@ class Pipeline:
 
     ``admission``: who may come in. ``pace``: the backend's time per token, as it is learned here. ``reclaimer``: gives
     what finished requests left to running ones; ``None`` leaves it to later ones. ``observers``: who is told what
-    becomes of requests.
+    becomes of requests. ``aside``: where large plans are made.
     """
 
     collector: Collector
@@ -66,7 +64,7 @@ class Pipeline:
     reclaimer: Reclaimer | None = None
     observers: Observers = field(default_factory=Observers)
     clock: Callable[[], float] = time.monotonic
-    _planner: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "planner"))
+    aside: Aside = field(default_factory=Aside)
 
     async def generate(self, job: Job) -> AsyncGenerator[Event]:
         """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
@@ -188,40 +186,39 @@ class Pipeline:
         if returned:
             self.reclaimer.offer(returned, self.ledger.extend, self.collector.price)
 
+    @contextmanager
+    def visit(self, tenant: str, requests: int) -> Iterator[None]:
+        """Be in the house without generating, which counts as ``requests`` against the tenant's rate.
+
+        Raises OverloadedError and QuotaExceededError as ``generate`` does.
+        """
+        visitor = Job(uuid.uuid4().hex, "", tenant, 0, 0)
+        self._enter(visitor, requests)
+        try:
+            yield
+        finally:
+            self.admission.leave(visitor)
+
     async def plan(
-        self, tenant: str, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str
+        self, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str
     ) -> WindowPlan:
         """Return the plan that a window of ``jobs`` would get; nothing is reserved.
 
-        ``known``: a prediction that the caller brings, or ``None`` to ask the predictor, which counts against the
-        tenant's rate. ``tokens``: mean budget; 0 for the server's. Raises InvalidRequestError for a policy that does
-        not exist or cannot plan so much, OverloadedError and QuotaExceededError as ``generate`` does.
+        ``known``: a prediction that the caller brings, or ``None`` to ask the predictor. ``tokens``: mean budget; 0 for
+        the server's. Raises InvalidRequestError for a policy that does not exist, or cannot plan so much.
         """
         if policy and policy not in POLICIES:
             raise InvalidRequestError("policy", f"{policy!r} is none of {', '.join(POLICIES)}")
         asked = [job for job, prediction in zip(jobs, known, strict=True) if prediction is None]
-        visit = Job(uuid.uuid4().hex, "", tenant, 0, 0)
-        self._enter(visit, max(1, len(asked)))
+        answers = iter(await self.predictor.predict(asked) if asked else [])
+        predictions = [
+            prediction or self.collector.made_of(job, next(answers))
+            for job, prediction in zip(jobs, known, strict=True)
+        ]
+        rules = replace(self.rules, policy=POLICIES[policy]) if policy else self.rules
+        total = len(jobs) * (tokens or self.ledger.tokens_per_query)
         try:
-            answers = iter(await self.predictor.predict(asked) if asked else [])
-            predictions = [
-                prediction or self.collector.made_of(job, next(answers))
-                for job, prediction in zip(jobs, known, strict=True)
-            ]
-            rules = replace(self.rules, policy=POLICIES[policy]) if policy else self.rules
-            return await self._planned(jobs, predictions, len(jobs) * (tokens or self.ledger.tokens_per_query), rules)
-        finally:
-            self.admission.leave(visit)
-
-    async def _planned(
-        self, jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, rules: Rules
-    ) -> WindowPlan:
-        """Plan at once, or in a thread where that would hold up everybody's tokens."""
-        try:
-            if len(jobs) <= _MOST_PLANNED_AT_ONCE:
-                return plan_window(jobs, predictions, total, rules)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._planner, plan_window, jobs, predictions, total, rules)
+            return await self.aside.run(len(jobs), lambda: plan_window(jobs, predictions, total, rules))
         except ValueError as error:  # exact, for more than it can plan
             raise InvalidRequestError("policy", str(error)) from None
 

@@ -19,7 +19,7 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
 from scheduler_service.domain import Allocation, Event, SchedulingError, Text, TextKind, Usage
 from scheduler_service.generations import Generations
 from scheduler_service.intake import Credentials, Intake, check
-from scheduler_service.messages import allocation_message, text_message, usage_message
+from scheduler_service.messages import allocation_message, plan_message, text_message, usage_message
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.status import StatusBoard
 from scheduler_service.statuses import status_of
@@ -78,14 +78,13 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     @_answered
     async def Allocate(self, request: pb.AllocateRequest, context: _Context) -> pb.AllocateResponse:
         """Return the plan of a window without spending anything."""
-        asked = self._intake.plan(request, _credentials(context))
-        plan = await self._pipeline.plan(asked.tenant, asked.jobs, asked.known, asked.tokens_per_query, asked.policy)
-        return pb.AllocateResponse(
-            allocations=[allocation_message(allocation) for allocation in plan.allocations],
-            total_tokens=plan.total,
-            planned_tokens=plan.planned,
-            tokens_saved_at_equal_accuracy=plan.saved_at_equal_accuracy,
-        )
+        who, size, aside = _credentials(context), len(request.items), self._pipeline.aside
+        self._intake.admit(who)
+        predicted = sum(not item.curve for item in request.items)
+        with self._pipeline.visit(self._intake.tenant(who), max(1, predicted)):
+            asked = await aside.run(size, lambda: self._intake.plan(request, who))
+            plan = await self._pipeline.plan(asked.jobs, asked.known, asked.tokens_per_query, asked.policy)
+            return await aside.run(size, lambda: plan_message(plan))
 
     @_answered
     async def ReportOutcome(self, request: pb.ReportOutcomeRequest, context: _Context) -> pb.ReportOutcomeResponse:
