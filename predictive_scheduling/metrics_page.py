@@ -73,6 +73,7 @@ class MetricsPage:
         self._server = _Server((host, int(port)), self._handler())
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="metrics-page", daemon=True).start()
+        log.info("metrics on port %d", self.port)
         self._access.tell("the metrics page", f"{host}:{self.port}")
 
     def stop(self) -> None:

@@ -10,13 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from predictive_scheduling.credentials import TlsFiles
 
 log = logging.getLogger(__name__)
+
+# aiohttp's own, without its error for each malformed request: anybody could fill the log.
+SERVER_LOG = logging.getLogger(f"{__name__}.aiohttp")
+_MALFORMED = (HttpProcessingError, web.RequestPayloadError)
+SERVER_LOG.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], _MALFORMED)))
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,26 @@ class HttpLimits:
     write_seconds: float = 60.0
     body_bytes: int = 4 << 20
     keep_alive_seconds: float = 75.0
+
+
+def add_routes(app: web.Application, routes: Mapping[tuple[str, str], Handler]) -> None:
+    """Serve ``routes``, by method and path; anything else is 404 or 405.
+
+    All of it by an answer of ours to ``Expect``: aiohttp's own fails where that header is no text.
+    """
+
+    async def unknown(request: web.Request) -> web.StreamResponse:
+        methods = [method for method, path in routes if path == request.path]
+        raise web.HTTPMethodNotAllowed(request.method, methods) if methods else web.HTTPNotFound
+
+    for (method, path), handler in routes.items():
+        app.router.add_route(method, path, handler, expect_handler=_expect)
+    app.router.add_route("*", "/{path:.*}", unknown, expect_handler=_expect)
+
+
+async def _expect(request: web.Request) -> None:
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 class GuardedSite(web.BaseSite):

@@ -19,9 +19,10 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 
 from predictive_scheduling.credentials import TlsFiles
+from predictive_scheduling.incoming import context_of
 from predictive_scheduling.running_calls import CallsEndedError, RunningCalls
 from scheduler_service.domain import (
     Allocation,
@@ -36,13 +37,14 @@ from scheduler_service.domain import (
     Usage,
 )
 from scheduler_service.generations import Generations
-from scheduler_service.guarded_site import GuardedSite, HttpLimits
+from scheduler_service.guarded_site import SERVER_LOG, GuardedSite, HttpLimits, add_routes
 from scheduler_service.intake import Credentials, Intake
 from scheduler_service.openai_request import ChatRequest, parse
 from scheduler_service.statuses import status_of
 
 log = logging.getLogger(__name__)
 
+_CHAT = "/v1/chat/completions"
 _TIMEOUT_HEADER = "X-Request-Timeout"  # seconds; HTTP has no deadlines of its own
 _TELLING_SECONDS = 2.0  # for the last answers of a drain
 
@@ -71,9 +73,12 @@ class OpenAiFront:
         self._calls, self._leaving = calls or RunningCalls(), leaving
         self._limits, self._tls = limits or HttpLimits(), tls
         app = web.Application(client_max_size=self._limits.body_bytes)
-        app.router.add_post("/v1/chat/completions", self._complete)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/health", self._health)
+        routes = {
+            ("POST", _CHAT): self._complete,
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/health"): self._health,
+        }
+        add_routes(app, routes)
         app.middlewares.append(self._guarded)
         # A client that leaves cancels its handler, which frees the backend's slot.
         self._runner = web.AppRunner(
@@ -81,6 +86,7 @@ class OpenAiFront:
             handler_cancellation=True,
             shutdown_timeout=drain_seconds + _TELLING_SECONDS,
             keepalive_timeout=self._limits.keep_alive_seconds,
+            logger=SERVER_LOG,
         )
         self._site: GuardedSite | None = None
         self.port = 0
@@ -121,10 +127,8 @@ class OpenAiFront:
         return web.json_response({"object": "list", "data": [model]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        # HTTP's names have no case; the propagators' are small.
-        carrier = {name.lower(): value for name, value in request.headers.items()}
-        name = "POST /v1/chat/completions"
-        with self._tracer.start_as_current_span(name, context=propagate.extract(carrier), kind=trace.SpanKind.SERVER):
+        context = context_of(request.headers.items())
+        with self._tracer.start_as_current_span(f"POST {_CHAT}", context=context, kind=trace.SpanKind.SERVER):
             who = _credentials(request)
             self._intake.admit(who)
             seconds = _seconds(request.headers.get(_TIMEOUT_HEADER))
@@ -148,6 +152,8 @@ class OpenAiFront:
                 return await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout(reason="the body did not come in time") from None
+        except web.RequestPayloadError:
+            raise InvalidRequestError("body", "is not encoded as its Content-Encoding says") from None
 
     @asynccontextmanager
     async def _in_time(self, until: float | None) -> AsyncIterator[None]:

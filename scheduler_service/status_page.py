@@ -16,7 +16,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from predictive_scheduling.page_access import CHALLENGE, PageAccess
-from scheduler_service.guarded_site import GuardedSite, HttpLimits
+from scheduler_service.guarded_site import SERVER_LOG, GuardedSite, HttpLimits, add_routes
 from scheduler_service.status import StatusBoard
 
 log = logging.getLogger(__name__)
@@ -45,11 +45,16 @@ class StatusPage:
         self._board, self._access = board, access or PageAccess()
         self._html = (files("scheduler_service") / "status_page.html").read_text()
         app = web.Application()
-        app.router.add_get("/", self._page)
-        app.router.add_get("/status.json", self._status)
-        app.router.add_get("/request.json", self._request)
+        add_routes(
+            app,
+            {
+                ("GET", "/"): self._page,
+                ("GET", "/status.json"): self._status,
+                ("GET", "/request.json"): self._request,
+            },
+        )
         app.middlewares.append(self._guarded)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.5, access_log=None)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.5, access_log=None, logger=SERVER_LOG)
         self._site: GuardedSite | None = None
         self.port = 0
 
@@ -59,6 +64,7 @@ class StatusPage:
         self._site = GuardedSite(self._runner, address, HttpLimits(_CONNECTIONS))
         await self._site.start()
         self.port = int(self._runner.addresses[0][1])
+        log.info("status page on port %d", self.port)
         self._access.tell("the status page", f"{address.rpartition(':')[0]}:{self.port}")
 
     async def stop(self) -> None:
