@@ -24,7 +24,7 @@ from tests.integration.running import DOCUMENTED
 from tests.integration.test_openai_front import free_address
 
 FUZZ = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 HTTP = {200, 400, 401, 403, 404, 405, 408, 413, 429, 503, 504}
 GRPC = {*DOCUMENTED, grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND} - {grpc.StatusCode.CANCELLED}
