@@ -14,6 +14,7 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from predictive_scheduling import semconv
+from predictive_scheduling.incoming import context_of
 from predictive_scheduling.wrapping import Handler, WrappingInterceptor
 
 
@@ -90,9 +91,7 @@ class ServerTracing(WrappingInterceptor):
         return handler
 
     def _begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> _Call:
-        metadata = context.invocation_metadata() or ()
-        carrier = {key: value for key, value in metadata if isinstance(value, str)}
-        span = _start(self._tracer, method, SpanKind.SERVER, propagate.extract(carrier))
+        span = _start(self._tracer, method, SpanKind.SERVER, context_of(context.invocation_metadata() or ()))
         return _Call(span, method.lstrip("/"), self._durations)
 
     def _unary(self, behavior: Any, method: str) -> Any:

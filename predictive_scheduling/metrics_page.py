@@ -3,34 +3,78 @@
 from __future__ import annotations
 
 import logging
+import socket
+import sys
 import threading
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from predictive_scheduling.openmetrics import OPENMETRICS, PLAIN, render
+from predictive_scheduling.page_access import CHALLENGE, PageAccess
 
 log = logging.getLogger(__name__)
+
+
+_SECONDS = 10.0  # that a connection may last
+_CONNECTIONS = 16  # at once; each has a thread
+
+
+class _Server(ThreadingHTTPServer):
+    """Takes so many connections, each for so long, however steadily it trickles."""
+
+    daemon_threads = True
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._places = threading.BoundedSemaphore(_CONNECTIONS)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is a place; without one the connection is closed."""
+        return self._places.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection, and cut it off where it lasts too long."""
+        late = threading.Timer(_SECONDS, _cut_off, [request])
+        late.daemon = True
+        late.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            late.cancel()
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that breaks is its client's affair; anything else is ours."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            log.error("the metrics page fails", exc_info=error)
+
+
+def _cut_off(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 class MetricsPage:
     """Serves what ``reader`` collects. ``start`` listens; ``port`` is then where."""
 
-    def __init__(self, reader: InMemoryMetricReader, address: str) -> None:
-        """Serve on ``host:port``; port 0 picks one."""
-        self._reader, self._address = reader, address
-        self._server: ThreadingHTTPServer | None = None
+    def __init__(self, reader: InMemoryMetricReader, address: str, access: PageAccess | None = None) -> None:
+        """Serve on ``host:port``, port 0 picks one, to whom ``access`` allows it; to everybody without."""
+        self._reader, self._address, self._access = reader, address, access or PageAccess()
+        self._server: _Server | None = None
         self.port = 0
 
     def start(self) -> None:
         """Listen. Raises OSError where the address is taken."""
         host, _, port = self._address.rpartition(":")
-        self._server = ThreadingHTTPServer((host, int(port)), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server((host, int(port)), self._handler())
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="metrics-page", daemon=True).start()
         log.info("metrics on port %d", self.port)
+        self._access.tell("the metrics page", f"{host}:{self.port}")
 
     def stop(self) -> None:
         """Stop listening."""
@@ -39,13 +83,18 @@ class MetricsPage:
             self._server.server_close()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        reader = self._reader
+        reader, access = self._reader, self._access
 
         class Handler(BaseHTTPRequestHandler):
-            timeout = 10  # seconds that a scraper may take to ask
-
             def do_GET(self) -> None:
                 """Answer a scrape."""
+                if not access.allows(self.headers.get("Authorization", "")):
+                    self.send_response(401, "this page asks for pages_token")
+                    for name, value in CHALLENGE.items():
+                        self.send_header(name, value)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 if self.path.partition("?")[0] != "/metrics":
                     self.send_error(404, "metrics are at /metrics")
                     return

@@ -51,6 +51,10 @@ class ServiceSettings(BaseSettings):
     reflection: bool = Field(False, description="serve gRPC reflection, which tells everybody the API; for development")
     health_listen: str = Field("", description="a plain host:port for health alone, for probes where TLS is on")
     metrics_listen: str = Field("", description="host:port where Prometheus scrapes /metrics; empty for none")
+    pages_token: SecretStr = Field(
+        SecretStr(""),
+        description="token that the pages for operators and Prometheus ask for; empty: whoever reaches them",
+    )
     tls_cert: str = Field("", description="PEM file of the server's certificate; read anew when it changes")
     tls_key: str = Field("", description="PEM file of its key")
     tls_client_ca: str = Field("", description="PEM file of who signs clients' certificates, which are then required")

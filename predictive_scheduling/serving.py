@@ -16,10 +16,18 @@ from predictive_scheduling.credentials import TlsFiles, server_credentials
 from predictive_scheduling.interceptors import ServerTracing
 from predictive_scheduling.malformed import RefuseMalformed
 from predictive_scheduling.metrics_page import MetricsPage
+from predictive_scheduling.page_access import PageAccess
+from predictive_scheduling.running_calls import CountCalls, RunningCalls
 from predictive_scheduling.service_settings import ServiceSettings
 from predictive_scheduling.telemetry import Telemetry
 
 LIVENESS = "liveness"
+
+# Calls that core has accepted and Python has not yet taken. Core's own limit, 1,000 and at random up to 3,000, ends
+# the rest of a burst with CANCELLED; so many are refused one by one, with a reason, within core's 30 seconds.
+_MOST_UNTAKEN = 16_384
+_QUIET_SECONDS = 5.0  # the longest wait for callers that do not leave
+_ABORT_SECONDS = 1.0  # for the statuses of calls that were ended
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +40,7 @@ class Serving:
     go on after SIGTERM. ``also_drains``: what else stops then, within as long, such as an HTTP front.
     ``lame_duck_seconds``: how long it goes on to serve everybody after it has told health checks that it will not: gRPC
     ends calls that reach a server as it shuts down with CANCELLED, which nobody may retry, so clients must have left.
+    ``calls``: what is under way; calls that outlast the drain end with UNAVAILABLE and RetryInfo.
 
     Health is told for ``""`` and each of ``names`` (NOT_SERVING before and while draining), and for ``liveness``,
     which stays SERVING as long as the process answers. ``health_address``: a second, plain port that answers health
@@ -54,6 +63,7 @@ class Serving:
     server: grpc.aio.Server = field(init=False)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     refuses: bool = False
+    calls: RunningCalls = field(default_factory=RunningCalls)
     also_drains: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     _health: health.aio.HealthServicer = field(default_factory=health.aio.HealthServicer)
     _health_server: grpc.aio.Server | None = None
@@ -63,7 +73,8 @@ class Serving:
         """Set up the server of the service ``name`` as its settings say, every call traced and measured."""
         page = None
         if settings.metrics_listen and telemetry.scraped is not None:
-            page = MetricsPage(telemetry.scraped, settings.metrics_listen)
+            access = PageAccess(settings.pages_token.get_secret_value())
+            page = MetricsPage(telemetry.scraped, settings.metrics_listen, access)
         return cls(
             settings.listen,
             [name],
@@ -82,8 +93,11 @@ class Serving:
         options = [
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.so_reuseport", int(self.reuse_port)),
+            ("grpc.server.max_pending_requests", _MOST_UNTAKEN),
+            ("grpc.server.max_pending_requests_hard_limit", _MOST_UNTAKEN),
         ]
-        self.server = grpc.aio.server(interceptors=list(self.interceptors), options=options)
+        interceptors = [*self.interceptors, CountCalls(self.calls)]
+        self.server = grpc.aio.server(interceptors=interceptors, options=options)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.server)
         if self.with_reflection:
             known = (*self.names, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -127,13 +141,22 @@ class Serving:
                 await asyncio.to_thread(self.metrics.stop)
 
     async def drain(self) -> None:
-        """Turn health to NOT_SERVING, then refuse new calls, and let running ones end within ``drain_seconds``."""
+        """Turn health to NOT_SERVING, serve what was sent, then refuse new calls and let running ones end.
+
+        All but the lame duck takes ``drain_seconds`` at most, and a second more in which the last ones are told.
+        """
         self.draining.set()
         log.info("draining for at most %g s", self.drain_seconds)
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(self.lame_duck_seconds)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self.drain_seconds
+        await self.calls.quiet(min(self.drain_seconds, _QUIET_SECONDS))
         self.refuses = True
-        await asyncio.gather(self.server.stop(self.drain_seconds), *(stop() for stop in self.also_drains))
+        ending = loop.call_at(end, self.calls.end)
+        grace = max(0.0, end - loop.time()) + _ABORT_SECONDS
+        await asyncio.gather(self.server.stop(grace), *(stop() for stop in self.also_drains))
+        ending.cancel()
 
     async def _set(self, status: health_pb2.HealthCheckResponse.ServingStatus.ValueType) -> None:
         for name in ("", *self.names):

@@ -24,7 +24,7 @@ class Admission:
     max_pending_tokens: int = 0
     max_tenant_pending: int = 0
     rates: TenantRates = field(default_factory=lambda: TenantRates(Rate(0, 1), Rate(0, 1)))
-    _jobs: dict[str, Job] = field(default_factory=dict)
+    _jobs: dict[tuple[str, str], Job] = field(default_factory=dict)
     _cap_tokens: int = 0
     _of_tenant: Counter[str] = field(default_factory=Counter)
 
@@ -32,13 +32,13 @@ class Admission:
         """Requests in the house."""
         return len(self._jobs)
 
-    def enter(self, job: Job, now: float) -> None:
-        """Let a request in at ``now`` (seconds, of one clock); ``leave`` must follow.
+    def enter(self, job: Job, now: float, requests: int = 1) -> None:
+        """Let a request in at ``now`` (seconds, of one clock), that counts as so many; ``leave`` must follow.
 
         Raises InvalidRequestError for an id that is inside already, OverloadedError where the house is full,
         QuotaExceededError where the tenant has its share of it, or comes too fast.
         """
-        if job.request_id in self._jobs:
+        if job.key in self._jobs:
             raise InvalidRequestError("job.request_id", f"{job.request_id!r} is the id of a request that still runs")
         if len(self._jobs) >= self.max_pending:
             raise OverloadedError(f"{self.max_pending} requests are being served already", _RETRY_SECONDS)
@@ -46,15 +46,15 @@ class Admission:
             raise OverloadedError(f"requests for {self._cap_tokens} tokens are being served already", _RETRY_SECONDS)
         if self.max_tenant_pending and (own := self._of_tenant[job.tenant]) >= self.max_tenant_pending:
             raise QuotaExceededError(job.tenant, f"{own} requests are being served already, its quota", _RETRY_SECONDS)
-        if refusal := self.rates.refusal(job.tenant, now):
+        if refusal := self.rates.refusal(job.tenant, now, requests):
             raise QuotaExceededError(job.tenant, *refusal)
-        self._jobs[job.request_id] = job
+        self._jobs[job.key] = job
         self._cap_tokens += job.cap_tokens
         self._of_tenant[job.tenant] += 1
 
-    def leave(self, request_id: str) -> None:
+    def leave(self, job: Job) -> None:
         """Let a request out. Raises KeyError for one that is not inside."""
-        job = self._jobs.pop(request_id)
+        del self._jobs[job.key]
         self._cap_tokens -= job.cap_tokens
         self._of_tenant[job.tenant] -= 1
         if not self._of_tenant[job.tenant]:

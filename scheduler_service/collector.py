@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
 from opentelemetry import trace
@@ -92,7 +92,7 @@ class Collector:
         except asyncio.CancelledError:
             self._window.remove(waiting)
             if not waiting.allocation.cancel() and not waiting.allocation.exception():
-                self._ledger.settle(job.request_id, used=0)
+                self._ledger.settle(job.key, used=0)
             raise
 
     async def _decide(self, job: Job, desk: PriceDesk) -> Allocation:
@@ -111,7 +111,7 @@ class Collector:
             )
             self.outcomes[prediction.outcome] += 1
             covered = int(prediction.outcome is PredictionOutcome.FRESH)
-            self._ledger.reserve({job.request_id: allocation.budget_tokens}, covered, predicted)
+            self._ledger.reserve({job.key: allocation.budget_tokens}, covered, predicted)
             allocated = self._clock()
             span.set_attributes(
                 {
@@ -196,7 +196,10 @@ class Collector:
                     self._ledger.available(len(here), predicted),
                     self._rules,
                 )
-                budgets = {allocation.request_id: allocation.budget_tokens for allocation in plan.allocations}
+                budgets: dict[Hashable, int] = {
+                    item.job.key: allocation.budget_tokens
+                    for (item, _), allocation in zip(here, plan.allocations, strict=True)
+                }
                 covered = sum(prediction.outcome is PredictionOutcome.FRESH for _, prediction in here)
                 self._ledger.reserve(budgets, covered, predicted)
                 self.outcomes.update(prediction.outcome for _, prediction in here)

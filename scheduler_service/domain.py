@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 
@@ -13,15 +14,19 @@ class SchedulingError(Exception):
 class InvalidRequestError(SchedulingError):
     """A field of the request is malformed or outside what the server allows (INVALID_ARGUMENT)."""
 
-    def __init__(self, field_name: str, description: str) -> None:
-        """Name the field as the API writes it, and say what would be accepted."""
-        super().__init__(f"{field_name}: {description}")
-        self.field_name = field_name
-        self.description = description
+    def __init__(self, field_name: str, description: str, others: Sequence[tuple[str, str]] = ()) -> None:
+        """Name the field as the API writes it, and say what would be accepted; ``others`` are wrong, too."""
+        self.field_name, self.description = field_name, description
+        self.broken = ((field_name, description), *others)
+        super().__init__("; ".join(f"{name}: {what}" for name, what in self.broken))
 
 
 class PreconditionError(InvalidRequestError):
     """A field asks for what this server does not have: a model, a longer context (FAILED_PRECONDITION)."""
+
+
+class UnknownModelError(PreconditionError):
+    """The request asks for a model that this server does not have (FAILED_PRECONDITION; HTTP: 404)."""
 
 
 class UnauthenticatedError(SchedulingError):
@@ -63,6 +68,10 @@ class BackendUnavailableError(SchedulingError):
 
 class SlowReaderError(SchedulingError):
     """The caller does not read what is generated for it (DEADLINE_EXCEEDED)."""
+
+
+class DeadlineError(SchedulingError):
+    """The time that the caller gave is over (DEADLINE_EXCEEDED)."""
 
 
 class DrainingError(BackendUnavailableError):
@@ -135,7 +144,8 @@ class HiddenState:
 class Job:
     """One admitted request; budgets in reasoning tokens, ``deadline`` in the scheduler's clock, ``None`` for none.
 
-    ``traces``: reasoning traces that share the budget and vote on the answer.
+    ``traces``: reasoning traces that share the budget and vote on the answer. ``answer_tokens``: the most of each
+    trace's answer where the caller wants fewer than the server gives.
     """
 
     request_id: str
@@ -148,6 +158,12 @@ class Job:
     hidden_state: HiddenState | None = None
     deadline: float | None = None
     traces: int = 1
+    answer_tokens: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells the request from all others: ids are the tenants' own, and two may use the same one."""
+        return self.tenant, self.request_id
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ class _Running:
 
 
 class Generations:
-    """The generations that run now, by request id. ``tasks`` is where they run; it must outlive them."""
+    """The generations that run now, by tenant and request id. ``tasks`` is where they run; it must outlive them."""
 
     def __init__(
         self,
@@ -141,10 +141,10 @@ class Generations:
         self._tasks = tasks
         self._most_unread = most_unread
         self._most_stalled = most_stalled_seconds
-        self._running: dict[str, _Running] = {}
+        self._running: dict[tuple[str, str], _Running] = {}
 
     async def stream(self, job: Job) -> AsyncGenerator[Event]:
-        """Yield a job's events: those of the running request of the same id, from its first, where there is one.
+        """Yield a job's events: those of the tenant's running request of the same id, where there is one.
 
         Raises what the generation raises, and InvalidRequestError where the running request asks for something else.
         Once nobody reads a generation it is cancelled, which frees its slot and returns its tokens.
@@ -172,7 +172,7 @@ class Generations:
 
     async def _find(self, job: Job) -> _Running:
         """The running generation of the job, begun where there is none."""
-        while (running := self._running.get(job.request_id)) is not None:
+        while (running := self._running.get(job.key)) is not None:
             if running.readers:
                 # A retry has a deadline of its own, but asks for the same.
                 if replace(job, deadline=None) != replace(running.job, deadline=None):
@@ -183,7 +183,7 @@ class Generations:
             if running.task is not None:  # everybody has left it: it ends, and then this one begins anew
                 await asyncio.wait([running.task])
         running = _Running(job)
-        self._running[job.request_id] = running
+        self._running[job.key] = running
         running.task = self._tasks.create_task(self._pump(running))
         return running
 
@@ -210,5 +210,5 @@ class Generations:
         except Exception as failure:  # whatever it is, it belongs to those who read
             error = failure
         finally:
-            del self._running[running.job.request_id]
+            del self._running[running.job.key]
             running.end(error)

@@ -1,4 +1,4 @@
-"""Who calls: a bearer token or a client certificate names the tenant. Pure; the wire is the servicer's."""
+"""Who calls: a bearer token or a client certificate names the tenant. Pure; the wire is the API's."""
 
 from __future__ import annotations
 
@@ -72,4 +72,4 @@ def read_tokens(path: Path) -> dict[bytes, str]:
 
 
 def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
 from scheduler_service.domain import Allocation, Job, PredictionOutcome, SchedulingError, Usage
+from scheduler_service.recent import Recent
 
 PERIOD_SECONDS = 60.0
 
@@ -65,11 +66,12 @@ class Journal:
     rejections: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     started: float = field(init=False)
-    _entries: OrderedDict[str, Entry] = field(default_factory=OrderedDict)
+    _entries: Recent[Entry] = field(init=False)
 
     def __post_init__(self) -> None:
         """Start the clock."""
         self.started = self.clock()
+        self._entries = Recent(self.keep)
 
     def rejected(self, job: Job, error: SchedulingError) -> None:
         """Count it."""
@@ -78,35 +80,32 @@ class Journal:
     def allocated(self, job: Job, allocation: Allocation) -> None:
         """Remember it; a request that comes again under its id takes the place of the old one."""
         prompt = job.prompt if self.keep_prompts else ""
-        self._entries[job.request_id] = Entry(allocation, self.clock(), job.tenant, prompt)
-        self._entries.move_to_end(job.request_id)
-        while len(self._entries) > self.keep:
-            self._entries.popitem(last=False)
+        self._entries.put(*job.key, Entry(allocation, self.clock(), job.tenant, prompt))
 
     def finished(self, job: Job, allocation: Allocation, usage: Usage) -> None:
         """Remember what it used."""
-        if entry := self._entries.get(job.request_id):
+        if entry := self._entries.get(*job.key):
             entry.usage = usage
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
         """Count it, and remember why."""
         self.failures[reason] += 1
-        if allocation is not None and (entry := self._entries.get(job.request_id)):
+        if allocation is not None and (entry := self._entries.get(*job.key)):
             entry.error = reason
 
-    def find(self, request_id: str) -> Entry | None:
-        """The request of an id, while it is remembered."""
-        return self._entries.get(request_id)
+    def find(self, request_id: str, tenant: str | None = None) -> Entry | None:
+        """The request of an id, while it is remembered; ``None`` for any tenant's."""
+        return self._entries.get(tenant, request_id)
 
     def recent(self, count: int, tenant: str | None = None) -> list[Entry]:
         """The last requests, the newest first; of one tenant only, where one is given."""
-        wanted = (entry for entry in reversed(self._entries.values()) if tenant is None or entry.tenant == tenant)
+        wanted = (entry for entry in self._entries.newest_first() if tenant is None or entry.tenant == tenant)
         return list(islice(wanted, count))
 
     def summary(self, period: float = PERIOD_SECONDS) -> Summary:
         """The figures of the last ``period`` seconds, or of the time since the start where that is shorter."""
         now = self.clock()
-        newest_first = reversed(self._entries.values())
+        newest_first = self._entries.newest_first()
         entries = list(takewhile(lambda entry: now - entry.at <= period, newest_first))
         if len(entries) == self.keep:  # more came than are remembered
             period = now - entries[-1].at

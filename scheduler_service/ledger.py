@@ -7,6 +7,7 @@ hold after every call: ``granted = reserved + used + returned`` and ``-overdraft
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from scheduler_service.income import Income, PerQuery
@@ -40,7 +41,7 @@ class BudgetLedger:
     overdraft: int = 0
     income: Income | None = None
     opening: int = 0
-    _reservations: dict[str, int] = field(default_factory=dict)
+    _reservations: dict[Hashable, int] = field(default_factory=dict)
     _used: int = 0
     _returned: int = 0
     _bank: float = 0.0
@@ -66,17 +67,17 @@ class BudgetLedger:
         """Tokens that a window of ``requests`` may reserve now without a debt."""
         return max(0, int(self.grant(requests, now) + self._bank))
 
-    def reserve(self, budgets: dict[str, int], covered: int, now: float = 0.0) -> None:
-        """Reserve one window's budgets by request id; what it leaves of its grant and the bank stays in the bank.
+    def reserve(self, budgets: Mapping[Hashable, int], covered: int, now: float = 0.0) -> None:
+        """Reserve one window's budgets by request; what it leaves of its grant and the bank stays in the bank.
 
         ``covered``: how many of them came from a fresh prediction. Raises ValueError for a budget that is negative, an
-        id that is already reserved, or a total above what is available and the overdraft; then nothing changes.
+        request that is already reserved, or a total above what is available and the overdraft; then nothing changes.
         """
         total = sum(budgets.values())
         if any(tokens < 0 for tokens in budgets.values()):
             raise ValueError("budgets: must not be negative")
         if self._reservations.keys() & budgets.keys():
-            raise ValueError("budgets: a request id is already reserved")
+            raise ValueError("budgets: a request is already reserved")
         open_tokens = self.grant(len(budgets), now) + self._bank
         if total > max(0.0, open_tokens + self.overdraft):
             raise ValueError(f"budgets: {total} tokens are more than the {int(open_tokens)} available")
@@ -87,22 +88,22 @@ class BudgetLedger:
         self._requests += len(budgets)
         self._covered += covered
 
-    def extend(self, request_id: str, tokens: int) -> bool:
+    def extend(self, request: Hashable, tokens: int) -> bool:
         """Add ``tokens`` of the bank to a running reservation; returns whether the bank could pay for them."""
-        if request_id not in self._reservations or tokens < 0 or tokens > self._bank:
+        if request not in self._reservations or tokens < 0 or tokens > self._bank:
             return False
         self._bank -= tokens
-        self._reservations[request_id] += tokens
+        self._reservations[request] += tokens
         return True
 
-    def settle(self, request_id: str, used: int) -> int:
+    def settle(self, request: Hashable, used: int) -> int:
         """End a reservation; returns the tokens that it left unused. Using more than was reserved is counted as used.
 
-        Raises KeyError for an id that is not reserved, ValueError for negative use.
+        Raises KeyError for one that is not reserved, ValueError for negative use.
         """
         if used < 0:
             raise ValueError("used: must not be negative")
-        reserved = self._reservations.pop(request_id)
+        reserved = self._reservations.pop(request)
         returned = max(0, reserved - used)
         self._used += used
         self._returned += returned

@@ -1,4 +1,4 @@
-"""Between the scheduler's words and its protobuf messages; called by the servicer only."""
+"""Between the scheduler's words and its protobuf messages; called by the API alone."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from scheduler_service.domain import (
     HiddenState,
     InvalidRequestError,
     Job,
-    PreconditionError,
     Prediction,
     PredictionOutcome,
     Sampling,
     Text,
     TextKind,
+    UnknownModelError,
     Usage,
 )
+from scheduler_service.planning import WindowPlan
 
 _OUTCOMES = {outcome: pb.PredictionOutcome.Value(f"PREDICTION_OUTCOME_{outcome.name}") for outcome in PredictionOutcome}
 _LIMITS = {limit: pb.BudgetLimit.Value(f"BUDGET_LIMIT_{limit.name}") for limit in BudgetLimit}
@@ -30,11 +31,11 @@ _FINISHES = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for r
 def job_of(message: pb.Job, *, model: str, floor: int, cap: int, temperature: float) -> Job:
     """Return the job of a valid message, the server's settings filled in.
 
-    Raises InvalidRequestError for a budget outside ``floor`` … ``cap``, PreconditionError for a model that this server
-    does not have.
+    Raises InvalidRequestError for a budget outside ``floor`` … ``cap``, UnknownModelError for a model that this
+    server does not have.
     """
     if message.model and message.model != model:
-        raise PreconditionError("job.model", f"{message.model!r} is not served; served is {model!r}")
+        raise UnknownModelError("job.model", f"{message.model!r} is not served; served is {model!r}")
     low, high = budget_range(message, "job.", floor, cap)
     sampling = message.sampling
     state = HiddenState(tuple(message.hidden_state), message.hidden_state_layer) if message.hidden_state else None
@@ -107,6 +108,16 @@ def allocation_message(allocation: Allocation) -> pb.Allocation:
         limited_by=_LIMITS[allocation.limited_by],
         explanation=allocation.explanation,
         window=allocation.window,
+    )
+
+
+def plan_message(plan: WindowPlan) -> pb.AllocateResponse:
+    """Return the message of a plan."""
+    return pb.AllocateResponse(
+        allocations=[allocation_message(allocation) for allocation in plan.allocations],
+        total_tokens=plan.total,
+        planned_tokens=plan.planned,
+        tokens_saved_at_equal_accuracy=plan.saved_at_equal_accuracy,
     )
 
 

@@ -1,139 +1,176 @@
 """An OpenAI-compatible HTTP front, so that an existing OpenAI client needs only another base URL.
 
 ``POST /v1/chat/completions`` (whole or streamed), ``GET /v1/models``, ``GET /health``. A request goes the way of a gRPC
-``Generate``: the same checks, pipeline and errors. Reasoning comes as ``reasoning_content``, as other reasoning servers
-send it; what became of the budget stands in ``usage`` under ``predictive_scheduling``. Fields of our own in the
-request, such as ``max_reasoning_tokens``, are those of the proto's ``Job``.
+``Generate``: the same intake, pipeline and errors. Reasoning comes as ``reasoning_content``, as other reasoning servers
+send it; what became of the budget stands in ``usage`` under ``predictive_scheduling``. Who calls is asked before a body
+is read. With TLS on, it speaks TLS, and asks for the client certificates that gRPC asks for.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
-from dataclasses import replace
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from aiohttp import web
-from google.protobuf.json_format import ParseDict, ParseError
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 
-from predictive_scheduling.rpc_errors import violations
-from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from predictive_scheduling.credentials import TlsFiles
+from predictive_scheduling.incoming import context_of
+from predictive_scheduling.running_calls import CallsEndedError, RunningCalls
 from scheduler_service.domain import (
     Allocation,
-    BackendUnavailableError,
+    DeadlineError,
     DrainingError,
     Event,
     FinishReason,
     InvalidRequestError,
-    OverloadedError,
-    PermissionDeniedError,
-    PreconditionError,
-    QuotaExceededError,
     SchedulingError,
-    SlowReaderError,
     Text,
     TextKind,
-    UnauthenticatedError,
     Usage,
 )
 from scheduler_service.generations import Generations
-from scheduler_service.identity import Identity
-from scheduler_service.pipeline import Pipeline
-from scheduler_service.servicer import Offer
+from scheduler_service.guarded_site import SERVER_LOG, GuardedSite, HttpLimits, add_routes
+from scheduler_service.intake import Credentials, Intake
+from scheduler_service.openai_request import ChatRequest, parse
+from scheduler_service.statuses import status_of
 
 log = logging.getLogger(__name__)
 
-_OURS = ("min_reasoning_tokens", "max_reasoning_tokens", "tenant", "priority", "traces", "request_id")
-_SAMPLING = ("temperature", "top_p", "top_k", "seed")
+_CHAT = "/v1/chat/completions"
 _TIMEOUT_HEADER = "X-Request-Timeout"  # seconds; HTTP has no deadlines of its own
-_MAX_BODY = 4 << 20
+_TELLING_SECONDS = 2.0  # for the last answers of a drain
 
 
 class OpenAiFront:
-    """Serves one pipeline over HTTP. ``leaving``: whether health says no; ``draining``: whether new work is refused."""
+    """Serves a scheduler over HTTP. ``leaving``: whether health says no."""
 
     def __init__(
         self,
-        pipeline: Pipeline,
         generations: Generations,
-        offer: Offer,
+        intake: Intake,
         tracer: trace.Tracer,
+        calls: RunningCalls | None = None,
+        *,
         leaving: Callable[[], bool] = lambda: False,
-        draining: Callable[[], bool] = lambda: False,
-        identity: Identity | None = None,
         drain_seconds: float = 1.0,
+        limits: HttpLimits | None = None,
+        tls: TlsFiles | None = None,
     ) -> None:
-        """Serve ``pipeline`` within ``offer``, to whom ``identity`` lets in by a bearer token.
+        """Run as ``generations`` what comes by ``intake``, within ``limits``.
 
-        ``stop`` lets running requests end within ``drain_seconds``.
+        ``calls``: where requests are counted, which ends those that outlast a drain of ``drain_seconds``. ``tls``: the
+        certificate to serve with; ``None`` for plain HTTP.
         """
-        self._identity, self._leaving = identity or Identity(), leaving
-        self._generations = generations
-        self._pipeline, self._offer, self._tracer, self._draining = pipeline, offer, tracer, draining
-        app = web.Application(client_max_size=_MAX_BODY)
-        app.router.add_post("/v1/chat/completions", self._complete)
-        app.router.add_get("/v1/models", self._models)
-        app.router.add_get("/health", self._health)
+        self._generations, self._intake, self._tracer = generations, intake, tracer
+        self._calls, self._leaving = calls or RunningCalls(), leaving
+        self._limits, self._tls = limits or HttpLimits(), tls
+        app = web.Application(client_max_size=self._limits.body_bytes)
+        routes = {
+            ("POST", _CHAT): self._complete,
+            ("GET", "/v1/models"): self._models,
+            ("GET", "/health"): self._health,
+        }
+        add_routes(app, routes)
+        app.middlewares.append(self._guarded)
         # A client that leaves cancels its handler, which frees the backend's slot.
-        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=drain_seconds)
+        self._runner = web.AppRunner(
+            app,
+            handler_cancellation=True,
+            shutdown_timeout=drain_seconds + _TELLING_SECONDS,
+            keepalive_timeout=self._limits.keep_alive_seconds,
+            logger=SERVER_LOG,
+        )
+        self._site: GuardedSite | None = None
         self.port = 0
 
     async def start(self, address: str) -> None:
-        """Listen on ``host:port``. Raises OSError where the address is taken."""
-        host, _, port = address.rpartition(":")
+        """Listen on ``host:port``. Raises OSError where the address is taken, or a file of TLS cannot be read."""
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host or None, int(port))
-        await site.start()
+        self._site = GuardedSite(self._runner, address, self._limits, self._tls)
+        await self._site.start()
         self.port = int(self._runner.addresses[0][1])
-        log.info("OpenAI-compatible front on port %d", self.port)
+        log.info("OpenAI-compatible front on port %d, %s", self.port, "plain" if self._tls is None else "TLS")
 
     async def stop(self) -> None:
         """Stop listening, and let running requests end; those that take too long are cancelled."""
         await self._runner.cleanup()
 
+    @web.middleware
+    async def _guarded(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+        """Answer whatever goes wrong before a response has begun in OpenAI's form."""
+        if self._site is not None:
+            self._site.arrived(request.transport)
+        try:
+            answered: web.StreamResponse = await handler(request)
+        except ConnectionError:  # the client left; aiohttp knows what to do
+            raise
+        except web.HTTPException as error:  # no such path, no such method
+            return _answer(error.status, error.reason, "invalid_request_error")
+        except Exception as error:
+            return _refusal(error)
+        return answered
+
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=503 if self._leaving() else 200)
 
-    async def _models(self, _: web.Request) -> web.Response:
-        model = {"id": self._offer.model, "object": "model", "created": 0, "owned_by": "predictive-scheduling"}
+    async def _models(self, request: web.Request) -> web.Response:
+        self._intake.tenant(_credentials(request))
+        model = {"id": self._intake.offer.model, "object": "model", "created": 0, "owned_by": "predictive-scheduling"}
         return web.json_response({"object": "list", "data": [model]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
-        context = propagate.extract(dict(request.headers))
-        name = "POST /v1/chat/completions"
-        with self._tracer.start_as_current_span(name, context=context, kind=trace.SpanKind.SERVER):
-            try:
-                body = await _json(request)
-                async with aclosing(self._events(body, request.headers)) as events:
+        context = context_of(request.headers.items())
+        with self._tracer.start_as_current_span(f"POST {_CHAT}", context=context, kind=trace.SpanKind.SERVER):
+            who = _credentials(request)
+            self._intake.admit(who)
+            seconds = _seconds(request.headers.get(_TIMEOUT_HEADER))
+            in_time = partial(self._in_time, None if seconds is None else asyncio.get_running_loop().time() + seconds)
+            async with in_time():
+                asked = parse(await self._body(request))
+                job = self._intake.job(asked.message(), who, seconds, asked.completion_tokens)
+            async with aclosing(self._generations.stream(job)) as events:
+                async with in_time():
                     first = await anext(events)  # refusals come before it, and still have a status of their own
                     if not isinstance(first, Allocation):
                         raise TypeError("the first event is the allocation")
-                    if body.get("stream"):
-                        return await self._stream(request, body, first, events)
-                    return web.json_response(await self._whole(first, events))
-            except SchedulingError as error:
-                return _refusal(error)
+                    if not asked.stream:
+                        return web.json_response(await self._whole(first, events))
+                return await self._stream(request, self._frames(asked, first, events), in_time)
 
-    def _events(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> AsyncGenerator[Event]:
-        if self._draining():
-            raise DrainingError("the scheduler is shutting down")
-        message = _job(body)
-        if broken := violations(message):
-            raise InvalidRequestError(*broken[0])
-        job = self._offer.job(message)
-        most = body.get("max_completion_tokens", body.get("max_tokens"))
-        if most is not None:
-            job = replace(job, cap_tokens=_reasoning_of(most, self._pipeline.rules.answer_tokens, job.cap_tokens))
-            job = replace(job, floor_tokens=min(job.floor_tokens, job.cap_tokens))
-        job = replace(job, tenant=self._identity.tenant(headers.get("Authorization", ""), "", message.tenant))
-        if seconds := headers.get(_TIMEOUT_HEADER):
-            job = replace(job, deadline=self._pipeline.clock() + _seconds(seconds))
-        return self._generations.stream(job)
+    async def _body(self, request: web.Request) -> bytes:
+        """The body, within its limits of time and size."""
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                return await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(reason="the body did not come in time") from None
+        except web.RequestPayloadError:
+            raise InvalidRequestError("body", "is not encoded as its Content-Encoding says") from None
+
+    @asynccontextmanager
+    async def _in_time(self, until: float | None) -> AsyncIterator[None]:
+        """End what goes on after ``until`` (the loop's clock), or longer than a drain lets it.
+
+        Raises DeadlineError or DrainingError.
+        """
+        limit = asyncio.timeout_at(until)
+        try:
+            async with self._calls.running(), limit:
+                yield
+        except CallsEndedError as error:
+            raise DrainingError(str(error)) from None
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineError(f"the time of {_TIMEOUT_HEADER} is over") from None
 
     async def _whole(self, allocation: Allocation, events: AsyncGenerator[Event]) -> dict[str, Any]:
         words = {TextKind.REASONING: "", TextKind.ANSWER: ""}
@@ -152,103 +189,73 @@ class OpenAiFront:
         return {**found, "usage": _usage(allocation, usage)}
 
     async def _stream(
-        self, request: web.Request, body: Mapping[str, Any], allocation: Allocation, events: AsyncGenerator[Event]
+        self,
+        request: web.Request,
+        frames: AsyncGenerator[dict[str, Any]],
+        in_time: Callable[[], AbstractAsyncContextManager[None]],
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
         await response.prepare(request)
-
-        async def send(choices: list[dict[str, Any]], **more: Any) -> None:
-            frame = {**self._frame(allocation, "chat.completion.chunk", choices), **more}
-            await response.write(f"data: {json.dumps(frame)}\n\n".encode())
-
-        await send([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
         try:
-            async for event in events:
-                if isinstance(event, Text) and event.text:
-                    field = "content" if event.kind is TextKind.ANSWER else "reasoning_content"
-                    await send([{"index": 0, "delta": {field: event.text}, "finish_reason": None}])
-                elif isinstance(event, Usage):
-                    await send([{"index": 0, "delta": {}, "finish_reason": _finish(event)}])
-                    if (body.get("stream_options") or {}).get("include_usage"):
-                        await send([], usage=_usage(allocation, event))
-        except SchedulingError as error:  # too late for a status: the stream says it
-            await response.write(f"data: {json.dumps(_error(error)[1])}\n\n".encode())
-        await response.write(b"data: [DONE]\n\n")
+            async with in_time(), aclosing(frames):
+                async for frame in frames:
+                    await self._send(request, response, json.dumps(frame))
+        except ConnectionError:  # nobody is there to be told
+            raise
+        except Exception as error:  # too late for a status: the stream says it
+            await self._send(request, response, json.dumps(_told(error)[1]))
+        await self._send(request, response, "[DONE]")
         await response.write_eof()
         return response
+
+    async def _send(self, request: web.Request, response: web.StreamResponse, data: str) -> None:
+        """Write an event; a client that does not take it in time is cut off."""
+        try:
+            async with asyncio.timeout(self._limits.write_seconds):
+                await response.write(f"data: {data}\n\n".encode())
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("the client does not read") from None
+
+    async def _frames(
+        self, asked: ChatRequest, allocation: Allocation, events: AsyncGenerator[Event]
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """The events as OpenAI's chunks."""
+
+        def frame(delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
+            choice = {"index": 0, "delta": delta, "finish_reason": finish}
+            return self._frame(allocation, "chat.completion.chunk", [choice])
+
+        yield frame({"role": "assistant", "content": ""})
+        async for event in events:
+            if isinstance(event, Text) and event.text:
+                yield frame({"content" if event.kind is TextKind.ANSWER else "reasoning_content": event.text})
+            elif isinstance(event, Usage):
+                yield frame({}, _finish(event))
+                if asked.stream_options.include_usage:
+                    yield {**self._frame(allocation, "chat.completion.chunk", []), "usage": _usage(allocation, event)}
 
     def _frame(self, allocation: Allocation, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "id": f"chatcmpl-{allocation.request_id}",
             "object": kind,
             "created": int(time.time()),
-            "model": self._offer.model,
+            "model": self._intake.offer.model,
             "choices": choices,
         }
 
 
-async def _json(request: web.Request) -> dict[str, Any]:
-    try:
-        body = await request.json()
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InvalidRequestError("body", f"not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise InvalidRequestError("body", "must be a JSON object")
-    return body
+def _credentials(request: web.Request) -> Credentials:
+    """What a request brings to say who makes it."""
+    certificate = request.get_extra_info("peercert") or {}
+    names = [value for pairs in certificate.get("subject", ()) for key, value in pairs if key == "commonName"]
+    return Credentials(request.headers.get("Authorization", ""), next(iter(names), ""))
 
 
-def _job(body: Mapping[str, Any]) -> pb.Job:
-    """The request as a job of the gRPC API. Raises InvalidRequestError naming the field."""
-    if body.get("n", 1) != 1:
-        raise InvalidRequestError("n", "only one choice is made; traces votes over several")
-    fields = {name: body[name] for name in _OURS if body.get(name) is not None}
-    fields["sampling"] = {name: body[name] for name in _SAMPLING if body.get(name) is not None}
-    fields["prompt"] = prompt_of(body.get("messages"))
-    if body.get("model"):
-        fields["model"] = body["model"]
-    try:
-        return ParseDict(fields, pb.Job())
-    except ParseError as error:
-        raise InvalidRequestError("body", str(error)) from None
-
-
-def prompt_of(messages: Any) -> str:
-    """The prompt of chat messages: a lone user message as it is, several each after its role.
-
-    The model's own template goes around it. Raises InvalidRequestError for what is no list of messages with text.
-    """
-    if not isinstance(messages, list) or not messages:
-        raise InvalidRequestError("messages", "must be a list of one message at least")
-    texts = [(str(_field(message, at, "role")), _text(message, at)) for at, message in enumerate(messages)]
-    if len(texts) == 1:
-        return texts[0][1]
-    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in texts)
-
-
-def _field(message: Any, at: int, name: str) -> Any:
-    if not isinstance(message, dict) or message.get(name) is None:
-        raise InvalidRequestError(f"messages[{at}].{name}", "is missing")
-    return message[name]
-
-
-def _text(message: Any, at: int) -> str:
-    content = _field(message, at, "content")
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [content]
-    if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in parts):
-        raise InvalidRequestError(f"messages[{at}].content", "must be text, or a list of text parts")
-    return "".join(part["text"] for part in parts)
-
-
-def _reasoning_of(most: Any, answer_tokens: int, cap: int) -> int:
-    """The largest reasoning budget within OpenAI's limit, which counts reasoning and answer together."""
-    if not isinstance(most, int) or most < 1:
-        raise InvalidRequestError("max_completion_tokens", "must be a whole number from 1")
-    return max(0, min(cap, most - answer_tokens))
-
-
-def _seconds(text: str) -> float:
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
     try:
         seconds = float(text)
     except ValueError:
@@ -284,32 +291,33 @@ def _usage(allocation: Allocation, usage: Usage) -> dict[str, Any]:
     }
 
 
-def _error(error: SchedulingError) -> tuple[int, dict[str, Any], dict[str, str]]:
+def _told(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Status, body and headers of an error, as OpenAI's clients read them."""
-    param, headers = None, {}
-    match error:
-        case PreconditionError():
-            status, kind = (404 if error.field_name == "job.model" else 400), "invalid_request_error"
-            param = error.field_name.removeprefix("job.")
-        case InvalidRequestError():
-            status, kind, param = 400, "invalid_request_error", error.field_name.removeprefix("job.")
-        case QuotaExceededError():
-            status, kind, headers = 429, "rate_limit_error", {"Retry-After": f"{math.ceil(error.retry_seconds)}"}
-        case UnauthenticatedError():
-            status, kind = 401, "authentication_error"
-        case SlowReaderError():
-            status, kind = 408, "timeout_error"
-        case PermissionDeniedError():
-            status, kind = 403, "permission_error"
-        case OverloadedError():
-            status, kind, headers = 429, "rate_limit_error", {"Retry-After": f"{error.retry_seconds:.0f}"}
-        case BackendUnavailableError():
-            status, kind, headers = 503, "server_error", {"Retry-After": f"{error.retry_seconds:.0f}"}
-        case _:
-            status, kind = 500, "server_error"
-    return status, {"error": {"message": str(error), "type": kind, "param": param, "code": None}}, headers
+    if not isinstance(error, SchedulingError):
+        log.error("a request failed by a fault of ours", exc_info=error)
+    status = status_of(error)
+    headers: dict[str, str] = {}
+    if status.retry_seconds is not None:
+        headers["Retry-After"] = f"{math.ceil(status.retry_seconds)}"
+    if status.row.http == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    param = _param(status.fields[0][0]) if status.fields else None
+    return status.row.http, _body(status.message, status.row.kind, param), headers
 
 
-def _refusal(error: SchedulingError) -> web.Response:
-    status, body, headers = _error(error)
+def _param(field: str) -> str:
+    """A field of the proto as it stands in a body."""
+    return field.removeprefix("job.").removeprefix("sampling.")
+
+
+def _body(message: str, kind: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": None}}
+
+
+def _refusal(error: Exception) -> web.Response:
+    status, body, headers = _told(error)
     return web.json_response(body, status=status, headers=headers)
+
+
+def _answer(status: int, message: str, kind: str) -> web.Response:
+    return web.json_response(_body(message, kind), status=status)

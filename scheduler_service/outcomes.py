@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from scheduler_service.allocation.policy import accuracy_of
 from scheduler_service.domain import Allocation, PredictionOutcome
+from scheduler_service.recent import Recent
 from scheduler_service.reliability import Reliability
 
 
@@ -24,20 +24,25 @@ class OutcomeBook:
     """Remembers the last ``limit`` finished requests, so that their outcomes can be reported once each."""
 
     limit: int = 10_000
-    _finished: OrderedDict[str, tuple[str, float]] = field(default_factory=OrderedDict)
     known: dict[str, Reliability] = field(default_factory=dict)
+    _finished: Recent[tuple[str, float]] = field(init=False)
 
-    def remember(self, allocation: Allocation) -> None:
-        """Remember what was expected of a request that finished with a fresh prediction."""
+    def __post_init__(self) -> None:
+        """Remember nothing yet."""
+        self._finished = Recent(self.limit)
+
+    def remember(self, allocation: Allocation, tenant: str = "") -> None:
+        """Remember what was expected of a tenant's request that finished with a fresh prediction."""
         if allocation.prediction.outcome is not PredictionOutcome.FRESH:
             return
-        self._finished[allocation.request_id] = (allocation.prediction.predictor, _predicted(allocation))
-        while len(self._finished) > self.limit:
-            self._finished.popitem(last=False)
+        self._finished.put(tenant, allocation.request_id, (allocation.prediction.predictor, _predicted(allocation)))
 
-    def report(self, request_id: str, score: float) -> Reported | None:
-        """Record a score from 0 to 1; returns what it changed, or ``None`` for an unknown request."""
-        found = self._finished.pop(request_id, None)
+    def report(self, request_id: str, score: float, tenant: str | None = None) -> Reported | None:
+        """Record a score from 0 to 1; returns what it changed, or ``None`` for an unknown request.
+
+        ``tenant``: whose request it must be; ``None`` where callers are not told apart.
+        """
+        found = self._finished.pop(tenant, request_id)
         if found is None:
             return None
         predictor, expected = found

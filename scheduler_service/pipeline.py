@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
 from opentelemetry import trace
 
 from scheduler_service.admission import Admission
 from scheduler_service.allocation import POLICIES
+from scheduler_service.aside import Aside
 from scheduler_service.collector import Collector
 from scheduler_service.dispatcher import Counted, Dispatcher
 from scheduler_service.domain import (
@@ -47,7 +49,7 @@ class Pipeline:
 
     ``admission``: who may come in. ``pace``: the backend's time per token, as it is learned here. ``reclaimer``: gives
     what finished requests left to running ones; ``None`` leaves it to later ones. ``observers``: who is told what
-    becomes of requests.
+    becomes of requests. ``aside``: where large plans are made.
     """
 
     collector: Collector
@@ -62,6 +64,7 @@ class Pipeline:
     reclaimer: Reclaimer | None = None
     observers: Observers = field(default_factory=Observers)
     clock: Callable[[], float] = time.monotonic
+    aside: Aside = field(default_factory=Aside)
 
     async def generate(self, job: Job) -> AsyncGenerator[Event]:
         """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
@@ -73,12 +76,14 @@ class Pipeline:
         await self._admit(job)
         try:
             allocation = await self.collector.allocate(job)
+            if job.answer_tokens is not None:
+                allocation = replace(allocation, answer_tokens=min(allocation.answer_tokens, job.answer_tokens))
             runs = self._runs(job, allocation, came)
             try:
                 self.observers.allocated(job, allocation)
                 yield allocation
                 if len(runs) == 1:
-                    self._start_reclaim(allocation, runs[0].forcing)
+                    self._start_reclaim(job, allocation, runs[0].forcing)
                     async with aclosing(self._texts(job, runs[0])) as texts:
                         async for text in texts:
                             yield text
@@ -92,7 +97,7 @@ class Pipeline:
             usage = _usage(allocation, runs, chosen, votes, self.clock(), self.pace.seconds_per_token)
             self.observers.finished(job, allocation, usage)
             if job.traces == 1:  # what was predicted is the accuracy of one
-                self.outcomes.remember(allocation)
+                self.outcomes.remember(allocation, job.tenant)
         except BaseException as error:
             left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
             self.observers.failed(job, allocation, "cancelled" if left else type(error).__name__)
@@ -100,7 +105,7 @@ class Pipeline:
         else:
             yield usage
         finally:
-            self.admission.leave(job.request_id)
+            self.admission.leave(job)
 
     def _runs(self, job: Job, allocation: Allocation, came: float) -> list[_Run]:
         """The traces of a request, which share its budget evenly; each draws with a seed of its own."""
@@ -145,7 +150,7 @@ class Pipeline:
             raise errors.exceptions[0] from None
         return winner([run.answer for run in runs])
 
-    def _start_reclaim(self, allocation: Allocation, forcing: BudgetForcing) -> None:
+    def _start_reclaim(self, job: Job, allocation: Allocation, forcing: BudgetForcing) -> None:
         """Let a request with a prediction take what others leave, while its reasoning goes on."""
         if self.reclaimer is None or allocation.prediction.outcome is not PredictionOutcome.FRESH:
             return
@@ -155,9 +160,7 @@ class Pipeline:
 
         curve = allocation.prediction.curve
         cap = min(allocation.cap_tokens, len(curve) * allocation.budget_window_tokens)
-        self.reclaimer.start(
-            Running(allocation.request_id, curve, allocation.budget_tokens, cap, grow, lambda: forcing.grows)
-        )
+        self.reclaimer.start(Running(job.key, curve, allocation.budget_tokens, cap, grow, lambda: forcing.grows))
 
     def _keep_in_time(self, job: Job, forcing: BudgetForcing, answer_tokens: int, timing: _Timing, now: float) -> None:
         """Cut the reasoning where the rest of the deadline is just enough for the answer, at the slower pace."""
@@ -176,20 +179,33 @@ class Pipeline:
         self.admission.rates.tokens.charge(
             job.tenant, used + sum(run.forcing.answer_used for run in runs), self.clock()
         )
-        returned = self.ledger.settle(job.request_id, used)
+        returned = self.ledger.settle(job.key, used)
         if self.reclaimer is None:
             return
-        self.reclaimer.stop(job.request_id)
+        self.reclaimer.stop(job.key)
         if returned:
             self.reclaimer.offer(returned, self.ledger.extend, self.collector.price)
+
+    @contextmanager
+    def visit(self, tenant: str, requests: int) -> Iterator[None]:
+        """Be in the house without generating, which counts as ``requests`` against the tenant's rate.
+
+        Raises OverloadedError and QuotaExceededError as ``generate`` does.
+        """
+        visitor = Job(uuid.uuid4().hex, "", tenant, 0, 0)
+        self._enter(visitor, requests)
+        try:
+            yield
+        finally:
+            self.admission.leave(visitor)
 
     async def plan(
         self, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str
     ) -> WindowPlan:
         """Return the plan that a window of ``jobs`` would get; nothing is reserved.
 
-        ``known``: a prediction that the caller brings, or ``None`` to ask the predictor. ``tokens``: mean budget.
-        Raises InvalidRequestError for a policy that does not exist.
+        ``known``: a prediction that the caller brings, or ``None`` to ask the predictor. ``tokens``: mean budget; 0 for
+        the server's. Raises InvalidRequestError for a policy that does not exist, or cannot plan so much.
         """
         if policy and policy not in POLICIES:
             raise InvalidRequestError("policy", f"{policy!r} is none of {', '.join(POLICIES)}")
@@ -200,22 +216,28 @@ class Pipeline:
             for job, prediction in zip(jobs, known, strict=True)
         ]
         rules = replace(self.rules, policy=POLICIES[policy]) if policy else self.rules
+        total = len(jobs) * (tokens or self.ledger.tokens_per_query)
         try:
-            return plan_window(jobs, predictions, len(jobs) * tokens, rules)
+            return await self.aside.run(len(jobs), lambda: plan_window(jobs, predictions, total, rules))
         except ValueError as error:  # exact, for more than it can plan
             raise InvalidRequestError("policy", str(error)) from None
 
-    async def _admit(self, job: Job) -> None:
-        """Refuse what cannot be served, before anything is spent on it."""
+    def _enter(self, job: Job, requests: int = 1) -> None:
         try:
-            self.admission.enter(job, self.clock())
-            try:
-                await self._check_hidden_state(job)
-            except BaseException:
-                self.admission.leave(job.request_id)
-                raise
+            self.admission.enter(job, self.clock(), requests)
         except SchedulingError as error:
             self.observers.rejected(job, error)
+            raise
+
+    async def _admit(self, job: Job) -> None:
+        """Refuse what cannot be served, before anything is spent on it."""
+        self._enter(job)
+        try:
+            await self._check_hidden_state(job)
+        except BaseException as error:
+            self.admission.leave(job)
+            if isinstance(error, SchedulingError):
+                self.observers.rejected(job, error)
             raise
 
     async def _check_hidden_state(self, job: Job) -> None:

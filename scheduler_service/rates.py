@@ -61,11 +61,14 @@ class TenantRates:
     requests: Rate
     tokens: Rate
 
-    def refusal(self, tenant: str, now: float) -> tuple[str, float] | None:
-        """What the tenant is beyond, and for how many seconds; ``None`` where it may come, which is charged."""
+    def refusal(self, tenant: str, now: float, requests: int = 1) -> tuple[str, float] | None:
+        """What the tenant is beyond, and for how many seconds; ``None`` where it may come, which is charged.
+
+        ``requests``: as how many it counts; more than one may overdraw the bucket.
+        """
         # What a request generates is known once it has: the next one comes when that is paid.
         for rate, need, unit in ((self.requests, 1.0, "requests"), (self.tokens, 0.0, "tokens")):
             if wait := rate.wait_seconds(tenant, need, now):
                 return f"more than its {rate.per_second:g} {unit} a second", wait
-        self.requests.charge(tenant, 1.0, now)
+        self.requests.charge(tenant, float(requests), now)
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from scheduler_service.allocation.envelope import segments_of
@@ -15,7 +15,7 @@ class Running:
     ``grow``: tells it of its larger budget; ``reasons``: whether it could still use one.
     """
 
-    request_id: str
+    key: Hashable
     curve: Sequence[float]
     budget: int
     cap: int
@@ -28,17 +28,17 @@ class Reclaimer:
     """Knows the running requests. ``window_tokens``: the step of their curves."""
 
     window_tokens: int = 16
-    _running: dict[str, Running] = field(default_factory=dict)
+    _running: dict[Hashable, Running] = field(default_factory=dict)
 
     def start(self, request: Running) -> None:
         """A request with a prediction starts to generate."""
-        self._running[request.request_id] = request
+        self._running[request.key] = request
 
-    def stop(self, request_id: str) -> None:
+    def stop(self, key: Hashable) -> None:
         """It ended: it takes no more tokens."""
-        self._running.pop(request_id, None)
+        self._running.pop(key, None)
 
-    def offer(self, tokens: int, take: Callable[[str, int], bool], least_slope: float = 0.0) -> int:
+    def offer(self, tokens: int, take: Callable[[Hashable, int], bool], least_slope: float = 0.0) -> int:
         """Give up to ``tokens`` to the running requests whose next envelope segments gain most; returns what was given.
 
         ``take`` moves tokens of the ledger to a request, or refuses. ``least_slope``: gains per token below this are
@@ -54,12 +54,13 @@ class Reclaimer:
             ),
             key=lambda entry: -entry[0],
         )
-        given, passed = 0, set()
+        given = 0
+        passed: set[Hashable] = set()
         for _, request, length in segments:
-            if request.request_id in passed:
+            if request.key in passed:
                 continue
-            if given + length > tokens or not take(request.request_id, length):
-                passed.add(request.request_id)  # its later segments start where this one would have ended
+            if given + length > tokens or not take(request.key, length):
+                passed.add(request.key)  # its later segments start where this one would have ended
                 continue
             request.budget += length
             request.grow(request.budget)

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from predictive_scheduling import telemetry
+from predictive_scheduling.page_access import PageAccess
 from predictive_scheduling.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from predictive_scheduling.serving import Serving
 from predictive_scheduling.telemetry import Telemetry
@@ -17,12 +18,14 @@ from scheduler_service.assembly import check_fits, make_pipeline, make_predictor
 from scheduler_service.backends import make_backend
 from scheduler_service.backends.base import Backend
 from scheduler_service.generations import Generations
+from scheduler_service.guarded_site import HttpLimits
 from scheduler_service.identity import Identity, read_tokens
+from scheduler_service.intake import Intake, Offer
 from scheduler_service.journal import Journal
 from scheduler_service.metrics import MetricsObserver
 from scheduler_service.observers import Observers
 from scheduler_service.openai_front import OpenAiFront
-from scheduler_service.servicer import Offer, SchedulerServicer
+from scheduler_service.servicer import SchedulerServicer
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.spans import SpanObserver
 from scheduler_service.status import StatusBoard
@@ -57,7 +60,14 @@ async def serve(
         check_fits(settings, limits)
         predictor = make_predictor(settings, reporting, closing)
         pipeline = make_pipeline(settings, backend, limits, predictor, reporting.tracers)
-        offer = Offer(settings.model or limits.model, settings.floor_tokens, settings.cap_tokens, settings.temperature)
+        offer = Offer(
+            settings.model or limits.model,
+            settings.floor_tokens,
+            settings.cap_tokens,
+            settings.temperature,
+            pipeline.rules.answer_tokens,
+            pipeline.rules.budget_window_tokens,
+        )
         journal = Journal(settings.journal_requests, settings.journal_prompts)
         measured = MetricsObserver(reporting.meters, offer.model, settings.backend, tenants=settings.metrics_tenants)
         measured.watch(pipeline, getattr(backend, "endpoints", ()))
@@ -66,10 +76,11 @@ async def serve(
         serving = Serving.by_settings(settings, SERVICE, reporting)
         tokens = read_tokens(Path(settings.auth_tokens)) if settings.auth_tokens else {}
         identity = Identity(tokens, by_certificate=bool(settings.tls_client_ca))
+        intake = Intake(offer, identity, pipeline.clock, lambda: serving.refuses)
         async with asyncio.TaskGroup() as group:
             generations = Generations(pipeline.generate, group, most_stalled_seconds=settings.slow_reader_seconds)
             board = StatusBoard(pipeline, journal, offer.model, settings.policy, settings.backend)
-            servicer = SchedulerServicer(pipeline, generations, board, offer, lambda: serving.refuses, identity)
+            servicer = SchedulerServicer(pipeline, generations, board, intake)
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
             working = [group.create_task(pipeline.collector.run())]
             if sharing is not None:
@@ -78,19 +89,19 @@ async def serve(
             await serving.start()
             if settings.http_listen:
                 front = OpenAiFront(
-                    pipeline,
                     generations,
-                    offer,
+                    intake,
                     reporting.tracers.get_tracer(__name__),
-                    serving.draining.is_set,
-                    lambda: serving.refuses,
-                    identity,
-                    settings.drain_seconds,
+                    serving.calls,
+                    leaving=serving.draining.is_set,
+                    drain_seconds=settings.drain_seconds,
+                    limits=HttpLimits(settings.http_connections, write_seconds=settings.slow_reader_seconds),
+                    tls=settings.tls,
                 )
                 await front.start(settings.http_listen)
                 serving.also_drains.append(front.stop)
             if settings.status_listen:
-                page = StatusPage(board)
+                page = StatusPage(board, PageAccess(settings.pages_token.get_secret_value()))
                 await page.start(settings.status_listen)
                 serving.also_drains.append(page.stop)
             await serving.ready()

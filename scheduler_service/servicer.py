@@ -3,140 +3,95 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from functools import wraps
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 import grpc.aio
 from opentelemetry import trace
 
 from predictive_scheduling import semconv
-from predictive_scheduling.rpc_errors import abort_invalid, abort_quota, abort_retry, require_valid
+from predictive_scheduling.rpc_errors import abort_invalid, abort_quota, abort_retry
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
-from scheduler_service.domain import (
-    Allocation,
-    BackendUnavailableError,
-    DrainingError,
-    Event,
-    InvalidRequestError,
-    Job,
-    OverloadedError,
-    PermissionDeniedError,
-    PreconditionError,
-    QuotaExceededError,
-    SchedulingError,
-    SlowReaderError,
-    Text,
-    TextKind,
-    UnauthenticatedError,
-    Usage,
-)
+from scheduler_service.domain import Allocation, Event, SchedulingError, Text, TextKind, Usage
 from scheduler_service.generations import Generations
-from scheduler_service.identity import Identity
-from scheduler_service.messages import allocation_message, job_of, plan_item, text_message, usage_message
+from scheduler_service.intake import Credentials, Intake, check
+from scheduler_service.messages import allocation_message, plan_message, text_message, usage_message
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.status import StatusBoard
+from scheduler_service.statuses import status_of
 
 log = logging.getLogger(__name__)
 
 _Context = grpc.aio.ServicerContext[Any, Any]
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+_Unary = Callable[["SchedulerServicer", _Request, _Context], Awaitable[_Response]]
 
 
-@dataclass(frozen=True)
-class Offer:
-    """What this server offers: its model's name, budget range in tokens, mean budget, default temperature."""
+def _answered(method: _Unary[_Request, _Response]) -> _Unary[_Request, _Response]:
+    """End the call of a method that raises with the error's status."""
 
-    model: str
-    floor_tokens: int
-    cap_tokens: int
-    temperature: float
+    @wraps(method)
+    async def answered(self: SchedulerServicer, request: _Request, context: _Context) -> _Response:
+        try:
+            return await method(self, request, context)
+        except Exception as error:
+            await _abort(context, error)
 
-    def job(self, message: pb.Job) -> Job:
-        """Return the job of a valid message within this offer. Raises what ``job_of`` raises."""
-        return job_of(
-            message, model=self.model, floor=self.floor_tokens, cap=self.cap_tokens, temperature=self.temperature
-        )
+    return answered
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
-    """Serves one pipeline. ``draining`` says whether new work is refused."""
+    """Serves one pipeline."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        generations: Generations,
-        board: StatusBoard,
-        offer: Offer,
-        draining: Callable[[], bool] = lambda: False,
-        identity: Identity | None = None,
-    ) -> None:
-        """Serve ``pipeline``, whose requests run as ``generations``, within ``offer``, to whom ``identity`` lets in.
+    def __init__(self, pipeline: Pipeline, generations: Generations, board: StatusBoard, intake: Intake) -> None:
+        """Serve ``pipeline``, whose requests come by ``intake`` and run as ``generations``.
 
         ``board``: what is told of it.
         """
-        self._identity = identity or Identity()
         self._pipeline = pipeline
         self._generations, self._board = generations, board
-        self._offer = offer
-        self._draining = draining
+        self._intake = intake
 
     async def Generate(self, request: pb.GenerateRequest, context: _Context) -> AsyncIterator[pb.GenerateResponse]:
         """Stream one allocation, the text, and the usage."""
-        await require_valid(context, request)
         try:
-            async with aclosing(self._events(request.job, context)) as events:
+            async with aclosing(self._events(request, context)) as events:
                 async for event in events:
                     yield _response(event)
-        except SchedulingError as error:
+        except Exception as error:
             await _abort(context, error)
 
+    @_answered
     async def Complete(self, request: pb.CompleteRequest, context: _Context) -> pb.CompleteResponse:
         """Return a whole generation."""
-        await require_valid(context, request)
         response = pb.CompleteResponse()
-        try:
-            async with aclosing(self._events(request.job, context)) as events:
-                async for event in events:
-                    _add(response, event)
-        except SchedulingError as error:
-            await _abort(context, error)
+        async with aclosing(self._events(request, context)) as events:
+            async for event in events:
+                _add(response, event)
         return response
 
+    @_answered
     async def Allocate(self, request: pb.AllocateRequest, context: _Context) -> pb.AllocateResponse:
         """Return the plan of a window without spending anything."""
-        await require_valid(context, request)
-        await self._admit(context)
-        pipeline, offer = self._pipeline, self._offer
-        tokens = request.tokens_per_query or pipeline.ledger.tokens_per_query
-        try:
-            items = [
-                plan_item(
-                    item,
-                    at,
-                    floor=offer.floor_tokens,
-                    cap=offer.cap_tokens,
-                    window_tokens=pipeline.rules.budget_window_tokens,
-                )
-                for at, item in enumerate(request.items)
-            ]
-            plan = await pipeline.plan([job for job, _ in items], [known for _, known in items], tokens, request.policy)
-        except SchedulingError as error:
-            await _abort(context, error)
-        return pb.AllocateResponse(
-            allocations=[allocation_message(allocation) for allocation in plan.allocations],
-            total_tokens=plan.total,
-            planned_tokens=plan.planned,
-            tokens_saved_at_equal_accuracy=plan.saved_at_equal_accuracy,
-        )
+        who, size, aside = _credentials(context), len(request.items), self._pipeline.aside
+        self._intake.admit(who)
+        predicted = sum(not item.curve for item in request.items)
+        with self._pipeline.visit(self._intake.tenant(who), max(1, predicted)):
+            asked = await aside.run(size, lambda: self._intake.plan(request, who))
+            plan = await self._pipeline.plan(asked.jobs, asked.known, asked.tokens_per_query, asked.policy)
+            return await aside.run(size, lambda: plan_message(plan))
 
+    @_answered
     async def ReportOutcome(self, request: pb.ReportOutcomeRequest, context: _Context) -> pb.ReportOutcomeResponse:
-        """Record whether an answer was right."""
-        await require_valid(context, request)
-        await self._admit(context)
-        reported = self._pipeline.outcomes.report(request.request_id, request.score)
+        """Record whether an answer was right; a caller with an identity reports for its own requests."""
+        scope = self._intake.scope(_credentials(context))
+        check(request)
+        reported = self._pipeline.outcomes.report(request.request_id, request.score, scope)
         if reported is None:
             return pb.ReportOutcomeResponse(recorded=False)
         known = reported.reliability
@@ -152,49 +107,37 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             drifted=reported.drifted,
         )
 
+    @_answered
     async def GetBudget(self, request: pb.GetBudgetRequest, context: _Context) -> pb.GetBudgetResponse:
         """Return the ledger."""
-        await self._admit(context)
+        self._intake.tenant(_credentials(context))
         return self._board.budget()
 
+    @_answered
     async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.GetStatusResponse:
         """Return how the scheduler is doing."""
-        await require_valid(context, request)
-        return self._board.status(request.recent, await self._own(context))
+        scope = self._intake.scope(_credentials(context))
+        check(request)
+        return self._board.status(request.recent, scope)
 
+    @_answered
     async def GetRequest(self, request: pb.GetRequestRequest, context: _Context) -> pb.GetRequestResponse:
         """Return what became of a request."""
-        await require_valid(context, request)
-        found = self._board.find(request.request_id, await self._own(context))
+        scope = self._intake.scope(_credentials(context))
+        check(request)
+        found = self._board.find(request.request_id, scope)
         if found is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{request.request_id!r} is none of the last requests")
         return pb.GetRequestResponse(request=found)
 
-    def _events(self, message: pb.Job, context: _Context) -> AsyncGenerator[Event]:
-        if self._draining():
-            raise DrainingError("the scheduler is shutting down")
-        seconds = context.time_remaining()
-        deadline = None if seconds is None else self._pipeline.clock() + seconds
-        job = replace(self._offer.job(message), deadline=deadline, tenant=self._tenant(context, message.tenant))
-        return self._generations.stream(job)
+    def _events(self, request: pb.GenerateRequest | pb.CompleteRequest, context: _Context) -> AsyncGenerator[Event]:
+        return self._generations.stream(self._intake.job(request, _credentials(context), context.time_remaining()))
 
-    async def _own(self, context: _Context) -> str | None:
-        """Whose requests a caller may see: its own where callers have identities, else everybody's (``None``)."""
-        tenant = await self._admit(context)
-        return tenant if self._identity.known else None
 
-    async def _admit(self, context: _Context) -> str:
-        """Return who calls; end a call of somebody who may not."""
-        try:
-            return self._tenant(context, "")
-        except SchedulingError as error:
-            await _abort(context, error)
-
-    def _tenant(self, context: _Context, asked: str) -> str:
-        """For whom a call is made. Raises UnauthenticatedError or PermissionDeniedError."""
-        metadata = dict(context.invocation_metadata() or ())
-        name = next(iter(context.auth_context().get("x509_common_name") or ()), b"")
-        return self._identity.tenant(str(metadata.get("authorization", "")), name.decode(), asked)
+def _credentials(context: _Context) -> Credentials:
+    metadata = dict(context.invocation_metadata() or ())
+    name = next(iter(context.auth_context().get("x509_common_name") or ()), b"")
+    return Credentials(str(metadata.get("authorization", "")), name.decode(errors="replace"))
 
 
 def _response(event: Event) -> pb.GenerateResponse:
@@ -219,24 +162,17 @@ def _add(response: pb.CompleteResponse, event: Event) -> None:
             response.usage.CopyFrom(usage_message(event))
 
 
-async def _abort(context: _Context, error: SchedulingError) -> NoReturn:
-    """End the call with the status that belongs to the error."""
-    match error:
-        case PreconditionError():
-            await abort_invalid(context, [(error.field_name, error.description)], grpc.StatusCode.FAILED_PRECONDITION)
-        case InvalidRequestError():
-            await abort_invalid(context, [(error.field_name, error.description)])
-        case OverloadedError():
-            await abort_retry(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), error.retry_seconds)
-        case QuotaExceededError():
-            await abort_quota(context, f"tenant:{error.tenant}", error.description, error.retry_seconds)
-        case UnauthenticatedError():
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
-        case SlowReaderError():
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, str(error))
-        case PermissionDeniedError():
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
-        case BackendUnavailableError():
-            await abort_retry(context, grpc.StatusCode.UNAVAILABLE, str(error), error.retry_seconds)
-        case _:
-            raise error
+async def _abort(context: _Context, error: Exception) -> NoReturn:
+    """End the call with the status that belongs to the error, once it has none yet."""
+    if isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError)):
+        raise error
+    if not isinstance(error, SchedulingError):
+        log.error("a call failed by a fault of ours", exc_info=error)
+    status = status_of(error)
+    if status.fields:
+        await abort_invalid(context, status.fields, status.row.code)
+    if status.quota is not None:
+        await abort_quota(context, *status.quota, status.retry_seconds or 0.0)
+    if status.retry_seconds is not None:
+        await abort_retry(context, status.row.code, status.message, status.retry_seconds)
+    await context.abort(status.row.code, status.message)

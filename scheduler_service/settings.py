@@ -52,9 +52,14 @@ class SchedulerSettings(ServiceSettings):
     predictor_cache: int = Field(4096, ge=0, description="predictions remembered by the prompt's digest; 0 for none")
     predictor_cache_seconds: float = Field(300.0, gt=0, description="how long a prediction is remembered")
 
-    http_listen: str = Field("", description="host:port of an OpenAI-compatible front; empty for none")
+    http_listen: str = Field(
+        "", description="host:port of an OpenAI-compatible front, with TLS where gRPC has it; empty for none"
+    )
+    http_connections: int = Field(2048, ge=1, description="connections to that front at once; more are closed")
 
-    status_listen: str = Field("", description="host:port of a status page for operators; it asks for no token")
+    status_listen: str = Field(
+        "", description="host:port of a status page for operators; pages_token says who may see it"
+    )
     journal_requests: int = Field(2000, ge=1, description="how many of the last requests are remembered for lookups")
     journal_prompts: bool = Field(False, description="remember their prompts, too, and show them")
 

@@ -86,10 +86,8 @@ class StatusBoard:
 
     def find(self, request_id: str, tenant: str | None = None) -> pb.RequestRecord | None:
         """Return a request, where it is remembered and, where a tenant is given, is that tenant's."""
-        entry = self.journal.find(request_id)
-        if entry is None or (tenant is not None and entry.tenant != tenant):
-            return None
-        return self._record(entry)
+        entry = self.journal.find(request_id, tenant)
+        return None if entry is None else self._record(entry)
 
     def _record(self, entry: Entry) -> pb.RequestRecord:
         record = pb.RequestRecord(

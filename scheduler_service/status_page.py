@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
@@ -14,11 +15,14 @@ from aiohttp import web
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from predictive_scheduling.page_access import CHALLENGE, PageAccess
+from scheduler_service.guarded_site import SERVER_LOG, GuardedSite, HttpLimits, add_routes
 from scheduler_service.status import StatusBoard
 
 log = logging.getLogger(__name__)
 
 _RECENT = 96
+_CONNECTIONS = 64  # of operators, and of their browsers
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -36,28 +40,46 @@ def picture(status: dict[str, Any]) -> str:
 class StatusPage:
     """Serves ``/``, ``/status.json`` and ``/request.json?id=…`` of a ``board``."""
 
-    def __init__(self, board: StatusBoard) -> None:
-        """Show ``board``."""
-        self._board = board
+    def __init__(self, board: StatusBoard, access: PageAccess | None = None) -> None:
+        """Show ``board`` to whom ``access`` allows it; to everybody without."""
+        self._board, self._access = board, access or PageAccess()
         self._html = (files("scheduler_service") / "status_page.html").read_text()
         app = web.Application()
-        app.router.add_get("/", self._page)
-        app.router.add_get("/status.json", self._status)
-        app.router.add_get("/request.json", self._request)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.5)
+        add_routes(
+            app,
+            {
+                ("GET", "/"): self._page,
+                ("GET", "/status.json"): self._status,
+                ("GET", "/request.json"): self._request,
+            },
+        )
+        app.middlewares.append(self._guarded)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.5, access_log=None, logger=SERVER_LOG)
+        self._site: GuardedSite | None = None
         self.port = 0
 
     async def start(self, address: str) -> None:
         """Listen on ``host:port``. Raises OSError where the address is taken."""
-        host, _, port = address.rpartition(":")
         await self._runner.setup()
-        await web.TCPSite(self._runner, host or None, int(port)).start()
+        self._site = GuardedSite(self._runner, address, HttpLimits(_CONNECTIONS))
+        await self._site.start()
         self.port = int(self._runner.addresses[0][1])
         log.info("status page on port %d", self.port)
+        self._access.tell("the status page", f"{address.rpartition(':')[0]}:{self.port}")
 
     async def stop(self) -> None:
         """Stop listening."""
         await self._runner.cleanup()
+
+    @web.middleware
+    async def _guarded(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if self._site is not None:
+            self._site.arrived(request.transport)
+        if not self._access.allows(request.headers.get("Authorization", "")):
+            return web.Response(status=401, text="this page asks for pages_token", headers={**_HEADERS, **CHALLENGE})
+        return await handler(request)
 
     async def _page(self, _: web.Request) -> web.Response:
         return web.Response(text=self._html, content_type="text/html", headers=_HEADERS)

@@ -20,15 +20,15 @@ def test_sums_are_those_of_who_is_inside_and_limits_hold(steps, most, most_token
     house, inside = Admission(most, most_tokens, most_of_tenant), {}
     for comes, number, tenant, cap in steps:
         if not comes:
-            if str(number) in inside:
-                house.leave(str(number))
-                del inside[str(number)]
+            if (number, tenant) in inside:
+                house.leave(inside[number, tenant])
+                del inside[number, tenant]
             continue
         new = job(number, tenant, cap)
         own = sum(other.tenant == tenant for other in inside.values())
         tokens = sum(other.cap_tokens for other in inside.values())
         fits = (
-            str(number) not in inside
+            (number, tenant) not in inside
             and len(inside) < most
             and (not most_tokens or tokens + cap <= most_tokens)
             and (not most_of_tenant or own < most_of_tenant)
@@ -39,5 +39,5 @@ def test_sums_are_those_of_who_is_inside_and_limits_hold(steps, most, most_token
             assert not fits
         else:
             assert fits
-            inside[str(number)] = new
+            inside[number, tenant] = new
         assert len(house) == len(inside)

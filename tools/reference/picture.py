@@ -37,7 +37,7 @@ BOXES = (
         "scheduler_service", 30, 150, 500, 258,
         (
             "server, assembly: start, wiring, drain",
-            "servicer, openai_front, generations: calls in, events out",
+            "servicer, openai_front, intake, generations: calls in, events out",
             "pipeline, admission, collector, dispatcher: a request's way",
             "guarded_predictor, predictor_client: ask, remember, give up in time",
             "planning, allocation, window, ledger: who gets how much (pure)",
