@@ -7,8 +7,8 @@ import grpc.aio
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
-from scheduler_service.backends.base import Capabilities
 from scheduler_service.domain import BackendUnavailableError
+from scheduler_service.generation.backends.base import Capabilities
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
 

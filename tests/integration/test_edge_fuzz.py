@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from predictive_scheduling import SchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
-from scheduler_service.openai_request import ChatRequest
+from scheduler_service.api.openai_request import ChatRequest
 from tests.integration.running import DOCUMENTED
 from tests.integration.test_openai_front import free_address
 

@@ -15,12 +15,12 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.telemetry import Telemetry
+from scheduler_service.api.generations import Generations
+from scheduler_service.api.guarded_site import HttpLimits
+from scheduler_service.api.identity import Identity
+from scheduler_service.api.intake import Intake, Offer
+from scheduler_service.api.openai_front import OpenAiFront
 from scheduler_service.domain import Allocation
-from scheduler_service.generations import Generations
-from scheduler_service.guarded_site import HttpLimits
-from scheduler_service.identity import Identity
-from scheduler_service.intake import Intake, Offer
-from scheduler_service.openai_front import OpenAiFront
 from tests.integration.running import balanced, scheduler
 from tests.integration.test_openai_front import MESSAGES, free_address, thinker
 from tests.integration.test_security import Authority, tls

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from scheduler_service.domain import HiddenState, Job, PredictionOutcome
-from scheduler_service.predictor_client import GrpcPredictor
+from scheduler_service.prediction.client import GrpcPredictor
 from tests.integration.running import balanced, scheduler
 from tests.properties.test_prediction_laws import MODELS, PREDICTIONS
 from tests.standins.backend import ScriptedBackend

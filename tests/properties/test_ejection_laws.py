@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_service.backends.ejection import Ejection, EjectionRules
+from scheduler_service.generation.backends.ejection import Ejection, EjectionRules
 
 HISTORY = st.lists(st.tuples(st.integers(0, 4), st.sampled_from("fse"), st.floats(0, 50)), max_size=80)
 RULES = st.builds(

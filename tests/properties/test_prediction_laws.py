@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from scheduler_service.domain import PredictionOutcome
-from scheduler_service.predictor_answers import (
+from scheduler_service.prediction.answers import (
     MOST_FALL,
     MOST_WINDOWS,
     PredictorInfo,

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler_service.backends.base import Ended, Piece
-from scheduler_service.backends.http import HttpServer
-from scheduler_service.backends.llama_cpp import LlamaCppBackend
-from scheduler_service.backends.openai import DIALECTS, OpenAiBackend
-from scheduler_service.backends.tgi import TgiBackend
 from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
-from scheduler_service.forcing import Call, Turn
+from scheduler_service.generation.backends.base import Ended, Piece
+from scheduler_service.generation.backends.http import HttpServer
+from scheduler_service.generation.backends.llama_cpp import LlamaCppBackend
+from scheduler_service.generation.backends.openai import DIALECTS, OpenAiBackend
+from scheduler_service.generation.backends.tgi import TgiBackend
+from scheduler_service.generation.forcing import Call, Turn
 from tests.standins.wire import RAW, encoded, events, mutated
 
 KINDS = ["tgi", "vllm", "sglang", "llama_cpp", "openai"]

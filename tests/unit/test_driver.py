@@ -2,11 +2,11 @@
 
 import pytest
 
-from scheduler_service.backends.base import Ended, Piece
 from scheduler_service.domain import BackendUnavailableError, Sampling, TextKind
-from scheduler_service.driver import drive
-from scheduler_service.forcing import BudgetForcing, CallEnd
-from scheduler_service.templates import TEMPLATES
+from scheduler_service.generation.backends.base import Ended, Piece
+from scheduler_service.generation.driver import drive
+from scheduler_service.generation.forcing import BudgetForcing, CallEnd
+from scheduler_service.generation.templates import TEMPLATES
 from tests.standins.backend import ScriptedBackend
 
 

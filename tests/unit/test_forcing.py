@@ -1,8 +1,8 @@
 """Budget forcing, one behaviour a test, by a scripted model."""
 
 from scheduler_service.domain import FinishReason, TextKind
-from scheduler_service.forcing import BudgetForcing, CallEnd, held_back
-from scheduler_service.templates import TEMPLATES
+from scheduler_service.generation.forcing import BudgetForcing, CallEnd, held_back
+from scheduler_service.generation.templates import TEMPLATES
 from tests.properties.test_forcing_laws import run
 
 DEMO = TEMPLATES["demo"]

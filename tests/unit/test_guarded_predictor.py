@@ -2,9 +2,9 @@
 
 import pytest
 
-from scheduler_service.circuit_breaker import CircuitBreaker
 from scheduler_service.domain import HiddenState, Job, Prediction, PredictionOutcome
-from scheduler_service.guarded_predictor import GuardedPredictor
+from scheduler_service.prediction.circuit_breaker import CircuitBreaker
+from scheduler_service.prediction.guard import GuardedPredictor
 from tests.standins.predictor import FakePredictor
 
 FRESH, TIMEOUT, UNAVAILABLE = PredictionOutcome.FRESH, PredictionOutcome.TIMEOUT, PredictionOutcome.UNAVAILABLE
@@ -138,7 +138,7 @@ async def test_a_window_with_a_job_that_timed_out_counts_as_failed_though_others
 
 
 async def test_long_curves_are_remembered_for_fewer_prompts(monkeypatch):
-    monkeypatch.setattr("scheduler_service.guarded_predictor._MOST_VALUES", 10)
+    monkeypatch.setattr("scheduler_service.prediction.guard._MOST_VALUES", 10)
     inner, _, predictor = guarded()  # curves of four values
     for prompt in ("a", "b", "c", "c", "b", "a"):
         await outcomes(predictor, prompt)

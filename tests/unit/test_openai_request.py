@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler_service.api.intake import within
+from scheduler_service.api.openai_request import parse
 from scheduler_service.domain import InvalidRequestError, Job
-from scheduler_service.intake import within
-from scheduler_service.openai_request import parse
 
 MESSAGES = [{"role": "user", "content": "What is 40 + 2?"}]
 

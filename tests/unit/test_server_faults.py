@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from scheduler_service.backends.base import EndpointBusyError
-from scheduler_service.backends.faults import (
+from scheduler_service.domain import BackendUnavailableError, PreconditionError
+from scheduler_service.generation.backends.base import EndpointBusyError
+from scheduler_service.generation.backends.faults import (
     LogLimit,
     ServerFault,
     ServerFaults,
@@ -15,9 +16,8 @@ from scheduler_service.backends.faults import (
     tidy,
     without,
 )
-from scheduler_service.backends.http import HttpServer
-from scheduler_service.backends.wire import ErrorObject
-from scheduler_service.domain import BackendUnavailableError, PreconditionError
+from scheduler_service.generation.backends.http import HttpServer
+from scheduler_service.generation.backends.wire import ErrorObject
 
 NOON = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -1,0 +1,135 @@
+"""The way into the scheduler, the same for gRPC and HTTP: who calls, whether work is taken, and what is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from google.protobuf.message import Message
+
+from predictive_scheduling.rpc_errors import violations
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from scheduler_service.api.identity import Identity
+from scheduler_service.api.messages import job_of, plan_item
+from scheduler_service.domain import DrainingError, InvalidRequestError, Job, Prediction
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What this server offers: its model's name, budget range in tokens, default temperature.
+
+    ``answer_tokens``: the most of an answer. ``window_tokens``: the step of curves.
+    """
+
+    model: str
+    floor_tokens: int
+    cap_tokens: int
+    temperature: float
+    answer_tokens: int = 32
+    window_tokens: int = 16
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a call brings to say who makes it: its ``authorization``, the common name of its client's certificate."""
+
+    authorization: str = ""
+    common_name: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan that is asked for: jobs, what is already known of each, the mean budget (0: the server's), the policy."""
+
+    jobs: Sequence[Job]
+    known: Sequence[Prediction | None]
+    tokens_per_query: int
+    policy: str
+
+
+class Intake:
+    """Makes jobs of requests. ``draining`` says whether new work is refused."""
+
+    def __init__(
+        self,
+        offer: Offer,
+        identity: Identity,
+        clock: Callable[[], float],
+        draining: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take what is within ``offer``, from whom ``identity`` lets in; deadlines are of ``clock``, in seconds."""
+        self.offer = offer
+        self._identity, self._clock, self._draining = identity, clock, draining
+
+    def tenant(self, who: Credentials, asked: str = "") -> str:
+        """Return for whom a call is made. Raises UnauthenticatedError, PermissionDeniedError for another's name."""
+        return self._identity.tenant(who.authorization, who.common_name, asked)
+
+    def scope(self, who: Credentials) -> str | None:
+        """Whose requests a caller may see: its own where callers have identities, else everybody's (``None``)."""
+        tenant = self.tenant(who)
+        return tenant if self._identity.known else None
+
+    def admit(self, who: Credentials) -> None:
+        """Refuse who may not come, and new work while draining. Raises what ``tenant`` raises, and DrainingError."""
+        self.tenant(who)
+        if self._draining():
+            raise DrainingError("the scheduler is shutting down")
+
+    def job(
+        self,
+        request: pb.GenerateRequest | pb.CompleteRequest,
+        who: Credentials,
+        seconds: float | None = None,
+        completion_tokens: int | None = None,
+    ) -> Job:
+        """Return the job of a request that has ``seconds`` left, ``None`` for any time.
+
+        ``completion_tokens``: the most tokens of reasoning and answer together. Raises what ``admit`` raises,
+        InvalidRequestError and PreconditionError.
+        """
+        self.admit(who)
+        check(request)
+        message, offer = request.job, self.offer
+        job = job_of(
+            message, model=offer.model, floor=offer.floor_tokens, cap=offer.cap_tokens, temperature=offer.temperature
+        )
+        deadline = None if seconds is None else self._clock() + seconds
+        job = replace(job, deadline=deadline, tenant=self.tenant(who, message.tenant))
+        if completion_tokens is None:
+            return job
+        return within(job, completion_tokens, offer.answer_tokens, fixed=message.HasField("min_reasoning_tokens"))
+
+    def plan(self, request: pb.AllocateRequest, who: Credentials) -> Plan:
+        """Return the plan that is asked for by one who is admitted. Raises what ``job`` raises."""
+        tenant, offer = self.tenant(who), self.offer
+        check(request)
+        items = [
+            plan_item(item, at, floor=offer.floor_tokens, cap=offer.cap_tokens, window_tokens=offer.window_tokens)
+            for at, item in enumerate(request.items)
+        ]
+        jobs = [replace(job, tenant=tenant) for job, _ in items]
+        return Plan(jobs, [known for _, known in items], request.tokens_per_query, request.policy)
+
+
+def check(request: Message) -> None:
+    """Raise InvalidRequestError, naming each field, where ``request`` breaks a constraint of its proto."""
+    if broken := violations(request):
+        raise InvalidRequestError(*broken[0], broken[1:])
+
+
+def within(job: Job, completion_tokens: int, answer_tokens: int, *, fixed: bool) -> Job:
+    """Limit a job's reasoning and answers together: what the answers leave of ``completion_tokens`` may be reasoned.
+
+    ``fixed``: the caller itself asks for its floor, which then must fit. Raises InvalidRequestError where not even one
+    answer token a trace is left.
+    """
+    if completion_tokens < job.traces:
+        raise InvalidRequestError("max_completion_tokens", f"must be {job.traces} or more, a token for each answer")
+    answer = min(answer_tokens, completion_tokens // job.traces)
+    cap = min(job.cap_tokens, completion_tokens - answer * job.traces)
+    if fixed and job.floor_tokens > cap:
+        raise InvalidRequestError(
+            "job.min_reasoning_tokens", f"{job.floor_tokens} and the answer are more than max_completion_tokens allows"
+        )
+    return replace(job, cap_tokens=cap, floor_tokens=min(job.floor_tokens, cap), answer_tokens=answer)

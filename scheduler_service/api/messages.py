@@ -1,0 +1,146 @@
+"""Between the scheduler's words and its protobuf messages; called by the API alone."""
+
+from __future__ import annotations
+
+import uuid
+
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from scheduler_service.domain import (
+    Allocation,
+    BudgetLimit,
+    FinishReason,
+    HiddenState,
+    InvalidRequestError,
+    Job,
+    Prediction,
+    PredictionOutcome,
+    Sampling,
+    Text,
+    TextKind,
+    UnknownModelError,
+    Usage,
+)
+from scheduler_service.planning.plan import WindowPlan
+
+_OUTCOMES = {outcome: pb.PredictionOutcome.Value(f"PREDICTION_OUTCOME_{outcome.name}") for outcome in PredictionOutcome}
+_LIMITS = {limit: pb.BudgetLimit.Value(f"BUDGET_LIMIT_{limit.name}") for limit in BudgetLimit}
+_KINDS = {kind: pb.TextKind.Value(f"TEXT_KIND_{kind.name}") for kind in TextKind}
+_FINISHES = {reason: pb.FinishReason.Value(f"FINISH_REASON_{reason.name}") for reason in FinishReason}
+
+
+def job_of(message: pb.Job, *, model: str, floor: int, cap: int, temperature: float) -> Job:
+    """Return the job of a valid message, the server's settings filled in.
+
+    Raises InvalidRequestError for a budget outside ``floor`` … ``cap``, UnknownModelError for a model that this
+    server does not have.
+    """
+    if message.model and message.model != model:
+        raise UnknownModelError("job.model", f"{message.model!r} is not served; served is {model!r}")
+    low, high = budget_range(message, "job.", floor, cap)
+    sampling = message.sampling
+    state = HiddenState(tuple(message.hidden_state), message.hidden_state_layer) if message.hidden_state else None
+    return Job(
+        request_id=message.request_id or uuid.uuid4().hex,
+        prompt=message.prompt,
+        tenant=message.tenant,
+        floor_tokens=low,
+        cap_tokens=high,
+        priority=message.priority,
+        sampling=Sampling(
+            temperature=sampling.temperature if sampling.HasField("temperature") else temperature,
+            top_p=sampling.top_p if sampling.HasField("top_p") else None,
+            top_k=sampling.top_k if sampling.HasField("top_k") else None,
+            seed=sampling.seed if sampling.HasField("seed") else None,
+        ),
+        hidden_state=state,
+        traces=max(1, message.traces),
+    )
+
+
+def budget_range(message: pb.Job | pb.PlanItem, prefix: str, floor: int, cap: int) -> tuple[int, int]:
+    """Return the least and largest budget of a message. Raises InvalidRequestError outside ``floor`` … ``cap``."""
+    low = message.min_reasoning_tokens if message.HasField("min_reasoning_tokens") else floor
+    high = message.max_reasoning_tokens if message.HasField("max_reasoning_tokens") else cap
+    if message.HasField("min_reasoning_tokens") and not floor <= low <= cap:
+        raise InvalidRequestError(f"{prefix}min_reasoning_tokens", f"{low} is not from {floor} to {cap}")
+    if message.HasField("max_reasoning_tokens") and not floor <= high <= cap:
+        raise InvalidRequestError(f"{prefix}max_reasoning_tokens", f"{high} is not from {floor} to {cap}")
+    if low > high:
+        raise InvalidRequestError(f"{prefix}min_reasoning_tokens", f"{low} is above max_reasoning_tokens, {high}")
+    return low, high
+
+
+def plan_item(
+    item: pb.PlanItem, position: int, *, floor: int, cap: int, window_tokens: int
+) -> tuple[Job, Prediction | None]:
+    """Return a plan item as a job, and the prediction that it brings (``None``: ask the predictor)."""
+    low, high = budget_range(item, f"items[{position}].", floor, cap)
+    known = None
+    if item.curve:
+        known = Prediction(PredictionOutcome.FRESH, tuple(item.curve), "request")
+        high = min(high, len(item.curve) * window_tokens)
+        low = min(low, high)
+    return Job(f"items[{position}]", item.prompt, "", low, high), known
+
+
+def allocation_message(allocation: Allocation) -> pb.Allocation:
+    """Return the message of an allocation."""
+    return pb.Allocation(
+        request_id=allocation.request_id,
+        reasoning_budget_tokens=allocation.budget_tokens,
+        baseline_tokens=allocation.baseline_tokens,
+        answer_tokens=allocation.answer_tokens,
+        expected_accuracy=allocation.expected_accuracy,
+        baseline_expected_accuracy=allocation.baseline_expected_accuracy,
+        policy=allocation.policy,
+        prediction_outcome=_OUTCOMES[allocation.prediction.outcome],
+        predictor=allocation.prediction.predictor,
+        curve=allocation.prediction.curve,
+        budget_window_tokens=allocation.budget_window_tokens,
+        window_size=allocation.window_size,
+        floor_tokens=allocation.floor_tokens,
+        cap_tokens=allocation.cap_tokens,
+        window_wait_seconds=allocation.window_wait_seconds,
+        prediction_seconds=allocation.prediction_seconds,
+        allocation_seconds=allocation.allocation_seconds,
+        trace_id=allocation.trace_id,
+        price=allocation.price,
+        limited_by=_LIMITS[allocation.limited_by],
+        explanation=allocation.explanation,
+        window=allocation.window,
+    )
+
+
+def plan_message(plan: WindowPlan) -> pb.AllocateResponse:
+    """Return the message of a plan."""
+    return pb.AllocateResponse(
+        allocations=[allocation_message(allocation) for allocation in plan.allocations],
+        total_tokens=plan.total,
+        planned_tokens=plan.planned,
+        tokens_saved_at_equal_accuracy=plan.saved_at_equal_accuracy,
+    )
+
+
+def text_message(text: Text) -> pb.TextChunk:
+    """Return the message of a piece of text."""
+    return pb.TextChunk(kind=_KINDS[text.kind], text=text.text, tokens=text.tokens, forced=text.forced)
+
+
+def usage_message(usage: Usage) -> pb.Usage:
+    """Return the message of a usage."""
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        answer_tokens=usage.answer_tokens,
+        reserved_tokens=usage.reserved_tokens,
+        tokens_saved_vs_cap=usage.saved_vs_cap_tokens,
+        tokens_saved_at_equal_accuracy=usage.saved_at_equal_accuracy_tokens,
+        finish_reason=_FINISHES[usage.finish_reason],
+        time_to_first_token_seconds=usage.time_to_first_token_seconds,
+        total_seconds=usage.total_seconds,
+        seconds_per_token=usage.seconds_per_token,
+        net_benefit_seconds=usage.net_benefit_seconds,
+        traces=usage.traces,
+        votes=usage.votes,
+        net_benefit_at_equal_accuracy_seconds=usage.net_benefit_at_equal_accuracy_seconds,
+    )

@@ -1,0 +1,178 @@
+"""The scheduler's gRPC API: messages in, messages out; every status it returns is documented in the proto."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from functools import wraps
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import grpc.aio
+from opentelemetry import trace
+
+from predictive_scheduling import semconv
+from predictive_scheduling.rpc_errors import abort_invalid, abort_quota, abort_retry
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
+from scheduler_service.api.generations import Generations
+from scheduler_service.api.intake import Credentials, Intake, check
+from scheduler_service.api.messages import allocation_message, plan_message, text_message, usage_message
+from scheduler_service.api.status import StatusBoard
+from scheduler_service.api.statuses import status_of
+from scheduler_service.domain import Allocation, Event, SchedulingError, Text, TextKind, Usage
+from scheduler_service.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+_Unary = Callable[["SchedulerServicer", _Request, _Context], Awaitable[_Response]]
+
+
+def _answered(method: _Unary[_Request, _Response]) -> _Unary[_Request, _Response]:
+    """End the call of a method that raises with the error's status."""
+
+    @wraps(method)
+    async def answered(self: SchedulerServicer, request: _Request, context: _Context) -> _Response:
+        try:
+            return await method(self, request, context)
+        except Exception as error:
+            await _abort(context, error)
+
+    return answered
+
+
+class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
+    """Serves one pipeline."""
+
+    def __init__(self, pipeline: Pipeline, generations: Generations, board: StatusBoard, intake: Intake) -> None:
+        """Serve ``pipeline``, whose requests come by ``intake`` and run as ``generations``.
+
+        ``board``: what is told of it.
+        """
+        self._pipeline = pipeline
+        self._generations, self._board = generations, board
+        self._intake = intake
+
+    async def Generate(self, request: pb.GenerateRequest, context: _Context) -> AsyncIterator[pb.GenerateResponse]:
+        """Stream one allocation, the text, and the usage."""
+        try:
+            async with aclosing(self._events(request, context)) as events:
+                async for event in events:
+                    yield _response(event)
+        except Exception as error:
+            await _abort(context, error)
+
+    @_answered
+    async def Complete(self, request: pb.CompleteRequest, context: _Context) -> pb.CompleteResponse:
+        """Return a whole generation."""
+        response = pb.CompleteResponse()
+        async with aclosing(self._events(request, context)) as events:
+            async for event in events:
+                _add(response, event)
+        return response
+
+    @_answered
+    async def Allocate(self, request: pb.AllocateRequest, context: _Context) -> pb.AllocateResponse:
+        """Return the plan of a window without spending anything."""
+        who, size, aside = _credentials(context), len(request.items), self._pipeline.aside
+        self._intake.admit(who)
+        predicted = sum(not item.curve for item in request.items)
+        with self._pipeline.visit(self._intake.tenant(who), max(1, predicted)):
+            asked = await aside.run(size, lambda: self._intake.plan(request, who))
+            plan = await self._pipeline.plan(asked.jobs, asked.known, asked.tokens_per_query, asked.policy)
+            return await aside.run(size, lambda: plan_message(plan))
+
+    @_answered
+    async def ReportOutcome(self, request: pb.ReportOutcomeRequest, context: _Context) -> pb.ReportOutcomeResponse:
+        """Record whether an answer was right; a caller with an identity reports for its own requests."""
+        scope = self._intake.scope(_credentials(context))
+        check(request)
+        reported = self._pipeline.outcomes.report(request.request_id, request.score, scope)
+        if reported is None:
+            return pb.ReportOutcomeResponse(recorded=False)
+        known = reported.reliability
+        if reported.drifted:
+            log.warning("predictor %s drifts: outcomes no longer fit its predictions", reported.predictor)
+            trace.get_current_span().add_event("drift", {semconv.PREDICTOR: reported.predictor})
+        return pb.ReportOutcomeResponse(
+            recorded=True,
+            outcomes=known.outcomes,
+            mean_expected_accuracy=known.mean_expected,
+            mean_score=known.mean_score,
+            reliability=known.slope,
+            drifted=reported.drifted,
+        )
+
+    @_answered
+    async def GetBudget(self, request: pb.GetBudgetRequest, context: _Context) -> pb.GetBudgetResponse:
+        """Return the ledger."""
+        self._intake.tenant(_credentials(context))
+        return self._board.budget()
+
+    @_answered
+    async def GetStatus(self, request: pb.GetStatusRequest, context: _Context) -> pb.GetStatusResponse:
+        """Return how the scheduler is doing."""
+        scope = self._intake.scope(_credentials(context))
+        check(request)
+        return self._board.status(request.recent, scope)
+
+    @_answered
+    async def GetRequest(self, request: pb.GetRequestRequest, context: _Context) -> pb.GetRequestResponse:
+        """Return what became of a request."""
+        scope = self._intake.scope(_credentials(context))
+        check(request)
+        found = self._board.find(request.request_id, scope)
+        if found is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"{request.request_id!r} is none of the last requests")
+        return pb.GetRequestResponse(request=found)
+
+    def _events(self, request: pb.GenerateRequest | pb.CompleteRequest, context: _Context) -> AsyncGenerator[Event]:
+        return self._generations.stream(self._intake.job(request, _credentials(context), context.time_remaining()))
+
+
+def _credentials(context: _Context) -> Credentials:
+    metadata = dict(context.invocation_metadata() or ())
+    name = next(iter(context.auth_context().get("x509_common_name") or ()), b"")
+    return Credentials(str(metadata.get("authorization", "")), name.decode(errors="replace"))
+
+
+def _response(event: Event) -> pb.GenerateResponse:
+    match event:
+        case Allocation():
+            return pb.GenerateResponse(allocation=allocation_message(event))
+        case Text():
+            return pb.GenerateResponse(text=text_message(event))
+        case Usage():
+            return pb.GenerateResponse(usage=usage_message(event))
+
+
+def _add(response: pb.CompleteResponse, event: Event) -> None:
+    match event:
+        case Allocation():
+            response.allocation.CopyFrom(allocation_message(event))
+        case Text(kind=TextKind.REASONING):
+            response.reasoning += event.text
+        case Text():
+            response.answer += event.text
+        case Usage():
+            response.usage.CopyFrom(usage_message(event))
+
+
+async def _abort(context: _Context, error: Exception) -> NoReturn:
+    """End the call with the status that belongs to the error, once it has none yet."""
+    if isinstance(error, (grpc.aio.AbortError, grpc.aio.BaseError)):
+        raise error
+    if not isinstance(error, SchedulingError):
+        log.error("a call failed by a fault of ours", exc_info=error)
+    status = status_of(error)
+    if status.fields:
+        await abort_invalid(context, status.fields, status.row.code)
+    if status.quota is not None:
+        await abort_quota(context, *status.quota, status.retry_seconds or 0.0)
+    if status.retry_seconds is not None:
+        await abort_retry(context, status.row.code, status.message, status.retry_seconds)
+    await context.abort(status.row.code, status.message)

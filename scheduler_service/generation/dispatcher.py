@@ -1,0 +1,84 @@
+"""Runs generations on the backend: so many at once, each call in a span of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Self
+
+from opentelemetry import propagate, trace
+from opentelemetry.trace import SpanKind
+
+from predictive_scheduling import semconv
+from scheduler_service.domain import Sampling, Text
+from scheduler_service.generation.backends.base import Backend, Ended
+from scheduler_service.generation.driver import drive
+from scheduler_service.generation.forcing import BudgetForcing, Call
+
+
+@dataclass
+class Counted:
+    """What the backend said about a generation besides its text."""
+
+    prompt_tokens: int = 0
+
+
+class Dispatcher:
+    """Runs at most ``slots`` generations at once; the others wait their turn."""
+
+    def __init__(self, backend: Backend, model: str, slots: int, tracer: trace.Tracer) -> None:
+        """Dispatch to ``backend``, whose model is called ``model`` in telemetry."""
+        self._backend = backend
+        self.capabilities = backend.capabilities
+        self._model = model
+        self._slots = asyncio.Semaphore(slots)
+        self._tracer = tracer
+
+    async def run(self, forcing: BudgetForcing, sampling: Sampling, counted: Counted) -> AsyncGenerator[Text]:
+        """Yield the generation's text as it comes; ``forcing`` then holds its counts.
+
+        Raises what ``drive`` raises. Closing the iterator frees the backend's slot.
+        """
+
+        def watch(call: Call) -> _CallSpan:
+            return _CallSpan(self._span(call), forcing, counted)
+
+        async with self._slots, aclosing(drive(self._backend, forcing, sampling, watch=watch)) as texts:
+            async for text in texts:
+                yield text
+
+    def _span(self, call: Call) -> trace.Span:
+        attributes: dict[str, str | int] = {
+            semconv.GEN_AI_OPERATION: "text_completion",
+            semconv.GEN_AI_PROVIDER: self._backend.name,
+            semconv.GEN_AI_REQUEST_MODEL: self._model,
+            semconv.GEN_AI_MAX_TOKENS: call.max_tokens,
+        }
+        return self._tracer.start_span(f"text_completion {self._model}", kind=SpanKind.CLIENT, attributes=attributes)
+
+
+class _CallSpan:
+    """Tells a call's span how it ended and what it brought, and the generation how long its prompt is."""
+
+    def __init__(self, span: trace.Span, forcing: BudgetForcing, counted: Counted) -> None:
+        self.headers: dict[str, str] = {}
+        propagate.inject(self.headers, trace.set_span_in_context(span))
+        self._span, self._forcing, self._counted = span, forcing, counted
+        self._before = forcing.reasoning_tokens + forcing.answer_used
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace_back: object) -> None:
+        if isinstance(error, Exception):
+            self._span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
+        brought = self._forcing.reasoning_tokens + self._forcing.answer_used - self._before
+        self._span.set_attribute(semconv.GEN_AI_OUTPUT_TOKENS, brought)
+        self._span.end()
+
+    def ended(self, ended: Ended) -> None:
+        self._counted.prompt_tokens = self._counted.prompt_tokens or ended.prompt_tokens
+        self._span.set_attribute(semconv.GEN_AI_INPUT_TOKENS, ended.prompt_tokens)
+        self._span.set_attribute(semconv.GEN_AI_FINISH_REASONS, [ended.end.value])

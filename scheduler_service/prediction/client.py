@@ -1,0 +1,249 @@
+"""The edge to the predictor. It never raises: a prediction that cannot be had comes back as the reason why."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+
+from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
+from scheduler_service.domain import Job, Prediction, PredictionOutcome
+from scheduler_service.prediction.answers import (
+    MOST_NAME,
+    MOST_WINDOWS,
+    PredictorInfo,
+    UnsoundAnswerError,
+    read_model,
+    read_prediction,
+)
+
+log = logging.getLogger(__name__)
+
+_MOST_MODELS = 32  # that are remembered: the one that is asked, its versions, canaries
+_LOG_SECONDS = 10.0  # between lines about unsound answers
+_OUTCOMES = {
+    grpc.StatusCode.DEADLINE_EXCEEDED: PredictionOutcome.TIMEOUT,
+    grpc.StatusCode.UNAVAILABLE: PredictionOutcome.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED: PredictionOutcome.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL: PredictionOutcome.UNAVAILABLE,
+    grpc.StatusCode.UNKNOWN: PredictionOutcome.UNAVAILABLE,
+}
+
+
+class Predictor(Protocol):
+    """Predicts accuracy curves for jobs."""
+
+    async def info(self) -> PredictorInfo | None:
+        """Return what the model takes, or ``None`` while that cannot be had."""
+        ...
+
+    async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
+        """Return one prediction, or the reason for none, per job."""
+        ...
+
+    def mean_curve(self, predictor: str) -> Sequence[float]:
+        """Return the mean curve of ``predictor`` (name@version) as last heard; empty where it is not known."""
+        ...
+
+
+class NoPredictor:
+    """Stands in where no predictor is configured."""
+
+    async def info(self) -> PredictorInfo | None:
+        """Nothing is known."""
+        return None
+
+    async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
+        """Nothing is predicted."""
+        return [Prediction(PredictionOutcome.DISABLED)] * len(jobs)
+
+    def mean_curve(self, predictor: str) -> Sequence[float]:
+        """Nothing is known."""
+        return ()
+
+
+class GrpcPredictor:
+    """The predictor service over gRPC; one call a window, cut off after ``timeout_seconds``.
+
+    What its model takes is asked once, and again where a call fails, where another version answers, and every
+    ``info_seconds``. Curves are read as far as ``most_windows``.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        model: str,
+        timeout_seconds: float,
+        window_tokens: int = 16,
+        most_windows: int = MOST_WINDOWS,
+        info_seconds: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask over ``channel`` for predictions of ``model`` (empty: the predictor's default)."""
+        self._predict = _method(channel, "Predict", pb.PredictResponse)
+        self._get_model = _method(channel, "GetModel", pb.GetModelResponse)
+        self._model = model
+        self._timeout = timeout_seconds
+        self._window_tokens, self._most_windows = window_tokens, most_windows
+        self._info_seconds, self._clock = info_seconds, clock
+        self._info: PredictorInfo | None = None
+        self._info_until = 0.0
+        self._ask_again = False
+        self._known: OrderedDict[str, PredictorInfo] = OrderedDict()  # by name@version
+        self._log_from, self._unsaid = 0.0, 0
+
+    async def info(self) -> PredictorInfo | None:
+        """Ask once, remember the answer."""
+        if self._info is None:
+            with contextlib.suppress(_NotHadError):
+                await self._ask_info()
+        return self._info
+
+    def refuses(self, job: Job) -> bool:
+        """Whether the model, as it is known, does not take the job: nobody need be asked."""
+        return self._info is not None and self._clock() < self._info_until and not self._info.fits(job)
+
+    def mean_curve(self, predictor: str) -> Sequence[float]:
+        """The mean curve of a model that has answered, or is asked."""
+        known = self._known.get(predictor)
+        return () if known is None else known.mean_curve
+
+    async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
+        """Predict the jobs that the model takes in one call; the others are refused one by one."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                info = self._info
+                if info is None or self._ask_again or self._clock() >= self._info_until:
+                    info = await self._ask_info()
+                fitting = [at for at, job in enumerate(jobs) if info.fits(job)]
+                predictions = [Prediction(PredictionOutcome.REFUSED)] * len(jobs)
+                if fitting:
+                    answered = await self._ask([jobs[at] for at in fitting], info)
+                    for at, prediction in zip(fitting, answered, strict=True):
+                        predictions[at] = prediction
+                return predictions
+        except TimeoutError:
+            self._ask_again = True
+            return [Prediction(PredictionOutcome.TIMEOUT)] * len(jobs)
+        except _NotHadError as error:
+            self._ask_again = True  # it may come back with another model; until it is asked, what is known stands
+            return [Prediction(error.outcome)] * len(jobs)
+
+    async def _ask(self, jobs: list[Job], info: PredictorInfo) -> list[Prediction]:
+        """The predictions of jobs that fit, in order."""
+        request = pb.PredictRequest(model=self._model, queries=[_query(job, info) for job in jobs])
+        response: pb.PredictResponse = await self._call(self._predict, request)
+        served = await self._served(response)
+        if len(response.predictions) != len(jobs):
+            raise self._unsound(f"Predict: {len(response.predictions)} predictions for {len(jobs)} queries")
+        if response.budget_window_tokens != self._window_tokens:
+            raise self._unsound(f"Predict: budget_window_tokens: {response.budget_window_tokens}")
+        predictions = [read_prediction(prediction, served, self._most_windows) for prediction in response.predictions]
+        if any(prediction.outcome is PredictionOutcome.INVALID for prediction in predictions):
+            self._ask_again = True
+            self._log(f"Predict: a curve of {served.label} is not {served.windows} rising fractions")
+        return predictions
+
+    async def _served(self, response: pb.PredictResponse) -> PredictorInfo:
+        """What the model that answered is; asked where it is another than before: a new version, or a canary."""
+        label = f"{response.model}@{response.version}"
+        if label not in self._known:
+            if response.canary:
+                await self._describe(response.model)
+            else:
+                await self._ask_info()
+        if (served := self._known.get(label)) is None:
+            raise self._unsound("Predict: model, version: another than GetModel describes")
+        self._known.move_to_end(label)
+        if not response.canary:
+            self._info = served
+        return served
+
+    async def _ask_info(self) -> PredictorInfo:
+        self._info = await self._describe(self._model)
+        self._info_until, self._ask_again = self._clock() + self._info_seconds, False
+        return self._info
+
+    async def _describe(self, name: str) -> PredictorInfo:
+        if len(name) > MOST_NAME:
+            raise self._unsound("Predict: model: too long")
+        response: pb.GetModelResponse = await self._call(self._get_model, pb.GetModelRequest(model=name))
+        try:
+            info = read_model(response.model, self._window_tokens, self._most_windows)
+        except UnsoundAnswerError as error:
+            raise self._unsound(str(error)) from None
+        if not info.mean_curve:
+            self._log(f"GetModel: mean_curve: not {info.windows} rising fractions, so it is not used")
+        self._known[info.label] = info
+        while len(self._known) > _MOST_MODELS:
+            self._known.popitem(last=False)
+        return info
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        """Call, and raise _NotHadError for whatever goes wrong."""
+        try:
+            response = await method(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            raise _NotHadError(_OUTCOMES.get(error.code(), PredictionOutcome.REFUSED)) from None
+        if response is None:
+            raise self._unsound("the bytes of a response are no message")
+        return response
+
+    def _unsound(self, fault: str) -> _NotHadError:
+        self._log(fault)
+        return _NotHadError(PredictionOutcome.INVALID)
+
+    def _log(self, fault: str) -> None:
+        """Say what the predictor does wrong, but not every time."""
+        now = self._clock()
+        if now < self._log_from:
+            self._unsaid += 1
+            return
+        log.warning("the predictor's answer is not used: %s (%d more since this was last said)", fault, self._unsaid)
+        self._log_from, self._unsaid = now + _LOG_SECONDS, 0
+
+
+class _NotHadError(Exception):
+    """There is no answer that could be used; ``outcome`` says why."""
+
+    def __init__(self, outcome: PredictionOutcome) -> None:
+        super().__init__(outcome.value)
+        self.outcome = outcome
+
+
+def _method(channel: grpc.aio.Channel, name: str, response: type[Any]) -> Any:
+    """A method of the service whose responses may be no messages: ``None`` stands for them.
+
+    The generated stub's would be ``None``, too, but with a stack trace in the log each time.
+    """
+
+    def parse(raw: bytes) -> Any:
+        try:
+            return response.FromString(raw)
+        except DecodeError:
+            return None
+
+    service = pb.DESCRIPTOR.services_by_name["PredictorService"].full_name
+    return channel.unary_unary(
+        f"/{service}/{name}",
+        request_serializer=lambda request: request.SerializeToString(),
+        response_deserializer=parse,
+    )
+
+
+def _query(job: Job, info: PredictorInfo) -> pb.Query:
+    """A job as a query: its hidden state travels only to a model that takes one."""
+    query = pb.Query(text=job.prompt)
+    if job.hidden_state is not None and info.hidden_size:
+        query.hidden_state.values.extend(job.hidden_state.values)
+        query.hidden_state.layer = job.hidden_state.layer
+    return query
