@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
-from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.domain import Sampling
-from scheduler_service.forcing import Call, CallEnd
+from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
+from scheduler_service.generation.forcing import Call, CallEnd
 
 
 class FastBackend:

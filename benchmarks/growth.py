@@ -31,17 +31,17 @@ from benchmarks.processes import backend, resident_mb, service
 from predictive_scheduling import AsyncPredictorClient, telemetry
 from predictive_scheduling.version import VERSION
 from predictor_service.settings import SHIPPED_MODELS
+from scheduler_service.api.generations import Generations
 from scheduler_service.assembly import make_pipeline
-from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.domain import Allocation, Job, Sampling
-from scheduler_service.forcing import Call, CallEnd
-from scheduler_service.generations import Generations
-from scheduler_service.journal import Journal
-from scheduler_service.metrics import MetricsObserver
-from scheduler_service.observers import Observers
-from scheduler_service.predictor_client import NoPredictor
+from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
+from scheduler_service.generation.forcing import Call, CallEnd
+from scheduler_service.prediction.client import NoPredictor
 from scheduler_service.settings import SchedulerSettings
-from scheduler_service.spans import SpanObserver
+from scheduler_service.telemetry.journal import Journal
+from scheduler_service.telemetry.metrics import MetricsObserver
+from scheduler_service.telemetry.observers import Observers
+from scheduler_service.telemetry.spans import SpanObserver
 
 _IDLE_SECONDS = 10
 

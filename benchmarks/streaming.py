@@ -36,7 +36,7 @@ from benchmarks.processes import Service, backend, process, service
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
-from scheduler_service.backends.sse import SseParser
+from scheduler_service.generation.backends.sse import SseParser
 
 _TOKENS = 128
 Stream = Callable[[str], AsyncIterator[float]]

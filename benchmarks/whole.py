@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from benchmarks.callers import at_once, keep
 from benchmarks.processes import backend, service
-from exporters.curves import WINDOW_TOKENS, Curves, read_curves
-from exporters.hidden_states import read_hidden_states
+from exporters.measure.curves import WINDOW_TOKENS, Curves, read_curves
+from exporters.measure.hidden_states import read_hidden_states
 from predictive_scheduling import AsyncSchedulerClient
 
 _CALLERS = 16

@@ -14,28 +14,28 @@ from predictive_scheduling.connection import channel_options
 from predictive_scheduling.credentials import channel_credentials
 from predictive_scheduling.interceptors import client_tracing
 from predictive_scheduling.telemetry import Telemetry
-from scheduler_service.admission import Admission
+from scheduler_service.admission.admission import Admission
+from scheduler_service.admission.rates import Rate, TenantRates
 from scheduler_service.allocation import POLICIES, Policy
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.allocation.target import Target
-from scheduler_service.backends.base import Backend, Limits
-from scheduler_service.collector import Collector
-from scheduler_service.dispatcher import Dispatcher
+from scheduler_service.budget.income import Income, PerQuery, PerSecond, PerWindow
+from scheduler_service.budget.ledger import BudgetLedger
+from scheduler_service.budget.reclaim import Reclaimer
+from scheduler_service.budget.shared_budget import Deposits, Lease, SharedBudget
 from scheduler_service.domain import Prediction
-from scheduler_service.guarded_predictor import GuardedPredictor
-from scheduler_service.income import Income, PerQuery, PerSecond, PerWindow
-from scheduler_service.ledger import BudgetLedger
-from scheduler_service.outcomes import OutcomeBook
-from scheduler_service.pace import Pace
+from scheduler_service.generation.backends.base import Backend, Limits
+from scheduler_service.generation.dispatcher import Dispatcher
+from scheduler_service.generation.pace import Pace
 from scheduler_service.pipeline import Pipeline
-from scheduler_service.planning import PriceDesk, Rules
-from scheduler_service.predictor_client import GrpcPredictor, NoPredictor, Predictor
-from scheduler_service.rates import Rate, TenantRates
-from scheduler_service.reclaim import Reclaimer
+from scheduler_service.planning.collector import Collector
+from scheduler_service.planning.plan import PriceDesk, Rules
+from scheduler_service.planning.window import RequestWindow
+from scheduler_service.prediction.client import GrpcPredictor, NoPredictor, Predictor
+from scheduler_service.prediction.guard import GuardedPredictor
+from scheduler_service.prediction.outcomes import OutcomeBook
+from scheduler_service.prediction.trust import trusted
 from scheduler_service.settings import SchedulerSettings
-from scheduler_service.shared_budget import Deposits, Lease, SharedBudget
-from scheduler_service.trust import trusted
-from scheduler_service.window import RequestWindow
 
 _DEFAULT_SLOTS = 128
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from opentelemetry import trace
 
-from scheduler_service.admission import Admission
+from scheduler_service.admission.admission import Admission
 from scheduler_service.allocation import POLICIES
-from scheduler_service.collector import Collector
-from scheduler_service.dispatcher import Counted, Dispatcher
+from scheduler_service.budget.ledger import BudgetLedger
+from scheduler_service.budget.reclaim import Reclaimer, Running
 from scheduler_service.domain import (
     Allocation,
     Event,
@@ -29,16 +29,16 @@ from scheduler_service.domain import (
     TextKind,
     Usage,
 )
-from scheduler_service.forcing import BudgetForcing
-from scheduler_service.ledger import BudgetLedger
-from scheduler_service.observers import Observers
-from scheduler_service.outcomes import OutcomeBook
-from scheduler_service.pace import Pace, answer_seconds
-from scheduler_service.planning import Rules, WindowPlan, plan_window
-from scheduler_service.predictor_client import Predictor
-from scheduler_service.reclaim import Reclaimer, Running
-from scheduler_service.templates import PromptTemplate
-from scheduler_service.voting import winner
+from scheduler_service.generation.dispatcher import Counted, Dispatcher
+from scheduler_service.generation.forcing import BudgetForcing
+from scheduler_service.generation.pace import Pace, answer_seconds
+from scheduler_service.generation.templates import PromptTemplate
+from scheduler_service.generation.voting import winner
+from scheduler_service.planning.collector import Collector
+from scheduler_service.planning.plan import Rules, WindowPlan, plan_window
+from scheduler_service.prediction.client import Predictor
+from scheduler_service.prediction.outcomes import OutcomeBook
+from scheduler_service.telemetry.observers import Observers
 
 
 @dataclass

@@ -13,20 +13,20 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from predictive_scheduling.serving import Serving
 from predictive_scheduling.telemetry import Telemetry
 from predictive_scheduling.version import VERSION
+from scheduler_service.api.generations import Generations
+from scheduler_service.api.identity import Identity, read_tokens
+from scheduler_service.api.openai_front import OpenAiFront
+from scheduler_service.api.servicer import Offer, SchedulerServicer
+from scheduler_service.api.status import StatusBoard
+from scheduler_service.api.status_page import StatusPage
 from scheduler_service.assembly import check_fits, make_pipeline, make_predictor, make_shared_budget
-from scheduler_service.backends import make_backend
-from scheduler_service.backends.base import Backend
-from scheduler_service.generations import Generations
-from scheduler_service.identity import Identity, read_tokens
-from scheduler_service.journal import Journal
-from scheduler_service.metrics import MetricsObserver
-from scheduler_service.observers import Observers
-from scheduler_service.openai_front import OpenAiFront
-from scheduler_service.servicer import Offer, SchedulerServicer
+from scheduler_service.generation.backends import make_backend
+from scheduler_service.generation.backends.base import Backend
 from scheduler_service.settings import SchedulerSettings
-from scheduler_service.spans import SpanObserver
-from scheduler_service.status import StatusBoard
-from scheduler_service.status_page import StatusPage
+from scheduler_service.telemetry.journal import Journal
+from scheduler_service.telemetry.metrics import MetricsObserver
+from scheduler_service.telemetry.observers import Observers
+from scheduler_service.telemetry.spans import SpanObserver
 
 log = logging.getLogger(__name__)
 

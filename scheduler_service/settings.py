@@ -11,7 +11,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from predictive_scheduling.service_settings import ServiceSettings
 from scheduler_service.allocation import POLICIES
 from scheduler_service.allocation.exact import MOST_STATES
-from scheduler_service.templates import TEMPLATES, PromptTemplate, read_templates
+from scheduler_service.generation.templates import TEMPLATES, PromptTemplate, read_templates
 
 
 class SchedulerSettings(ServiceSettings):
@@ -118,7 +118,9 @@ class SchedulerSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> SchedulerSettings:
-        from scheduler_service.backends import SERVERS  # needs aiohttp, which who only serves predictions lacks
+        from scheduler_service.generation.backends import (
+            SERVERS,  # needs aiohttp, which who only serves predictions lacks
+        )
 
         if self.backend not in (*SERVERS, "embedded"):
             raise ValueError(f"backend: {self.backend!r} is none of {', '.join((*SERVERS, 'embedded'))}")

@@ -32,13 +32,13 @@ def collect(
     """Measure accuracy curves of a model: force an answer at every budget window. A killed run goes on where it was."""
     import asyncio
 
-    from exporters import collect as collecting
-    from exporters.checkers import checker
-    from exporters.questions import Shard, read_questions
-    from scheduler_service.backends import make_backend
+    from exporters.measure import collect as collecting
+    from exporters.measure.checkers import checker
+    from exporters.measure.questions import Shard, read_questions
     from scheduler_service.domain import BackendUnavailableError, Sampling
+    from scheduler_service.generation.backends import make_backend
+    from scheduler_service.generation.templates import TEMPLATES
     from scheduler_service.settings import SchedulerSettings
-    from scheduler_service.templates import TEMPLATES
 
     async def measure() -> int:
         server = make_backend(settings)
@@ -81,8 +81,8 @@ def merge(
     out: Annotated[Path, typer.Option(help="The file to write; for folders of hidden states, the folder.")],
 ) -> None:
     """Merge the parts of a sharded run of collect or features; no question may be lost or doubled."""
-    from exporters import merge as merging
-    from exporters.questions import read_questions
+    from exporters.measure import merge as merging
+    from exporters.measure.questions import read_questions
 
     try:
         merging.merge(parts, read_questions(questions), out)
@@ -100,9 +100,9 @@ def features(
     shard: ShardOption = "",
 ) -> None:
     """Read hidden states of an LLM at each question's last prompt token, for predictors that take them."""
-    from exporters.features import StateReader, write_features  # transformers comes with the extra "train"
-    from exporters.questions import Shard, read_questions
-    from scheduler_service.templates import TEMPLATES
+    from exporters.measure.features import StateReader, write_features  # transformers comes with the extra "train"
+    from exporters.measure.questions import Shard, read_questions
+    from scheduler_service.generation.templates import TEMPLATES
 
     try:
         wanted = Shard.named(shard).of(read_questions(questions))
@@ -125,7 +125,7 @@ def on_ray(
 ) -> None:
     """Run collect or features on a Ray cluster: on-ray --questions F --out F --shards 8 collect --backend tgi …"""
     try:
-        from exporters.on_ray import run_on_ray
+        from exporters.measure.on_ray import run_on_ray
 
         with typer.progressbar(length=shards, label="shards") as bar:
             run_on_ray(context.args, questions, out, shards, address=address, cpus=cpus, on_done=lambda: bar.update(1))

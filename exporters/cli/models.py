@@ -16,8 +16,8 @@ from exporters.cli.options import CurvesOption, HiddenOption, TemplateOption, fa
 from exporters.faults import CurvesFileError
 
 if TYPE_CHECKING:
-    from exporters.curves import Curves
-    from exporters.trained import Trained
+    from exporters.measure.curves import Curves
+    from exporters.predictors.trained import Trained
 
 OutOption = Annotated[Path, typer.Option("--out", help="The model folder to write.")]
 NameOption = Annotated[str, typer.Option("--name", help="The model's name.")]
@@ -56,9 +56,9 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
     """Train a predictor on measured curves and write it as a model folder, ready to be served."""
-    from exporters.curves import read_curves
-    from exporters.hidden_states import read_hidden_states
-    from exporters.kinds import Training, module_of
+    from exporters.measure.curves import read_curves
+    from exporters.measure.hidden_states import read_hidden_states
+    from exporters.predictors.kinds import Training, module_of
     from predictor_service.artifact import digest
 
     logging.basicConfig(format="%(message)s")
@@ -76,7 +76,7 @@ def train(
             ),
         )  # fmt: skip
         if checkpoint is not None:
-            from exporters.checkpoint import save_checkpoint
+            from exporters.predictors.checkpoint import save_checkpoint
 
             save_checkpoint(trained, checkpoint)
         _export(trained, out, measured, states, name, version, precision)
@@ -108,8 +108,8 @@ def parity(
     hidden_states: HiddenOption = None,
 ) -> None:
     """Compare a model folder, as it is served, with the checkpoint it was exported from."""
-    from exporters.export import WORST_PARITY
-    from exporters.export import parity as compare
+    from exporters.predictors.export import WORST_PARITY
+    from exporters.predictors.export import parity as compare
 
     try:
         trained, measured, states = _loaded(checkpoint, curves, hidden_states)
@@ -124,9 +124,9 @@ def parity(
 def _loaded(
     checkpoint: Path, curves: Path, hidden_states: Path | None
 ) -> tuple[Trained, Curves, NDArray[np.float32] | None]:
-    from exporters.checkpoint import load_checkpoint
-    from exporters.curves import read_curves
-    from exporters.hidden_states import read_hidden_states
+    from exporters.measure.curves import read_curves
+    from exporters.measure.hidden_states import read_hidden_states
+    from exporters.predictors.checkpoint import load_checkpoint
 
     measured = read_curves(curves)
     states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
@@ -137,7 +137,7 @@ def _export(
     trained: Trained, out: Path, measured: Curves, states: NDArray[np.float32] | None, name: str, version: str,
     precision: str,
 ) -> None:  # fmt: skip
-    from exporters.export import export as write
+    from exporters.predictors.export import export as write
 
     manifest, found = write(trained, out, measured.questions, states, name=name, version=version, precision=precision)
     typer.echo(

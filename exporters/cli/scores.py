@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from exporters.evaluate import Evaluation
+    from exporters.replay.evaluate import Evaluation
 
 
 def evaluate(
@@ -26,9 +26,9 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Where an HTML report with plots goes.")] = None,
 ) -> None:
     """Score a predictor: allocate by its curves, at every mean budget, and compare with uniform and both oracles."""
-    from exporters.curves import read_curves
-    from exporters.evaluate import evaluate_folder
-    from exporters.hidden_states import read_hidden_states
+    from exporters.measure.curves import read_curves
+    from exporters.measure.hidden_states import read_hidden_states
+    from exporters.replay.evaluate import evaluate_folder
 
     try:
         measured = read_curves(curves)
@@ -53,7 +53,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The HTML report to write.")],
 ) -> None:
     """Draw the report of an evaluation: accuracy and gain against budget, the oracle's gap, reliability."""
-    from exporters.evaluate import Evaluation
+    from exporters.replay.evaluate import Evaluation
 
     try:
         found = Evaluation.from_json(json.loads(evaluation.read_text()))
@@ -64,7 +64,7 @@ def report(
 
 
 def _write_report(out: Path, evaluation: Evaluation) -> None:
-    from exporters.report import write_report  # matplotlib is needed by reports only
+    from exporters.replay.report import write_report  # matplotlib is needed by reports only
 
     out.parent.mkdir(parents=True, exist_ok=True)
     write_report(out, evaluation)
@@ -98,10 +98,10 @@ def simulate(
 
     import numpy as np
 
-    from exporters import simulation
-    from exporters.curves import read_curves
-    from exporters.evaluate import predictions
-    from exporters.hidden_states import read_hidden_states
+    from exporters.measure.curves import read_curves
+    from exporters.measure.hidden_states import read_hidden_states
+    from exporters.replay import simulation
+    from exporters.replay.evaluate import predictions
     from predictor_service.model import LoadedModel
     from scheduler_service.allocation import POLICIES
 
@@ -132,7 +132,7 @@ def simulate(
         json_out.parent.mkdir(parents=True, exist_ok=True)
         json_out.write_text(json.dumps(result.as_json(), indent=1) + "\n")
     if report is not None:
-        from exporters.simulation_report import write_report
+        from exporters.replay.simulation_report import write_report
 
         report.parent.mkdir(parents=True, exist_ok=True)
         write_report(report, predicted, measured.accuracy, scenario, result)
@@ -148,7 +148,7 @@ def simulate(
 def _arrivals(kind: str, count: int, rate: float, rng: np.random.Generator) -> NDArray[np.float64]:
     import numpy as np
 
-    from exporters import simulation
+    from exporters.replay import simulation
 
     if kind in ("poisson", "bursts"):
         return (simulation.poisson if kind == "poisson" else simulation.bursts)(count, rate, rng)

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedul
 from exporters.demo.gguf_lora import write_lora_gguf
 from exporters.demo.prompt import THINK_END, completion_of, prompt_of
 from exporters.demo.tasks import Task, split_tasks
-from scheduler_service.backends.gguf_files import base_model_path
+from scheduler_service.generation.backends.gguf_files import base_model_path
 
 log = logging.getLogger(__name__)
 

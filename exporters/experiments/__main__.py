@@ -12,9 +12,6 @@ import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from exporters.checkers import canonical, checker
-from exporters.curves import Curves, read_curves
-from exporters.evaluate import Evaluation, predictions
 from exporters.experiments.classes import buckets
 from exporters.experiments.compare import compare
 from exporters.experiments.envelope import envelope_figure
@@ -22,8 +19,11 @@ from exporters.experiments.robustness import noise, starvation
 from exporters.experiments.table import Floats, Table, save
 from exporters.experiments.traces import traces_table, vote_curves
 from exporters.experiments.training import generalisation, layer_sweep, other_model, training_size
-from exporters.hidden_states import read_hidden_states
-from exporters.questions import read_questions
+from exporters.measure.checkers import canonical, checker
+from exporters.measure.curves import Curves, read_curves
+from exporters.measure.hidden_states import read_hidden_states
+from exporters.measure.questions import read_questions
+from exporters.replay.evaluate import Evaluation, predictions
 from predictor_service.model import LoadedModel
 
 TOKENS = "mean reasoning tokens a question"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.curves import WINDOW_TOKENS, Curves
 from exporters.experiments.table import Floats, Table, gains, points
+from exporters.measure.curves import WINDOW_TOKENS, Curves
 from scheduler_service.allocation import accuracy_at
 
 EVERY_BUDGET = tuple(range(32, 257, 16))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exporters.evaluate import Evaluation
 from exporters.experiments.table import Table, points
+from exporters.replay.evaluate import Evaluation
 
 BUDGETS = (32, 48, 64, 80, 96, 128, 160, 192, 224, 256)
 

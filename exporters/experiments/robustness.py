@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from exporters.curves import WINDOW_TOKENS, pearson
-from exporters.ensemble import best_shrinkage
 from exporters.experiments.table import BUDGETS, Floats, Table, gains, points
+from exporters.measure.curves import WINDOW_TOKENS, pearson
+from exporters.predictors.ensemble import best_shrinkage
 from scheduler_service.allocation import POLICIES, Problem, accuracy_at
 
 

@@ -13,8 +13,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from exporters.curves import WINDOW_TOKENS
-from exporters.evaluate import plan_problem
+from exporters.measure.curves import WINDOW_TOKENS
+from exporters.replay.evaluate import plan_problem
 from scheduler_service.allocation import POLICIES, Policy, accuracy_at, make_plan
 
 Floats = NDArray[np.float64]

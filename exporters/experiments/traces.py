@@ -9,8 +9,8 @@ from math import comb
 
 import numpy as np
 
-from exporters.curves import WINDOW_TOKENS
 from exporters.experiments.table import Floats, Table
+from exporters.measure.curves import WINDOW_TOKENS
 
 TRACES = (1, 2, 3, 5, 8)
 _MOST_SUBSETS = 300

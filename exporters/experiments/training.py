@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.curves import Curves, pearson
-from exporters.ensemble import Recipe
 from exporters.experiments.table import BUDGETS, Floats, Table, gains, points
-from exporters.hidden_states import read_hidden_states
-from exporters.train import train
+from exporters.measure.curves import Curves, pearson
+from exporters.measure.hidden_states import read_hidden_states
+from exporters.predictors.ensemble import Recipe
+from exporters.predictors.train import train
 from scheduler_service.allocation.envelope import Envelope
 
 

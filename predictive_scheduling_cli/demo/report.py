@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from exporters.html_page import BLUE, GREY, RED, figure, page, table
+from exporters.replay.html_page import BLUE, GREY, RED, figure, page, table
 from predictive_scheduling_cli.demo.runner import Result
 from predictive_scheduling_cli.demo.summary import by_family, overhead_seconds
 

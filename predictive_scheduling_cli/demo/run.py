@@ -24,7 +24,7 @@ from predictive_scheduling_cli.demo.report import write_report
 from predictive_scheduling_cli.demo.runner import Result, ask_all
 from predictive_scheduling_cli.demo.services import service
 from predictive_scheduling_cli.demo.summary import summarise
-from scheduler_service.status_page import picture
+from scheduler_service.api.status_page import picture
 
 _POLICIES = ("uniform", "envelope")
 # The window closes by size: all questions are sent at once, and the last, smaller one must not wait long.

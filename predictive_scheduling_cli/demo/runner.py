@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import grpc.aio
 
-from exporters.checkers import exact
 from exporters.demo.tasks import Task
+from exporters.measure.checkers import exact
 from predictive_scheduling.client import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 

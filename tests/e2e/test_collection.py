@@ -8,11 +8,11 @@ import sys
 import numpy as np
 import pytest
 
-from exporters.curves import read_curves
-from exporters.hidden_states import read_hidden_states
-from exporters.merge import merge
-from exporters.on_ray import run_on_ray
-from exporters.questions import read_questions
+from exporters.measure.curves import read_curves
+from exporters.measure.hidden_states import read_hidden_states
+from exporters.measure.merge import merge
+from exporters.measure.on_ray import run_on_ray
+from exporters.measure.questions import read_questions
 from tests.standins.tgi import TgiStandIn
 from tests.unit.test_features import folder  # noqa: F401  # a fixture: a tiny LLM
 

@@ -5,15 +5,15 @@ import asyncio
 import aiohttp
 import pytest
 
-from exporters.checkers import exact
 from exporters.demo.tasks import split_tasks
+from exporters.measure.checkers import exact
 from predictive_scheduling import AsyncSchedulerClient
-from scheduler_service.backends.base import Ended, Piece
-from scheduler_service.backends.embedded import EmbeddedBackend
-from scheduler_service.backends.http import HttpServer
-from scheduler_service.backends.openai import OpenAiBackend
 from scheduler_service.domain import PreconditionError, Sampling
-from scheduler_service.forcing import Call, CallEnd
+from scheduler_service.generation.backends.base import Ended, Piece
+from scheduler_service.generation.backends.embedded import EmbeddedBackend
+from scheduler_service.generation.backends.http import HttpServer
+from scheduler_service.generation.backends.openai import OpenAiBackend
+from scheduler_service.generation.forcing import Call, CallEnd
 from tests.integration.running import predictor, scheduler
 
 GREEDY = Sampling(temperature=0.0)

@@ -41,7 +41,7 @@ def test_the_wheel_holds_models_protos_and_types_and_nothing_that_only_developer
         "predictive_scheduling/protos/predictive_scheduling/scheduler/v1/scheduler.proto",
         "predictor_service/models/demo-text/model.onnx",
         "predictor_service/models/gsm8k-r1-1.5b-hidden/manifest.json",
-        "scheduler_service/backends/demo_model/adapter.gguf",
+        "scheduler_service/generation/backends/demo_model/adapter.gguf",
         "scheduler_service/status_page.html",
     ):
         assert wanted in names

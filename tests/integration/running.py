@@ -17,7 +17,7 @@ from predictive_scheduling.telemetry import Telemetry
 from predictor_service import server as predictor_server
 from predictor_service.settings import SHIPPED_MODELS, PredictorSettings
 from scheduler_service import server as scheduler_server
-from scheduler_service.backends.base import Backend
+from scheduler_service.generation.backends.base import Backend
 from scheduler_service.settings import SchedulerSettings
 
 NO_TELEMETRY = Telemetry()

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from aiohttp import web
 
-from scheduler_service.backends.base import Ended, Piece
-from scheduler_service.backends.http import HttpServer
-from scheduler_service.backends.tgi import TgiBackend
 from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
-from scheduler_service.forcing import Call, CallEnd
+from scheduler_service.generation.backends.base import Ended, Piece
+from scheduler_service.generation.backends.http import HttpServer
+from scheduler_service.generation.backends.tgi import TgiBackend
+from scheduler_service.generation.forcing import Call, CallEnd
 from tests.standins.tgi import TgiStandIn
 
 GREEDY = Sampling(temperature=0.0)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from exporters import kinds
-from exporters.checkpoint import load_checkpoint, save_checkpoint
-from exporters.curves import Curves
-from exporters.export import export
-from exporters.kinds import Training, module_of
+from exporters.measure.curves import Curves
+from exporters.predictors import kinds
+from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
+from exporters.predictors.export import export
+from exporters.predictors.kinds import Training, module_of
 from predictive_scheduling import AsyncPredictorClient, AsyncSchedulerClient
 from predictive_scheduling.predictor.v1 import predictor_pb2
 from scheduler_service.allocation import POLICIES
-from scheduler_service.backends import SERVERS
+from scheduler_service.generation.backends import SERVERS
 from tests.integration.running import predictor, scheduler
 from tests.properties import test_allocation_laws as laws
 from tests.standins.listening import Listening
@@ -79,7 +79,7 @@ def test_the_policy_keeps_the_laws_of_policies(module):
 
 async def test_policy_and_backend_are_served_by_their_names(module, monkeypatch):
     monkeypatch.setitem(POLICIES, "cautious", module("scheduler_service.allocation.cautious").Cautious())
-    monkeypatch.setitem(SERVERS, "plain", module("scheduler_service.backends.plain").make)
+    monkeypatch.setitem(SERVERS, "plain", module("scheduler_service.generation.backends.plain").make)
     async with predictor() as predictions, PlainServer() as server:
         settings = {"backend": "plain", "backend_url": server.url}
         settings |= {"predictor": predictions, "predictor_timeout_ms": 5000}

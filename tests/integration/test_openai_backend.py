@@ -8,12 +8,12 @@ import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2
-from scheduler_service.backends.base import Ended, Piece
-from scheduler_service.backends.http import HttpServer
-from scheduler_service.backends.openai import OpenAiBackend
-from scheduler_service.backends.pool import BackendPool
 from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
-from scheduler_service.forcing import Call, CallEnd
+from scheduler_service.generation.backends.base import Ended, Piece
+from scheduler_service.generation.backends.http import HttpServer
+from scheduler_service.generation.backends.openai import OpenAiBackend
+from scheduler_service.generation.backends.pool import BackendPool
+from scheduler_service.generation.forcing import Call, CallEnd
 from tests.integration.running import scheduler
 from tests.standins.backend import ScriptedBackend
 from tests.standins.openai import OpenAiStandIn

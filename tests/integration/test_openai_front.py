@@ -8,8 +8,8 @@ import aiohttp
 import openai
 import pytest
 
+from scheduler_service.api.openai_front import prompt_of
 from scheduler_service.domain import BackendUnavailableError, InvalidRequestError
-from scheduler_service.openai_front import prompt_of
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
 

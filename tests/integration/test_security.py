@@ -14,8 +14,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from predictive_scheduling import AsyncPredictorClient, AsyncSchedulerClient, SchedulerClient, channel_credentials
 from predictive_scheduling.openmetrics import render
 from predictive_scheduling.telemetry import Telemetry
+from scheduler_service.api.identity import Identity, read_tokens
 from scheduler_service.domain import PermissionDeniedError, UnauthenticatedError
-from scheduler_service.identity import Identity, read_tokens
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_openai_front import MESSAGES, free_address
 from tests.standins.backend import ScriptedBackend

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
-from scheduler_service.ledger import BudgetLedger
-from scheduler_service.shared_budget import Deposits, Lease, SharedBudget
+from scheduler_service.budget.ledger import BudgetLedger
+from scheduler_service.budget.shared_budget import Deposits, Lease, SharedBudget
 from tests.integration.running import scheduler
 from tests.standins.backend import ScriptedBackend
 

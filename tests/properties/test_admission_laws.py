@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_service.admission import Admission
+from scheduler_service.admission.admission import Admission
 from scheduler_service.domain import Job, SchedulingError
 
 STEPS = st.lists(

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_service.domain import FinishReason, Text, TextKind
-from scheduler_service.forcing import BudgetForcing, CallEnd
-from scheduler_service.templates import TEMPLATES
+from scheduler_service.generation.forcing import BudgetForcing, CallEnd
+from scheduler_service.generation.templates import TEMPLATES
 
 TOKENS = st.lists(
     st.sampled_from(["a", "b ", "1", "\n", "Final", " answer", ":", "Final answer:", "\n\n", "<", "</think>", "é", ""]),

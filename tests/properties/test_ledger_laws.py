@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from scheduler_service.ledger import BudgetLedger
+from scheduler_service.budget.ledger import BudgetLedger
 
 
 class LedgerMachine(RuleBasedStateMachine):

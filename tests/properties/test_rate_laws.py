@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_service.rates import Rate, TenantRates
+from scheduler_service.admission.rates import Rate, TenantRates
 
 gaps = st.lists(st.floats(0, 2, allow_nan=False), min_size=1, max_size=200)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_service.backends.sse import SseParser, StreamFormatError
+from scheduler_service.generation.backends.sse import SseParser, StreamFormatError
 
 PAYLOADS = st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=20), max_size=3), max_size=8)
 

@@ -1,4 +1,4 @@
-"""A backend that writes a script, one token a piece: the fake of ``scheduler_service.backends.base.Backend``."""
+"""A backend that writes a script, one token a piece: the fake of ``scheduler_service.generation.backends.base.Backend``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from scheduler_service.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.domain import Sampling
-from scheduler_service.forcing import Call, CallEnd
+from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
+from scheduler_service.generation.forcing import Call, CallEnd
 
 Script = Callable[[str], Sequence[str]]
 

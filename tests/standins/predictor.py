@@ -1,4 +1,4 @@
-"""Predictors without a model: the fakes of ``scheduler_service.predictor_client.Predictor``."""
+"""Predictors without a model: the fakes of ``scheduler_service.prediction.client.Predictor``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
-from scheduler_service.predictor_client import PredictorInfo
+from scheduler_service.prediction.client import PredictorInfo
 
 
 @dataclass

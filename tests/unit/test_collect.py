@@ -6,14 +6,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from exporters.checkers import checker
-from exporters.collect import Plan, collect
-from exporters.curves import read_curves, write_curves
 from exporters.faults import CurvesFileError
-from exporters.merge import merge
-from exporters.questions import Question, Shard, read_questions
+from exporters.measure.checkers import checker
+from exporters.measure.collect import Plan, collect
+from exporters.measure.curves import read_curves, write_curves
+from exporters.measure.merge import merge
+from exporters.measure.questions import Question, Shard, read_questions
 from scheduler_service.domain import BackendUnavailableError
-from scheduler_service.templates import TEMPLATES
+from scheduler_service.generation.templates import TEMPLATES
 from tests.standins.backend import ScriptedBackend
 
 PLAN = Plan(TEMPLATES["demo"], windows=4, answer_tokens=4)
@@ -190,7 +190,7 @@ def test_mathematical_answers_are_compared_by_value(expected, answer, equal):
 
 def test_checkers_are_found_by_name_or_refused():
     assert checker("exact")("Yes", " yes.\nmore")
-    assert checker("exporters.checkers:exact")("a", "A")
+    assert checker("exporters.measure.checkers:exact")("a", "A")
     for name in ("nope", "os:nope", "nomodule:f", "os:name"):
         with pytest.raises(ValueError, match="--check"):
             checker(name)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from exporters.checkers import exact
 from exporters.demo import data as demo_data
 from exporters.demo.questions import main as write_questions
 from exporters.demo.tasks import FAMILIES, split_tasks, unique_tasks
-from exporters.questions import read_questions
+from exporters.measure.checkers import exact
+from exporters.measure.questions import read_questions
 
 DATA = Path(demo_data.__file__).parent
 

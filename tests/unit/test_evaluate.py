@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from exporters.curves import write_curves
-from exporters.evaluate import BUDGETS, evaluate, split_samples
 from exporters.faults import CurvesFileError
-from exporters.hidden_states import read_hidden_states
+from exporters.measure.curves import write_curves
+from exporters.measure.hidden_states import read_hidden_states
+from exporters.replay.evaluate import BUDGETS, evaluate, split_samples
 from predictive_scheduling_cli.main import app
 from predictor_service.settings import SHIPPED_MODELS
 from tests.integration.models import hidden_state_model

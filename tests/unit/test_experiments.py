@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from exporters.curves import Curves
-from exporters.evaluate import Evaluation, evaluate
 from exporters.experiments.classes import buckets
 from exporters.experiments.compare import compare
 from exporters.experiments.robustness import noise, starvation
 from exporters.experiments.table import Table, gains, save
 from exporters.experiments.training import generalisation, other_model
+from exporters.measure.curves import Curves
+from exporters.replay.evaluate import Evaluation, evaluate
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from scheduler_service.allocation import POLICIES
 from scheduler_service.allocation.equal_accuracy import EqualAccuracy
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.domain import BudgetLimit, Job, Prediction, PredictionOutcome
-from scheduler_service.explain import best_further_gain, explain
-from scheduler_service.planning import PriceDesk, Rules, plan_window
+from scheduler_service.planning.explain import best_further_gain, explain
+from scheduler_service.planning.plan import PriceDesk, Rules, plan_window
 
 JOB = Job("r", "prompt", "", 16, 64)
 RISING = (0.1, 0.4, 0.6, 0.7)

@@ -8,10 +8,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from exporters.features import StateReader, write_features
-from exporters.hidden_states import read_hidden_states
-from exporters.questions import Question
-from scheduler_service.templates import PromptTemplate
+from exporters.measure.features import StateReader, write_features
+from exporters.measure.hidden_states import read_hidden_states
+from exporters.measure.questions import Question
+from scheduler_service.generation.templates import PromptTemplate
 
 TEMPLATE = PromptTemplate("t", "Q {prompt} A", "</t>", "</t>")
 QUESTIONS = [Question(f"q{n}", f"word{n} and more", "x") for n in range(4)]

@@ -1,8 +1,8 @@
 """Budget forcing, one behaviour a test, by a scripted model."""
 
 from scheduler_service.domain import FinishReason, TextKind
-from scheduler_service.forcing import held_back
-from scheduler_service.templates import TEMPLATES
+from scheduler_service.generation.forcing import held_back
+from scheduler_service.generation.templates import TEMPLATES
 from tests.properties.test_forcing_laws import run
 
 DEMO = TEMPLATES["demo"]
@@ -36,7 +36,7 @@ def test_reasoning_is_cut_exactly_at_its_budget_and_kept_in_the_next_prompt():
 
 
 def test_a_half_written_end_of_thinking_does_not_stand_twice():
-    from scheduler_service.forcing import BudgetForcing, CallEnd
+    from scheduler_service.generation.forcing import BudgetForcing, CallEnd
 
     forcing = BudgetForcing(DEMO, "q", 4, 6)
     forcing.next_call()
@@ -68,7 +68,7 @@ def test_a_forced_answer_shows_how_its_suffix_opened_it():
 
 
 def test_long_budgets_are_asked_for_in_calls_that_tgi_counts_right():
-    from scheduler_service.forcing import BudgetForcing
+    from scheduler_service.generation.forcing import BudgetForcing
 
     forcing = BudgetForcing(DEMO, "q", 1500, 10, 1024)
     call = forcing.next_call()

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler_service.api.generations import Backlog, Generations
 from scheduler_service.domain import BackendUnavailableError, InvalidRequestError, Job, Text, TextKind
-from scheduler_service.generations import Backlog, Generations
 
 JOB = Job("id", "prompt", "", 0, 1000)
 texts = st.builds(Text, st.sampled_from(TextKind), st.text(max_size=3), st.integers(0, 3), st.booleans())

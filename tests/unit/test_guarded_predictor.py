@@ -1,8 +1,8 @@
 """A predictor that fails is left alone, and what it said is remembered."""
 
-from scheduler_service.circuit_breaker import CircuitBreaker
 from scheduler_service.domain import HiddenState, Job, PredictionOutcome
-from scheduler_service.guarded_predictor import GuardedPredictor
+from scheduler_service.prediction.circuit_breaker import CircuitBreaker
+from scheduler_service.prediction.guard import GuardedPredictor
 from tests.standins.predictor import FakePredictor
 
 FRESH, TIMEOUT, UNAVAILABLE = PredictionOutcome.FRESH, PredictionOutcome.TIMEOUT, PredictionOutcome.UNAVAILABLE

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from exporters.questions import Shard
+from exporters.measure.questions import Shard
 from predictive_scheduling_cli.main import app
 from predictor_service.settings import SHIPPED_MODELS, PredictorSettings
 from scheduler_service.settings import SchedulerSettings

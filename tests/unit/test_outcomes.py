@@ -3,7 +3,7 @@
 import pytest
 
 from scheduler_service.domain import Allocation, Prediction, PredictionOutcome
-from scheduler_service.outcomes import OutcomeBook
+from scheduler_service.prediction.outcomes import OutcomeBook
 
 
 def allocation(name, expected, outcome=PredictionOutcome.FRESH):

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_service.allocation.shares import max_min_shares
-from scheduler_service.income import PerQuery, PerSecond, PerWindow
-from scheduler_service.ledger import BudgetLedger
-from scheduler_service.pace import Pace
-from scheduler_service.reclaim import Reclaimer, Running
+from scheduler_service.budget.income import PerQuery, PerSecond, PerWindow
+from scheduler_service.budget.ledger import BudgetLedger
+from scheduler_service.budget.reclaim import Reclaimer, Running
+from scheduler_service.generation.pace import Pace
 
 
 def test_the_pace_is_learned_and_leaves_time_for_the_answer():

@@ -4,7 +4,7 @@ import pytest
 
 from scheduler_service.allocation import POLICIES
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
-from scheduler_service.planning import Rules, plan_window
+from scheduler_service.planning.plan import Rules, plan_window
 
 RULES = Rules(POLICIES["envelope"], answer_tokens=8)
 EASY = Prediction(PredictionOutcome.FRESH, (0.9, 0.9, 0.9, 0.9), "p@1")

@@ -3,7 +3,7 @@
 from scheduler_service.allocation.policy import accuracy_of
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
-from scheduler_service.planning import PriceDesk
+from scheduler_service.planning.plan import PriceDesk
 
 EASY = Prediction(PredictionOutcome.FRESH, (0.9, 0.9, 0.9, 0.9), "p@1")
 SLOW = Prediction(PredictionOutcome.FRESH, (0.0, 0.0, 0.0, 0.9), "p@1")

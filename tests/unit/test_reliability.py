@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from scheduler_service.domain import Prediction, PredictionOutcome
-from scheduler_service.reliability import PageHinkley, Reliability
-from scheduler_service.trust import trusted
+from scheduler_service.prediction.reliability import PageHinkley, Reliability
+from scheduler_service.prediction.trust import trusted
 
 
 def outcomes(truth, count, seed=0, noise=False):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from exporters.curves import write_curves
-from exporters.simulation import Scenario, Traffic, ask, bursts, poisson, simulate
-from exporters.simulation_report import write_report
+from exporters.measure.curves import write_curves
+from exporters.replay.simulation import Scenario, Traffic, ask, bursts, poisson, simulate
+from exporters.replay.simulation_report import write_report
 from predictive_scheduling_cli.main import app
 
 COUNT = 3000
@@ -116,7 +116,7 @@ def test_the_command_reads_a_trace_of_times_and_writes_figures_and_a_page(curves
 
 
 def test_the_page_has_its_three_plots(curves, tmp_path, monkeypatch):
-    monkeypatch.setattr("exporters.simulation_report._SWEEP_REQUESTS", 300)
+    monkeypatch.setattr("exporters.replay.simulation_report._SWEEP_REQUESTS", 300)
     result = simulate(curves, curves, traffic(curves), Scenario())
     write_report(tmp_path / "page.html", curves, curves, Scenario(), result)
     text = (tmp_path / "page.html").read_text()

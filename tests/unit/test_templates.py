@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from scheduler_service.generation.templates import TEMPLATES, PromptTemplate, read_templates
 from scheduler_service.settings import SchedulerSettings
-from scheduler_service.templates import TEMPLATES, PromptTemplate, read_templates
 
 
 def test_braces_in_a_prompt_are_left_alone():

@@ -1,8 +1,8 @@
 """TGI's request parameters."""
 
-from scheduler_service.backends.tgi import parameters
 from scheduler_service.domain import Sampling
-from scheduler_service.forcing import Call
+from scheduler_service.generation.backends.tgi import parameters
+from scheduler_service.generation.forcing import Call
 
 CALL = Call("p", 10, ("a", "b", "c", "d", "e"))
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from exporters.checkers import canonical, exact
 from exporters.experiments.traces import traces_table, vote, vote_curve, vote_curves
+from exporters.measure.checkers import canonical, exact
 
 RIGHT = frozenset({"4"})
 

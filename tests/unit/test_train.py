@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from exporters.checkpoint import load_checkpoint, save_checkpoint
-from exporters.classes import difficulty_of, size_of, soft_difficulty
-from exporters.curves import Curves
 from exporters.demo.tasks import split_tasks
-from exporters.ensemble import Recipe, best_shrinkage
-from exporters.export import export
 from exporters.faults import CurvesFileError
-from exporters.kinds import KINDS, module_of
-from exporters.text_graph import NUMERIC_FEATURES, text_features, tokenise, vocabulary_of
-from exporters.train import TextRecipe, TrainedHead, train
+from exporters.measure.curves import Curves
+from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
+from exporters.predictors.classes import difficulty_of, size_of, soft_difficulty
+from exporters.predictors.ensemble import Recipe, best_shrinkage
+from exporters.predictors.export import export
+from exporters.predictors.kinds import KINDS, module_of
+from exporters.predictors.text_graph import NUMERIC_FEATURES, text_features, tokenise, vocabulary_of
+from exporters.predictors.train import TextRecipe, TrainedHead, train
 from predictor_service.features import Query
 from predictor_service.model import LoadedModel
 
-HEADS = [kind for kind, module in KINDS.items() if module == "exporters.train"]
+HEADS = [kind for kind, module in KINDS.items() if module == "exporters.predictors.train"]
 TEXTS = [task.question for task in split_tasks().test]
 RECIPE = Recipe(
     members=3, hidden=16, epochs=60, batch=16, learning_rate=1e-2, dropout=0.1, input_dropout=0.0, mixup=0.0

@@ -10,17 +10,17 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from exporters.checkpoint import load_checkpoint, save_checkpoint
-from exporters.classes import soft_difficulty
-from exporters.curves import Curves
-from exporters.ensemble import Recipe
-from exporters.export import export
-from exporters.lora_difficulty import LoraRecipe, probabilities_of, train_lora
-from exporters.train_encoder import train_layer_mlp, train_lora_difficulty
+from exporters.measure.curves import Curves
+from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
+from exporters.predictors.classes import soft_difficulty
+from exporters.predictors.ensemble import Recipe
+from exporters.predictors.export import export
+from exporters.predictors.lora_difficulty import LoraRecipe, probabilities_of, train_lora
+from exporters.predictors.train_encoder import train_layer_mlp, train_lora_difficulty
 from predictor_service.artifact import ArtifactError, read_manifest
 from predictor_service.features import Query
 from predictor_service.model import LoadedModel
-from scheduler_service.templates import PromptTemplate
+from scheduler_service.generation.templates import PromptTemplate
 
 COUNT = 90
 WORDS = ["[PAD]", "[UNK]", "Q", "A", *[f"w{n}" for n in range(10)]]

@@ -3,7 +3,7 @@
 import pytest
 
 from scheduler_service.domain import Prediction, PredictionOutcome
-from scheduler_service.voting import stretched, winner
+from scheduler_service.generation.voting import stretched, winner
 
 
 @pytest.mark.parametrize(

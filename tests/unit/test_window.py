@@ -1,6 +1,6 @@
 """The request window closes by size or by age, and lets the abandoned go."""
 
-from scheduler_service.window import RequestWindow
+from scheduler_service.planning.window import RequestWindow
 
 
 def test_size_closes_it():

@@ -1,0 +1,1 @@
+"""From questions to measured curves: generate, check answers, merge, take hidden states."""

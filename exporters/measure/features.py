@@ -1,0 +1,64 @@
+"""Hidden states of an LLM at the last token of each question's prompt, for predictors that read them.
+
+One .npz per layer: ``question_id`` and ``hidden_state``. Layer 0 is the embedding, layer L the L-th block's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer
+
+from exporters.measure.hidden_states import write_hidden_states
+from exporters.measure.questions import Question
+from scheduler_service.generation.templates import PromptTemplate
+
+
+class StateReader:
+    """Runs an LLM from a GGUF file or a model folder, and reads its hidden states."""
+
+    def __init__(self, model: Path) -> None:
+        """Load the model; a GGUF is dequantised. Raises OSError where it cannot be read."""
+        gguf = model.suffix == ".gguf"
+        folder, options = (model.parent, {"gguf_file": model.name}) if gguf else (model, {})
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
+        self.layers: int = self.model.config.num_hidden_layers
+        if gguf:  # it is dequantised now, but would refuse to be saved as what it has become
+            self.model.hf_quantizer = None
+            self.model.config.__dict__.pop("quantization_config", None)
+
+    def read(self, prompt: str, layers: Sequence[int]) -> NDArray[np.float16]:
+        """Return the states of ``layers`` at the prompt's last token: (layers, size) float16."""
+        tokens = self.tokenizer(prompt, return_tensors="pt")
+        with torch.no_grad():
+            states = self.model(**tokens, output_hidden_states=True).hidden_states
+        result: NDArray[np.float16] = np.stack([states[layer][0, -1].numpy() for layer in layers]).astype(np.float16)
+        return result
+
+
+def write_features(
+    reader: StateReader,
+    template: PromptTemplate,
+    questions: Sequence[Question],
+    layers: Sequence[int],
+    out: Path,
+    on_read: Callable[[], None] = lambda: None,
+) -> list[Path]:
+    """Write ``out/layer-LL.npz`` for each layer; returns the paths. Raises ValueError for an unknown layer."""
+    if wrong := [layer for layer in layers if not 0 <= layer <= reader.layers]:
+        raise ValueError(f"--layers: {wrong[0]} is not from 0 to {reader.layers}")
+    rows = []
+    for question in questions:
+        rows.append(reader.read(template.render(question.question), layers))
+        on_read()
+    states = np.stack(rows, axis=1)
+    ids = [question.question_id for question in questions]
+    paths = [out / f"layer-{layer:02}.npz" for layer in layers]
+    for path, state in zip(paths, states, strict=True):
+        write_hidden_states(path, ids, state)
+    return paths

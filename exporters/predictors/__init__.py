@@ -1,0 +1,1 @@
+"""Trains predictors of every kind, and exports them to ONNX with parity measured."""

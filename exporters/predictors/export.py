@@ -1,0 +1,77 @@
+"""Write a trained predictor as a model folder, and compare what is served with what was trained."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.predictors.trained import Trained, manifest_of
+from predictor_service.artifact import Manifest, write_manifest
+from predictor_service.features import Query
+from predictor_service.model import LoadedModel
+
+WORST_PARITY = 0.05
+PARITY_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Distance of the served curves from the trained ones over ``rows`` queries, in fractions of accuracy.
+
+    ``megabytes``: size of the graph.
+    """
+
+    rows: int
+    largest: float
+    mean: float
+    megabytes: float
+
+
+def export(
+    trained: Trained,
+    folder: Path,
+    texts: Sequence[str],
+    hidden: NDArray[np.float32] | None,
+    *,
+    name: str,
+    version: str,
+    precision: str = "float16",
+) -> tuple[Manifest, Parity]:
+    """Write a model folder, load it as the predictor would, and compare it with ``trained`` on the given queries.
+
+    The folder is touched only when that went well. Raises ArtifactError where the predictor could not serve it, and
+    ValueError where the precision is not to be had or the served curves are not those that were trained.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        staged = Path(scratch)
+        trained.write(staged, precision)
+        manifest = write_manifest(staged, manifest_of(trained, name, version))
+        found = parity(trained, staged, texts, hidden)
+        if found.mean > WORST_PARITY:
+            raise ValueError(
+                f"--precision: in {precision} the served curves are off by {found.mean:.3f} on average, more than "
+                f"{WORST_PARITY}; use float16 or float32"
+            )
+        folder.mkdir(exist_ok=True)
+        for path in sorted(staged.iterdir(), key=lambda path: path.name == "manifest.json"):
+            path.replace(folder / path.name)
+    return manifest, found
+
+
+def parity(trained: Trained, folder: Path, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Parity:
+    """Compare a model folder with the predictor that it was made from, on the first few of the given queries."""
+    takes_hidden = trained.interface.hidden_size > 0
+    if takes_hidden and hidden is None:
+        raise ValueError(f"--hidden-states: {trained.interface.kind} needs them")
+    rows = min(PARITY_ROWS, len(texts))
+    states = hidden[:rows] if hidden is not None and takes_hidden else None
+    queries = [Query(text, None if states is None else states[row]) for row, text in enumerate(texts[:rows])]
+    served = LoadedModel(folder).run(queries).curves
+    error = np.abs(served - trained.reference(texts[:rows], states))
+    return Parity(rows, float(error.max()), float(error.mean()), (folder / "model.onnx").stat().st_size / 1e6)

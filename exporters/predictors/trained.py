@@ -1,0 +1,106 @@
+"""What a trained predictor is, whatever its kind: it knows its errors, writes its graph, and can be asked in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.measure.curves import WINDOW_TOKENS, Curves, pearson
+from predictor_service.artifact import Manifest
+
+Floats = NDArray[np.float64]
+PRECISIONS = ("float32", "float16", "int8")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What held-out questions say of a predictor: metrics; per window the mean accuracy and the error's deviation."""
+
+    validation: dict[str, float]
+    mean_curve: list[float]
+    uncertainty: list[float]
+    data: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, held_out: Floats, curves: Curves, data: dict[str, str], **metrics: float) -> Calibration:
+        """Score ``held_out`` predictions (n, K) of the questions of ``curves``; ``data``: its file and digest."""
+        measured = curves.accuracy
+        mean = measured.mean(axis=0)
+        validation = {
+            "pearson": pearson(held_out, measured),
+            "rmse": float(np.sqrt(((held_out - measured) ** 2).mean())),
+            "rmse_of_mean_curve": float(np.sqrt(((mean - measured) ** 2).mean())),
+            "questions": float(len(measured)),
+            **metrics,
+        }
+        deviation = (held_out - measured).std(axis=0)
+        return cls(validation, [float(value) for value in mean], [float(value) for value in deviation], data)
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a predictor takes and knows besides its graph: the fields of the manifest of the same names."""
+
+    kind: str
+    windows: int
+    takes_text: bool
+    hidden_size: int = 0
+    layer: int = 0
+    max_tokens: int = 0
+    prompt: str = "{prompt}"
+    class_curves: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Trained(Protocol):
+    """A trained predictor, ready to be exported."""
+
+    @property
+    def interface(self) -> Interface:
+        """What it takes."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration:
+        """What is known of its errors."""
+        ...
+
+    def write(self, folder: Path, precision: str) -> None:
+        """Write ``model.onnx``, and ``tokenizer.json`` if it needs one. Raises ValueError for a precision it lacks."""
+        ...
+
+    def reference(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats:
+        """Its curves (n, K) as torch or numpy computes them in float32, to compare a served graph with."""
+        ...
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write its weights beside a checkpoint; returns what else ``checkpoint`` needs to load it again."""
+        ...
+
+
+def manifest_of(trained: Trained, name: str, version: str) -> Manifest:
+    """Return the manifest of a trained predictor."""
+    interface, known = trained.interface, trained.calibration
+    return Manifest(
+        name=name,
+        version=version,
+        budget_window_tokens=WINDOW_TOKENS,
+        max_text_bytes=32768 if interface.takes_text else 0,
+        training_data=known.data,
+        validation={key: round(value, 4) for key, value in known.validation.items()},
+        reliability=round(max(0.0, known.validation["pearson"]), 4),
+        mean_curve=[round(value, 4) for value in known.mean_curve],
+        uncertainty=[round(value, 4) for value in known.uncertainty],
+        **asdict(interface),
+    )
+
+
+def lookup(names: Sequence[str], class_curves: Floats | None) -> dict[str, list[float]]:
+    """The manifest's form of the mean curve of each class (C, K); empty for a predictor without classes."""
+    if class_curves is None:
+        return {}
+    return {name: [round(float(value), 4) for value in curve] for name, curve in zip(names, class_curves, strict=True)}

@@ -1,0 +1,1 @@
+"""Replays measured curves: scores policies, simulates traffic, reports."""

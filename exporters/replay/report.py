@@ -1,0 +1,111 @@
+"""The evaluation as a page: what scheduling gains at each budget, and how far its predictions can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from exporters.replay.evaluate import Evaluation
+from exporters.replay.html_page import BLUE, GREEN, GREY, RED, figure, page, table
+
+_COLOURS = {"greedy": RED, "envelope": BLUE, "price": GREEN}
+
+
+def write_report(path: Path, evaluation: Evaluation) -> None:
+    """Write the report of an evaluation."""
+    model = evaluation.model
+    best = max(evaluation.budgets, key=lambda at: at.policies["envelope"].gain)
+    headline = (
+        f"<p class=big>{evaluation.queries} questions, Pearson r = {evaluation.pearson:.3f}; at most "
+        f"<b>{100 * best.policies['envelope'].gain:+.1f} points</b> over uniform, at {best.tokens_per_query} tokens a "
+        "question.</p>"
+    )
+    parts = [
+        f"<h1>{model['name']} {model['version']}</h1>",
+        headline,
+        figure(_accuracy(evaluation), "Accuracy against the mean budget, with both oracles."),
+        figure(_gains(evaluation), "Gain over uniform at equal tokens; bands: 95 % bootstrap over questions."),
+        figure(_shares(evaluation), "Share of the split-half oracle's gain that the policy reaches."),
+        figure(_reliability(evaluation), "Reliability: measured accuracy where so much was predicted."),
+        _numbers(evaluation),
+    ]
+    path.write_text(page(f"Evaluation of {model['name']}", parts))
+
+
+def _numbers(evaluation: Evaluation) -> str:
+    names = list(evaluation.budgets[0].policies)
+    head = ["tokens a question", "uniform", "oracle", "split oracle", *names, *[f"{name} tokens" for name in names]]
+    rows = [
+        [
+            str(at.tokens_per_query),
+            f"{at.uniform:.1%}",
+            f"{100 * (at.oracle - at.uniform):+.1f}",
+            f"{100 * (at.oracle_split - at.uniform):+.1f}",
+            *(f"{100 * at.policies[name].gain:+.1f}" for name in names),
+            *(f"{at.policies[name].tokens_per_query:.1f}" for name in names),
+        ]
+        for at in evaluation.budgets
+    ]
+    return table(head, rows)
+
+
+def _tokens(evaluation: Evaluation) -> list[int]:
+    return [at.tokens_per_query for at in evaluation.budgets]
+
+
+def _accuracy(evaluation: Evaluation) -> Figure:
+    drawing = Figure(figsize=(9, 3.6))
+    axis = drawing.subplots()
+    tokens = _tokens(evaluation)
+    axis.plot(tokens, [100 * at.oracle for at in evaluation.budgets], ":", color="black", label="oracle")
+    axis.plot(tokens, [100 * at.oracle_split for at in evaluation.budgets], "--", color="black", label="split oracle")
+    for name, colour in _COLOURS.items():
+        accuracy = [100 * at.policies[name].accuracy for at in evaluation.budgets]
+        axis.plot([at.policies[name].tokens_per_query for at in evaluation.budgets], accuracy, color=colour, label=name)
+    axis.plot(tokens, [100 * at.uniform for at in evaluation.budgets], color=GREY, label="uniform")
+    axis.set_xlabel("mean reasoning tokens a question")
+    axis.set_ylabel("accuracy, %")
+    axis.legend(frameon=False)
+    return drawing
+
+
+def _gains(evaluation: Evaluation) -> Figure:
+    drawing = Figure(figsize=(9, 3.2))
+    axis = drawing.subplots()
+    tokens = _tokens(evaluation)
+    for name, colour in _COLOURS.items():
+        scored = [at.policies[name] for at in evaluation.budgets]
+        axis.plot(tokens, [100 * one.gain for one in scored], color=colour, label=name)
+        low, high = ([100 * one.band[side] for one in scored] for side in (0, 1))
+        axis.fill_between(tokens, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.axhline(0, color=GREY, linewidth=1)
+    axis.set_xlabel("mean reasoning tokens a question")
+    axis.set_ylabel("points over uniform")
+    axis.legend(frameon=False)
+    return drawing
+
+
+def _shares(evaluation: Evaluation) -> Figure:
+    drawing = Figure(figsize=(9, 2.6))
+    axis = drawing.subplots()
+    wide = [at for at in evaluation.budgets if at.oracle_split - at.uniform > 0.01]  # else a ratio of two noises
+    for name, colour in _COLOURS.items():
+        share = [100 * at.policies[name].gain / (at.oracle_split - at.uniform) for at in wide]
+        axis.plot([at.tokens_per_query for at in wide], share, color=colour, label=name)
+    axis.set_xlabel("mean reasoning tokens a question")
+    axis.set_ylabel("% of the oracle's gain")
+    axis.legend(frameon=False)
+    return drawing
+
+
+def _reliability(evaluation: Evaluation) -> Figure:
+    drawing = Figure(figsize=(4.2, 3.8))
+    axis = drawing.subplots()
+    predicted, measured = zip(*evaluation.reliability, strict=True)
+    axis.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    axis.plot(predicted, measured, "o-", color=BLUE)
+    axis.set_xlabel("predicted accuracy")
+    axis.set_ylabel("measured accuracy")
+    axis.set_aspect("equal")
+    return drawing

@@ -1,0 +1,1 @@
+"""Who may come in: in-flight requests, quotas and rates."""

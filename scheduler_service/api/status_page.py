@@ -1,0 +1,78 @@
+"""A page that shows a running scheduler, read-only: figures, last budgets as bars, and why a request got its budget.
+
+It asks nobody who they are: listen where only operators reach it. Prompts are on it only where the journal keeps them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from importlib.resources import files
+from typing import Any
+
+from aiohttp import web
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from scheduler_service.api.status import StatusBoard
+
+log = logging.getLogger(__name__)
+
+_RECENT = 96
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def picture(status: dict[str, Any]) -> str:
+    """Return the page as it shows ``status`` (as of ``/status.json``), needing no scheduler any more."""
+    page = (files("scheduler_service") / "status_page.html").read_text()
+    inside = json.dumps(status).replace("</", "<\\/")
+    return page.replace("const frozen = null;", f"const frozen = {inside};")
+
+
+class StatusPage:
+    """Serves ``/``, ``/status.json`` and ``/request.json?id=…`` of a ``board``."""
+
+    def __init__(self, board: StatusBoard) -> None:
+        """Show ``board``."""
+        self._board = board
+        self._html = (files("scheduler_service") / "status_page.html").read_text()
+        app = web.Application()
+        app.router.add_get("/", self._page)
+        app.router.add_get("/status.json", self._status)
+        app.router.add_get("/request.json", self._request)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.5)
+        self.port = 0
+
+    async def start(self, address: str) -> None:
+        """Listen on ``host:port``. Raises OSError where the address is taken."""
+        host, _, port = address.rpartition(":")
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host or None, int(port)).start()
+        self.port = int(self._runner.addresses[0][1])
+        log.info("status page on port %d", self.port)
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        await self._runner.cleanup()
+
+    async def _page(self, _: web.Request) -> web.Response:
+        return web.Response(text=self._html, content_type="text/html", headers=_HEADERS)
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(_json(self._board.status(_RECENT)), headers=_HEADERS)
+
+    async def _request(self, request: web.Request) -> web.Response:
+        wanted = request.query.get("id", "")
+        found = self._board.find(wanted)
+        if found is None:
+            reason = f"{wanted!r} is none of the last {self._board.journal.keep} requests of this scheduler"
+            return web.json_response({"error": reason}, status=404, headers=_HEADERS)
+        return web.json_response({"request": _json(found)}, headers=_HEADERS)
+
+
+def _json(message: Message) -> dict[str, Any]:
+    return MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)

@@ -1,0 +1,99 @@
+"""A real LLM inside this process: llama.cpp by ``xllamacpp``, reached over its own HTTP listener on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scheduler_service.domain import BackendUnavailableError, Sampling
+from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
+from scheduler_service.generation.backends.gguf_files import ADAPTER, base_model_path
+from scheduler_service.generation.backends.http import HttpServer
+from scheduler_service.generation.backends.llama_cpp import LlamaCppBackend
+from scheduler_service.generation.forcing import Call
+
+log = logging.getLogger(__name__)
+
+
+class EmbeddedBackend:
+    """Runs the demo's model (SmolLM2-135M-Instruct with our adapter), or any GGUF.
+
+    ``adapter_scale``: the adapter's strength, 0 for none. ``slots``: requests that run at once. ``context_tokens``:
+    prompt and generation of one slot together. ``threads``: CPU threads, 0 for all cores.
+    """
+
+    name = "embedded"
+    capabilities = Capabilities()
+
+    def __init__(
+        self,
+        *,
+        model: Path | None = None,
+        adapter: Path | None = ADAPTER,
+        adapter_scale: float = 1.0,
+        slots: int = 8,
+        context_tokens: int = 1024,
+        threads: int = 0,
+    ) -> None:
+        """Remember what to load; ``start`` loads it."""
+        self._model, self._adapter, self._adapter_scale = model, adapter, adapter_scale
+        self._slots, self._context, self._threads = slots, context_tokens, threads
+        self._llama: Any = None
+        self._backend: LlamaCppBackend | None = None
+
+    async def start(self) -> None:
+        """Load the model off the event loop and wait for its listener."""
+        self._llama = await asyncio.to_thread(self._load)
+        url = str(self._llama.listening_address)
+        log.info("embedded LLM listens on %s", url)
+        self._backend = LlamaCppBackend(HttpServer(url, reuse_connections=False))
+        await self._backend.start()
+
+    async def close(self) -> None:
+        """Close the connections; the model goes with the process or with this object."""
+        if self._backend is not None:
+            await self._backend.close()
+        self._backend, llama, self._llama = None, self._llama, None
+        await asyncio.to_thread(lambda: llama.__del__() if hasattr(llama, "__del__") else None)
+
+    async def limits(self) -> Limits:
+        """What a slot holds. The model goes by its file's name: where it lies is nobody's business."""
+        found = await self._started().limits()
+        return replace(found, model=(self._model or base_model_path()).stem)
+
+    def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
+        """Run one call."""
+        return self._started().stream(call, sampling, headers)
+
+    def _started(self) -> LlamaCppBackend:
+        if self._backend is None:
+            raise BackendUnavailableError("the embedded LLM is not started")
+        return self._backend
+
+    def _load(self) -> Any:
+        try:
+            import xllamacpp
+        except ImportError as error:
+            raise BackendUnavailableError(
+                "the embedded LLM needs the extra 'embedded': pip install 'predictive-scheduling[embedded]'"
+            ) from error
+        params = xllamacpp.CommonParams()
+        params.model.path = str(self._model or base_model_path())
+        params.n_parallel = self._slots
+        params.n_ctx = self._context * self._slots
+        params.port = 0
+        params.warmup = False
+        params.verbosity = 0
+        params.cont_batching = True
+        if self._threads:
+            params.cpuparams.n_threads = self._threads
+            params.cpuparams_batch.n_threads = self._threads
+        if self._adapter is not None and self._adapter_scale:
+            lora = xllamacpp.CommonAdapterLoraInfo()
+            lora.path, lora.scale = str(self._adapter), self._adapter_scale
+            params.lora_adapters = [lora]
+        return xllamacpp.Server(params)

@@ -1,0 +1,226 @@
+"""Budget forcing without I/O: which call to make next, what each piece of text is, and when to stop reading.
+
+Theory of operation. A generation is a chain of calls to a server that continues raw text. The first calls ask for
+reasoning, never for more than is left of the budget. Three things can end the reasoning:
+
+* the model writes ``think_end``: what follows is its own answer, read on in the same call;
+* the budget is used up: the call is over, and the next one continues ``prompt + reasoning + answer_suffix``, which
+  makes the model answer from what it has thought so far;
+* the model stops without ``think_end``: its answer is asked for in the same way.
+
+The answer ends at a stop text, at the model's own end, or after ``answer_tokens``. A text that may turn out to be the
+start of ``think_end`` or of a stop is held back until it is decided; every other text leaves at once.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from scheduler_service.domain import FinishReason, Text, TextKind
+from scheduler_service.generation.templates import PromptTemplate
+
+
+class CallEnd(enum.Enum):
+    """How a backend's call ended: at its most tokens, or by the model (end token or stop text)."""
+
+    LENGTH = "length"
+    MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request to continue ``prompt`` by at most ``max_tokens`` tokens, ending at any of ``stop``.
+
+    ``turn``: the same as a chat. ``thinking_budget``: where the server is to end the thinking by itself, 0 for nowhere.
+    """
+
+    prompt: str
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    turn: Turn | None = None
+    thinking_budget: int = 0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A turn of a chat: what the user said, what the assistant has begun to say, and what ends its thinking."""
+
+    user: str
+    begun: str
+    think_end: str
+
+
+def held_back(text: str, marks: tuple[str, ...]) -> int:
+    """Length of the longest end of ``text`` that could be the start of one of ``marks``."""
+    longest = max((len(mark) - 1 for mark in marks), default=0)
+    end = text[-longest:] if longest else ""
+    if not any(mark[0] in end for mark in marks):  # nearly always: nothing in it could begin one
+        return 0
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(mark.startswith(text[-length:]) for mark in marks):
+            return length
+    return 0
+
+
+@dataclass
+class BudgetForcing:
+    """One generation. Feed it what the backend says; it says what to emit and what to call next.
+
+    ``budget``: the most reasoning tokens; ``answer_tokens``: the most answer tokens; ``call_limit``: the most tokens to
+    ask for in one call, 0 for any. ``server_budget``: the server ends the thinking by itself, and goes on with the
+    answer in the same call; tokens are counted here all the same, and a server that does not is cut off.
+    """
+
+    template: PromptTemplate
+    prompt: str
+    budget: int
+    answer_tokens: int
+    call_limit: int = 0
+    server_budget: bool = False
+    reasoning_tokens: int = 0
+    answer_used: int = 0
+    forced: bool = False
+    finish: FinishReason | None = None
+    _kind: TextKind = TextKind.REASONING
+    _reasoning: str = ""
+    _answer: str = ""
+    _held: str = ""
+    _held_tokens: int = 0
+    _cut: bool = False
+    _emitted: list[Text] = field(default_factory=list)
+
+    def next_call(self) -> Call | None:
+        """Return the call to make now, or ``None`` when the generation is over."""
+        if self.finish is not None:
+            return None
+        if self._kind is TextKind.REASONING:
+            if self.reasoning_tokens < self.budget:
+                return self._think(self.budget - self.reasoning_tokens)
+            self._force()
+        rest = self.answer_tokens - self.answer_used
+        if rest <= 0:
+            self._finish(FinishReason.ANSWER_LENGTH)
+            return None
+        suffix = self.template.answer_suffix if self.forced else self.template.think_end
+        begun = self._thought(suffix) + suffix + self._answer
+        return self._call(begun, rest, stop=self.template.stop)
+
+    def _think(self, rest: int) -> Call:
+        """Ask for reasoning. A server that ends it by itself writes ``think_end`` as the budget's last token."""
+        if not self.server_budget or rest < 2:
+            return self._call(self._reasoning, rest)
+        most = rest + self.answer_tokens
+        return self._call(self._reasoning, most, thinking_budget=rest - 1)
+
+    def _call(self, begun: str, most: int, *, stop: tuple[str, ...] = (), thinking_budget: int = 0) -> Call:
+        turn = Turn(self.prompt, self.template.think_start + begun, self.template.think_end)
+        limit = min(most, self.call_limit) if self.call_limit else most
+        return Call(self.template.render(self.prompt) + begun, limit, stop, turn, thinking_budget)
+
+    def feed(self, text: str, tokens: int) -> bool:
+        """Take a piece of the running call; returns whether to go on reading it."""
+        if self._kind is TextKind.REASONING:
+            return self._feed_reasoning(text, tokens)
+        return self._feed_answer(text, tokens)
+
+    def end_call(self, end: CallEnd) -> None:
+        """Take the end of a call that was read to its end; ``next_call`` then says how to go on."""
+        if self.finish is not None:
+            return
+        if self._kind is TextKind.ANSWER:
+            if end is CallEnd.MODEL:
+                self._finish(FinishReason.FORCED if self.forced else FinishReason.NATURAL)
+            elif self.answer_used >= self.answer_tokens:
+                self._finish(FinishReason.ANSWER_LENGTH)
+        elif end is CallEnd.MODEL:
+            self._force()
+
+    @property
+    def reasoning(self) -> bool:
+        """Whether the reasoning still goes on, so that a larger budget could be used."""
+        return self._kind is TextKind.REASONING and self.finish is None and not self._cut
+
+    def cut(self) -> None:
+        """End the reasoning with what was thought so far; the next call forces the answer."""
+        self.budget, self._cut = min(self.budget, self.reasoning_tokens), True
+
+    def take(self) -> list[Text]:
+        """Return what is to be emitted since the last call of this method."""
+        emitted, self._emitted = self._emitted, []
+        return emitted
+
+    def _thought(self, suffix: str) -> str:
+        """The reasoning as the prompt of the answer continues it: no doubled white space before the suffix."""
+        return self._reasoning.rstrip() if suffix[0].isspace() else self._reasoning
+
+    def _feed_reasoning(self, text: str, tokens: int) -> bool:
+        if self.reasoning_tokens + tokens > self.budget:
+            return False  # the server did not stop where it was told to
+        self.reasoning_tokens += tokens
+        end = self.template.think_end
+        before, mark, after = (self._held + text).partition(end)
+        self._held_tokens += tokens
+        if mark:
+            self._held = ""
+            self._emit_reasoning(before)
+            self._settle_marker()
+            self._kind = TextKind.ANSWER
+            # A server that was told where to end the thinking ended it there: the model would have gone on.
+            self.forced = self.server_budget and self.reasoning_tokens >= self.budget
+            return self._feed_answer(after, 0)
+        keep = held_back(before, (end,))
+        self._held = before[len(before) - keep :]
+        self._emit_reasoning(before[: len(before) - keep])
+        return True
+
+    def _emit_reasoning(self, text: str) -> None:
+        self._reasoning += text
+        if text:
+            self._emitted.append(Text(TextKind.REASONING, text, self._held_tokens))
+            self._held_tokens = 0
+
+    def _settle_marker(self) -> None:
+        """Account for the tokens of a whole or half-written end of thinking: reasoning without text of its own."""
+        if self._held_tokens:
+            self._emitted.append(Text(TextKind.REASONING, "", self._held_tokens))
+        self._held, self._held_tokens = "", 0
+
+    def _force(self) -> None:
+        """Turn to the answer; a half-written end of thinking is dropped."""
+        self._settle_marker()
+        self._kind, self.forced = TextKind.ANSWER, True
+        if self.template.answer_opening:
+            self._emitted.append(Text(TextKind.ANSWER, self.template.answer_opening, 0, forced=True))
+
+    def _feed_answer(self, text: str, tokens: int) -> bool:
+        if self.answer_used + tokens > self.answer_tokens:
+            self._finish(FinishReason.ANSWER_LENGTH)
+            return False
+        self.answer_used += tokens
+        self._held_tokens += tokens
+        self._held += text
+        found = [at for at in (self._held.find(stop) for stop in self.template.stop) if at >= 0]
+        if found:
+            self._held = self._held[: min(found)]
+            self._finish(FinishReason.FORCED if self.forced else FinishReason.NATURAL)
+            return False
+        keep = held_back(self._held, self.template.stop)
+        self._emit_answer(self._held[: len(self._held) - keep])
+        self._held = self._held[len(self._held) - keep :]
+        return True
+
+    def _emit_answer(self, text: str) -> None:
+        self._answer += text
+        if text:
+            self._emitted.append(Text(TextKind.ANSWER, text, self._held_tokens, self.forced))
+            self._held_tokens = 0
+
+    def _finish(self, reason: FinishReason) -> None:
+        """Let out what was held back; it did not become a stop text."""
+        held, self._held = self._held, ""
+        self._answer += held
+        if held or self._held_tokens:
+            self._emitted.append(Text(TextKind.ANSWER, held, self._held_tokens, self.forced))
+            self._held_tokens = 0
+        self.finish = reason

@@ -1,0 +1,1 @@
+"""Gives each request its budget: at once by the price, or in a window with others."""

@@ -1,0 +1,1 @@
+"""Asks the predictor, guards against its failures, and learns how far it is to be trusted."""

@@ -1,0 +1,56 @@
+"""Reported outcomes: which request they belong to, and what they say of its predictor. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from scheduler_service.allocation.policy import accuracy_of
+from scheduler_service.domain import Allocation, PredictionOutcome
+from scheduler_service.prediction.reliability import Reliability
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What an outcome changed: its predictor, what is now known of it, and whether the outcome showed a drift."""
+
+    predictor: str
+    reliability: Reliability
+    drifted: bool
+
+
+@dataclass
+class OutcomeBook:
+    """Remembers the last ``limit`` finished requests, so that their outcomes can be reported once each."""
+
+    limit: int = 10_000
+    _finished: OrderedDict[str, tuple[str, float]] = field(default_factory=OrderedDict)
+    known: dict[str, Reliability] = field(default_factory=dict)
+
+    def remember(self, allocation: Allocation) -> None:
+        """Remember what was expected of a request that finished with a fresh prediction."""
+        if allocation.prediction.outcome is not PredictionOutcome.FRESH:
+            return
+        self._finished[allocation.request_id] = (allocation.prediction.predictor, _predicted(allocation))
+        while len(self._finished) > self.limit:
+            self._finished.popitem(last=False)
+
+    def report(self, request_id: str, score: float) -> Reported | None:
+        """Record a score from 0 to 1; returns what it changed, or ``None`` for an unknown request."""
+        found = self._finished.pop(request_id, None)
+        if found is None:
+            return None
+        predictor, expected = found
+        reliability = self.known.setdefault(predictor, Reliability())
+        return Reported(predictor, reliability, reliability.add(expected, score))
+
+    def slope(self, predictor: str) -> float:
+        """The share of this predictor's predicted differences that is real; 1 before any outcome."""
+        known = self.known.get(predictor)
+        return 1.0 if known is None else known.slope
+
+
+def _predicted(allocation: Allocation) -> float:
+    """What the predictor itself said of the budget, before its curve was drawn toward the mean curve."""
+    curve = allocation.prediction.raw or allocation.prediction.curve
+    return accuracy_of(curve, allocation.budget_tokens, allocation.budget_window_tokens)
