@@ -32,7 +32,7 @@ from predictive_scheduling import AsyncPredictorClient, telemetry
 from predictive_scheduling.version import VERSION
 from predictor_service.settings import SHIPPED_MODELS
 from scheduler_service.api.generations import Generations
-from scheduler_service.assembly import make_pipeline
+from scheduler_service.assembly import make_pipeline, state_of
 from scheduler_service.domain import Allocation, Job, Sampling
 from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.generation.forcing import Call, CallEnd
@@ -81,10 +81,10 @@ async def crowd(requests: int, tenants: int) -> dict[str, float]:
         tenant_requests_per_second=1e9, tenant_tokens_per_second=1e9,
     )  # fmt: skip
     held = GatedBackend()
-    pipeline = make_pipeline(settings, held, await held.limits(), NoPredictor(), reporting.tracers)
     measured = MetricsObserver(reporting.meters, "m", "gated")
-    measured.watch(pipeline, ())
-    pipeline.observers = Observers([SpanObserver(), measured, Journal(settings.journal_requests)])
+    observers = Observers([SpanObserver(), measured, Journal(settings.journal_requests)])
+    pipeline = make_pipeline(settings, held, await held.limits(), NoPredictor(), observers, reporting.tracers)
+    measured.watch(state_of(pipeline, held))
     inside = asyncio.Semaphore(0)
 
     async def request(generations: Generations, at: int) -> None:
@@ -96,7 +96,7 @@ async def crowd(requests: int, tenants: int) -> dict[str, float]:
     gc.collect()
     memory = resident_mb()
     async with asyncio.TaskGroup() as group:
-        collecting = group.create_task(pipeline.collector.run())
+        allocating = group.create_task(pipeline.allocator.run())
         generations = Generations(pipeline.generate, group)
         began = time.process_time()
         running = [group.create_task(request(generations, at)) for at in range(requests)]
@@ -107,7 +107,7 @@ async def crowd(requests: int, tenants: int) -> dict[str, float]:
         held.gate.set()
         await asyncio.gather(*running)
         ended = time.process_time()
-        collecting.cancel()
+        allocating.cancel()
     reporting.shut_down()
     return {
         "in_us": 1e6 * (came - began) / requests,

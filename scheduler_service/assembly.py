@@ -28,14 +28,19 @@ from scheduler_service.generation.backends.base import Backend, Limits
 from scheduler_service.generation.dispatcher import Dispatcher
 from scheduler_service.generation.pace import Pace
 from scheduler_service.pipeline import Pipeline
-from scheduler_service.planning.collector import Collector
-from scheduler_service.planning.plan import PriceDesk, Rules
+from scheduler_service.planning.allocator import Allocator, Expectations
+from scheduler_service.planning.plan import Rules
+from scheduler_service.planning.priced import PricedAllocator
+from scheduler_service.planning.pricing import Pricing
 from scheduler_service.planning.window import RequestWindow
+from scheduler_service.planning.windowed import Waiting, WindowedAllocator
 from scheduler_service.prediction.client import GrpcPredictor, NoPredictor, Predictor
 from scheduler_service.prediction.guard import GuardedPredictor
 from scheduler_service.prediction.outcomes import OutcomeBook
 from scheduler_service.prediction.trust import trusted
 from scheduler_service.settings import SchedulerSettings
+from scheduler_service.telemetry.metrics import Watched
+from scheduler_service.telemetry.observers import Observers
 
 _DEFAULT_SLOTS = 128
 
@@ -74,7 +79,12 @@ def check_fits(settings: SchedulerSettings, limits: Limits) -> None:
 
 
 def make_pipeline(
-    settings: SchedulerSettings, backend: Backend, limits: Limits, predictor: Predictor, tracing: trace.TracerProvider
+    settings: SchedulerSettings,
+    backend: Backend,
+    limits: Limits,
+    predictor: Predictor,
+    observers: Observers,
+    tracing: trace.TracerProvider,
 ) -> Pipeline:
     """Wire a pipeline from settings around a started backend and a predictor."""
     tracer = tracing.get_tracer("scheduler_service")
@@ -88,10 +98,6 @@ def make_pipeline(
         income=_income(settings),
         opening=settings.bank_tokens if settings.budget_per == "second" and not shared else 0,
     )
-    desk = PriceDesk(settings.tokens_per_query, settings.answer_tokens, DualPrice()) if priced else None
-    window = RequestWindow(  # type: ignore[var-annotated]
-        settings.window_size, settings.window_ms / 1000, settings.window_adaptive
-    )
     slots = settings.backend_slots or limits.max_concurrent_requests or _DEFAULT_SLOTS
     outcomes, pace = OutcomeBook(), Pace()
 
@@ -99,8 +105,19 @@ def make_pipeline(
         mean = predictor.mean_curve(prediction.predictor)
         return trusted(prediction, mean, outcomes.slope(prediction.predictor), settings.confidence)
 
+    expectations = Expectations(predictor, rules, pace, trust)
+    allocator: Allocator
+    if priced:
+        pricing = Pricing(settings.tokens_per_query, settings.answer_tokens, DualPrice())
+        allocator = PricedAllocator(pricing, expectations, ledger, tracer)
+    else:
+        window: RequestWindow[Waiting] = RequestWindow(
+            settings.window_size, settings.window_ms / 1000, settings.window_adaptive
+        )
+        allocator = WindowedAllocator(window, expectations, ledger, tracer)
     return Pipeline(
-        collector=Collector(window, predictor, ledger, rules, tracer, desk=desk, pace=pace, trust=trust),
+        allocator=allocator,
+        expectations=expectations,
         dispatcher=Dispatcher(backend, settings.model or limits.model, slots, tracer),
         predictor=predictor,
         ledger=ledger,
@@ -109,7 +126,20 @@ def make_pipeline(
         admission=_admission(settings),
         outcomes=outcomes,
         pace=pace,
+        observers=observers,
         reclaimer=Reclaimer() if settings.reclaim else None,
+    )
+
+
+def state_of(pipeline: Pipeline, backend: Backend) -> Watched:
+    """What metrics read of a pipeline and its backend."""
+    return Watched(
+        pipeline.admission,
+        pipeline.ledger,
+        pipeline.outcomes,
+        lambda: pipeline.allocator.quoted_price,
+        lambda: pipeline.pace.seconds_per_token,
+        getattr(backend, "endpoints", ()),
     )
 
 

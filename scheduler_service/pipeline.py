@@ -34,7 +34,7 @@ from scheduler_service.generation.forcing import BudgetForcing
 from scheduler_service.generation.pace import Pace, answer_seconds
 from scheduler_service.generation.templates import PromptTemplate
 from scheduler_service.generation.voting import winner
-from scheduler_service.planning.collector import Collector
+from scheduler_service.planning.allocator import Allocator, Expectations
 from scheduler_service.planning.plan import Rules, WindowPlan, plan_window
 from scheduler_service.prediction.client import Predictor
 from scheduler_service.prediction.outcomes import OutcomeBook
@@ -50,7 +50,8 @@ class Pipeline:
     becomes of requests.
     """
 
-    collector: Collector
+    allocator: Allocator
+    expectations: Expectations
     dispatcher: Dispatcher
     predictor: Predictor
     ledger: BudgetLedger
@@ -72,7 +73,7 @@ class Pipeline:
         allocation: Allocation | None = None
         await self._admit(job)
         try:
-            allocation = await self.collector.allocate(job)
+            allocation = await self.allocator.allocate(job)
             runs = self._runs(job, allocation, came)
             try:
                 self.observers.allocated(job, allocation)
@@ -181,7 +182,7 @@ class Pipeline:
             return
         self.reclaimer.stop(job.request_id)
         if returned:
-            self.reclaimer.offer(returned, self.ledger.extend, self.collector.price)
+            self.reclaimer.offer(returned, self.ledger.extend, self.allocator.price)
 
     async def plan(
         self, jobs: Sequence[Job], known: Sequence[Prediction | None], tokens: int, policy: str
@@ -196,8 +197,7 @@ class Pipeline:
         asked = [job for job, prediction in zip(jobs, known, strict=True) if prediction is None]
         answers = iter(await self.predictor.predict(asked) if asked else [])
         predictions = [
-            prediction or self.collector.made_of(job, next(answers))
-            for job, prediction in zip(jobs, known, strict=True)
+            prediction or self.expectations.of(job, next(answers)) for job, prediction in zip(jobs, known, strict=True)
         ]
         rules = replace(self.rules, policy=POLICIES[policy]) if policy else self.rules
         try:

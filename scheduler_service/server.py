@@ -19,7 +19,7 @@ from scheduler_service.api.openai_front import OpenAiFront
 from scheduler_service.api.servicer import Offer, SchedulerServicer
 from scheduler_service.api.status import StatusBoard
 from scheduler_service.api.status_page import StatusPage
-from scheduler_service.assembly import check_fits, make_pipeline, make_predictor, make_shared_budget
+from scheduler_service.assembly import check_fits, make_pipeline, make_predictor, make_shared_budget, state_of
 from scheduler_service.generation.backends import make_backend
 from scheduler_service.generation.backends.base import Backend
 from scheduler_service.settings import SchedulerSettings
@@ -56,12 +56,12 @@ async def serve(
         log.info("backend %s: %s, %s", settings.backend, limits, backend.capabilities)
         check_fits(settings, limits)
         predictor = make_predictor(settings, reporting, closing)
-        pipeline = make_pipeline(settings, backend, limits, predictor, reporting.tracers)
         offer = Offer(settings.model or limits.model, settings.floor_tokens, settings.cap_tokens, settings.temperature)
         journal = Journal(settings.journal_requests, settings.journal_prompts)
         measured = MetricsObserver(reporting.meters, offer.model, settings.backend, tenants=settings.metrics_tenants)
-        measured.watch(pipeline, getattr(backend, "endpoints", ()))
-        pipeline.observers = Observers([SpanObserver(), measured, journal])
+        observers = Observers([SpanObserver(), measured, journal])
+        pipeline = make_pipeline(settings, backend, limits, predictor, observers, reporting.tracers)
+        measured.watch(state_of(pipeline, backend))
         sharing = make_shared_budget(settings, pipeline, closing)
         serving = Serving.by_settings(settings, SERVICE, reporting)
         tokens = read_tokens(Path(settings.auth_tokens)) if settings.auth_tokens else {}
@@ -71,7 +71,7 @@ async def serve(
             board = StatusBoard(pipeline, journal, offer.model, settings.policy, settings.backend)
             servicer = SchedulerServicer(pipeline, generations, board, offer, lambda: serving.refuses, identity)
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
-            working = [group.create_task(pipeline.collector.run())]
+            working = [group.create_task(pipeline.allocator.run())]
             if sharing is not None:
                 working.append(group.create_task(sharing.run()))
                 await sharing.beat()  # so that the first request finds a lease

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from exporters.faults import CurvesFileError
-from exporters.predictors.classes import DIFFICULTY, difficulty_of
+from exporters.measure.classes import DIFFICULTY, difficulty_of
 
 WINDOW_TOKENS = 16
 REQUIRED = ("question_id", "question", "accuracy_at_window")

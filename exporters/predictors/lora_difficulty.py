@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, AutoTokenizer
 
+from exporters.measure.classes import soft_difficulty
 from exporters.measure.curves import Curves
-from exporters.predictors.classes import soft_difficulty
 from exporters.predictors.trained_encoder import DifficultyNet
 
 log = logging.getLogger(__name__)

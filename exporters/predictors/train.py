@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from exporters.measure.classes import DIFFICULTY, SIZE, class_means, size_of, soft_difficulty
 from exporters.measure.curves import Curves
-from exporters.predictors.classes import DIFFICULTY, SIZE, class_means, size_of, soft_difficulty
 from exporters.predictors.ensemble import Ensemble, Recipe, add_ensemble, predict, train_ensemble
 from exporters.predictors.kinds import KINDS, Training
 from exporters.predictors.onnx_graph import TEXT, GraphBuilder, hidden_state_input, with_half_weights

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exporters.measure.classes import class_means
 from exporters.measure.curves import Curves
 from exporters.measure.features import StateReader
-from exporters.predictors.classes import class_means
 from exporters.predictors.ensemble import Recipe
 from exporters.predictors.kinds import Training
 from exporters.predictors.lora_difficulty import LoraRecipe, probabilities_of, train_lora

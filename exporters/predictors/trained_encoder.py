@@ -22,7 +22,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from transformers import AutoModel, AutoTokenizer
 
-from exporters.predictors.classes import DIFFICULTY
+from exporters.measure.classes import DIFFICULTY
 from exporters.predictors.ensemble import Ensemble
 from exporters.predictors.onnx_graph import with_half_weights
 from exporters.predictors.trained import Calibration, Interface, lookup

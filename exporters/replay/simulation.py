@@ -21,7 +21,7 @@ from scheduler_service.allocation.policy import accuracy_at
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.budget.income import Income, PerSecond
 from scheduler_service.budget.ledger import BudgetLedger
-from scheduler_service.planning.plan import affordable
+from scheduler_service.planning.pricing import affordable
 from scheduler_service.planning.window import RequestWindow
 
 Floats = NDArray[np.float64]

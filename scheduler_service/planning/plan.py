@@ -1,4 +1,4 @@
-"""From predictions to allocations: a window at once, or one request by the price. Pure."""
+"""From the predictions of a window to its allocations, by one plan. Pure."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from scheduler_service.allocation import Plan, Policy, Problem, make_plan
-from scheduler_service.allocation.equal_accuracy import EqualAccuracy
-from scheduler_service.allocation.policy import Ints, accuracy_of, spread_evenly
-from scheduler_service.allocation.price import DualPrice
+from scheduler_service.allocation.policy import Ints, spread_evenly
 from scheduler_service.allocation.shares import max_min_shares
 from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
 
@@ -66,7 +64,7 @@ def _plan(jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, ru
     caps = np.array([job.cap_tokens for job in jobs], dtype=np.int64)
     windows = max((len(prediction.curve) for prediction in predictions if prediction.curve), default=0)
     windows = max(windows, -(-int(caps.max()) // width))
-    curves = np.array([_extended(prediction.curve, windows) for prediction in predictions])
+    curves = np.array([extended(prediction.curve, windows) for prediction in predictions])
     floors = np.array([job.floor_tokens for job in jobs], dtype=np.int64)
     if int(floors.sum()) > total:
         floors = spread_evenly(np.zeros_like(floors), floors, total, step=1)
@@ -76,76 +74,7 @@ def _plan(jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, ru
     return WindowPlan(allocations, total, int(plan.budgets.sum()), plan.saved_at_equal_accuracy)
 
 
-_GUARD_DECISIONS = 50  # that the price's guard looks back on; before, it has seen too little to judge
-
-
-@dataclass
-class PriceDesk:
-    """Decides requests one by one: the price, and a guard that watches what it is expected to gain over uniform.
-
-    ``baseline_tokens``: what uniform gives. The guard takes uniform while the expected gain of recent decisions, taken
-    or not, is negative: with predictions of worth it never is, since no plan of the same spend is expected to gain
-    more.
-    """
-
-    baseline_tokens: int
-    answer_tokens: int
-    pricing: DualPrice
-    expected_gain: float = 0.0
-    decisions: int = 0
-
-    def __post_init__(self) -> None:
-        """Start with nothing decided."""
-        self._saved = EqualAccuracy(self.pricing.window_tokens)
-
-    @property
-    def quoted(self) -> float:
-        """The price as it is told; 0 while none is known."""
-        return self.pricing.price if self.pricing.price < 1 else 0.0
-
-    def decide(self, job: Job, prediction: Prediction, *, grant: float, balance: float, overdraft: float) -> Allocation:
-        """Allocate one job. ``grant``: tokens earned with it; ``balance``: what the bank holds, negative for a debt."""
-        width = self.pricing.window_tokens
-        open_tokens = max(0, int(grant + balance + overdraft))
-        floor, baseline = affordable(job.floor_tokens, self.baseline_tokens, job.cap_tokens, open_tokens)
-        budget, policy, expected, uniform, saved = baseline, "uniform", 0.0, 0.0, 0.0
-        if prediction.outcome is PredictionOutcome.FRESH:
-            curve = _extended(prediction.curve, -(-job.cap_tokens // width))
-            limit = float(open_tokens - floor)
-            priced = self.pricing.decide(curve, floor, job.cap_tokens, grant, balance, limit)
-            expected, uniform = (accuracy_of(curve, tokens, width) for tokens in (priced, baseline))
-            self.decisions += 1
-            self.expected_gain += (expected - uniform - self.expected_gain) / min(self.decisions, _GUARD_DECISIONS)
-            if self.expected_gain >= 0 or self.decisions < _GUARD_DECISIONS:
-                budget, policy = priced, "price"
-            else:
-                expected = uniform
-            saved = self._saved.add(np.array(curve), budget, expected)
-        return Allocation(
-            request_id=job.request_id,
-            budget_tokens=budget,
-            baseline_tokens=baseline,
-            answer_tokens=self.answer_tokens,
-            floor_tokens=floor,
-            cap_tokens=job.cap_tokens,
-            policy=policy,
-            prediction=prediction,
-            expected_accuracy=expected,
-            baseline_expected_accuracy=uniform,
-            budget_window_tokens=width,
-            window_size=1,
-            saved_at_equal_accuracy_tokens=saved,
-            price=self.quoted if policy == "price" else 0.0,
-        )
-
-
-def affordable(floor: int, baseline: int, cap: int, open_tokens: int) -> tuple[int, int]:
-    """What ``open_tokens`` pay of a request's floor, and of the budget that uniform would give it."""
-    floor = min(floor, open_tokens)
-    return floor, max(floor, min(baseline, cap, open_tokens))
-
-
-def _extended(curve: Sequence[float], windows: int) -> list[float]:
+def extended(curve: Sequence[float], windows: int) -> list[float]:
     """A curve of ``windows`` values: beyond what is predicted nothing more is expected to be gained."""
     last = curve[-1] if curve else 0.0
     return [*curve, *[last] * (windows - len(curve))]

@@ -5,9 +5,9 @@ import pytest
 
 from exporters.demo.tasks import split_tasks
 from exporters.faults import CurvesFileError
+from exporters.measure.classes import difficulty_of, size_of, soft_difficulty
 from exporters.measure.curves import Curves
 from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
-from exporters.predictors.classes import difficulty_of, size_of, soft_difficulty
 from exporters.predictors.ensemble import Recipe, best_shrinkage
 from exporters.predictors.export import export
 from exporters.predictors.kinds import KINDS, module_of

@@ -10,9 +10,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from exporters.measure.classes import soft_difficulty
 from exporters.measure.curves import Curves
 from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
-from exporters.predictors.classes import soft_difficulty
 from exporters.predictors.ensemble import Recipe
 from exporters.predictors.export import export
 from exporters.predictors.lora_difficulty import LoraRecipe, probabilities_of, train_lora

@@ -3,7 +3,7 @@
 from scheduler_service.allocation.policy import accuracy_of
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
-from scheduler_service.planning.plan import PriceDesk
+from scheduler_service.planning.pricing import Pricing
 
 EASY = Prediction(PredictionOutcome.FRESH, (0.9, 0.9, 0.9, 0.9), "p@1")
 SLOW = Prediction(PredictionOutcome.FRESH, (0.0, 0.0, 0.0, 0.9), "p@1")
@@ -14,12 +14,12 @@ def job(floor=16, cap=64, name="a"):
     return Job(name, "prompt", "", floor, cap)
 
 
-def desk():
-    return PriceDesk(40, 8, DualPrice())
+def pricing():
+    return Pricing(40, 8, DualPrice())
 
 
 def test_a_stream_of_mixed_requests_is_split_where_it_helps():
-    one, balance, given = desk(), 0.0, {EASY: [], SLOW: []}
+    one, balance, given = pricing(), 0.0, {EASY: [], SLOW: []}
     for at in range(200):
         prediction = (EASY, SLOW)[at % 2]
         allocation = one.decide(job(), prediction, grant=40, balance=balance, overdraft=160)
@@ -32,18 +32,18 @@ def test_a_stream_of_mixed_requests_is_split_where_it_helps():
 
 
 def test_without_a_prediction_a_request_gets_the_uniform_budget():
-    allocation = desk().decide(job(), NONE, grant=40, balance=0, overdraft=0)
+    allocation = pricing().decide(job(), NONE, grant=40, balance=0, overdraft=0)
     assert (allocation.budget_tokens, allocation.policy, allocation.price) == (40, "uniform", 0.0)
 
 
 def test_an_empty_account_lowers_even_the_floor():
-    allocation = desk().decide(job(), SLOW, grant=40, balance=-35, overdraft=0)
+    allocation = pricing().decide(job(), SLOW, grant=40, balance=-35, overdraft=0)
     assert allocation.budget_tokens == allocation.floor_tokens == 5
-    assert desk().decide(job(), NONE, grant=40, balance=-100, overdraft=0).budget_tokens == 0
+    assert pricing().decide(job(), NONE, grant=40, balance=-100, overdraft=0).budget_tokens == 0
 
 
 def test_a_price_that_is_expected_to_lose_is_not_followed():
-    one = desk()
+    one = pricing()
     one.expected_gain, one.decisions = -0.5, 100
     allocation = one.decide(job(), SLOW, grant=40, balance=0, overdraft=160)
     assert (allocation.budget_tokens, allocation.policy) == (40, "uniform")
