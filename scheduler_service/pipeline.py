@@ -154,8 +154,7 @@ class Pipeline:
         def grow(budget: int) -> None:
             forcing.budget = budget
 
-        curve = allocation.prediction.curve
-        cap = min(allocation.cap_tokens, len(curve) * allocation.budget_window_tokens)
+        curve, cap = allocation.prediction.curve, allocation.cap_tokens
         self.reclaimer.start(
             Running(allocation.request_id, curve, allocation.budget_tokens, cap, grow, lambda: forcing.reasoning)
         )

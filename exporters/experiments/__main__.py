@@ -36,7 +36,7 @@ StatesOption = Annotated[Path | None, typer.Option("--hidden-states")]
 
 def _predicted(curves: Curves, model: Path, hidden: Path | None) -> Floats:
     states = read_hidden_states(hidden, curves.ids) if hidden else None
-    return predictions(LoadedModel(model), curves, states)[0]
+    return predictions(LoadedModel(model), curves, states).accuracy
 
 
 def _show(table: Table, plot: Path | None = None, drawing: Figure | None = None) -> None:

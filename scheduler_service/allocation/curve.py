@@ -5,9 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 MOST_TOKENS = 131_072  # the largest budget that any engine takes
 MOST_POINTS = 512
+_ROUNDING = 1e-6
 
 
 def evenly_spaced(count: int, step: int) -> tuple[int, ...]:
@@ -15,15 +17,29 @@ def evenly_spaced(count: int, step: int) -> tuple[int, ...]:
     return tuple(range(step, count * step + 1, step))
 
 
+def spacing(points: Sequence[int]) -> int:
+    """The distance W of points at W, 2W, …; 0 for others."""
+    return points[0] if points and tuple(points) == evenly_spaced(len(points), points[0]) else 0
+
+
+class CurveError(ValueError):
+    """A curve is none. ``part``: points, accuracy or used; the text says what is wrong with it, and where."""
+
+    def __init__(self, part: str, description: str) -> None:
+        """Name the part, and say what would be accepted."""
+        super().__init__(description)
+        self.part = part
+
+
 def check_points(points: Sequence[int]) -> None:
-    """Raise ValueError where ``points`` are not one to 512 budgets that rise, from 0 to 131,072 tokens."""
+    """Raise CurveError where ``points`` are not one to 512 budgets that rise, from 0 to 131,072 tokens."""
     if not 1 <= len(points) <= MOST_POINTS:
-        raise ValueError(f"must be 1 to {MOST_POINTS} budgets, not {len(points)}")
-    if points[0] < 0 or points[-1] > MOST_TOKENS:
-        raise ValueError(f"must be from 0 to {MOST_TOKENS} tokens, not {points[0]} to {points[-1]}")
-    for at, (one, other) in enumerate(zip(points, points[1:], strict=False)):
+        raise CurveError("points", f"must be 1 to {MOST_POINTS} budgets, not {len(points)}")
+    if points[0] < 0 or points[-1] > MOST_TOKENS or points[-1] == 0:
+        raise CurveError("points", f"must be from 0 to {MOST_TOKENS} tokens, not {points[0]} to {points[-1]}")
+    for at, (one, other) in enumerate(pairwise(points)):
         if other <= one:
-            raise ValueError(f"must rise; {other} at place {at + 1} follows {one}")
+            raise CurveError("points", f"must rise; {other} at place {at + 1} follows {one}")
 
 
 @dataclass(frozen=True)
@@ -61,3 +77,28 @@ class Curve:
         at = bisect_right(self.points, tokens)
         low, below = (self.points[at - 1], values[at - 1]) if at else (0, 0.0)
         return below + (tokens - low) / (self.points[at] - low) * (values[at] - below)
+
+
+def checked(points: Sequence[int], accuracy: Sequence[float], used: Sequence[float] = ()) -> Curve:
+    """Return the curve of values that come from outside. Raises CurveError with the part and the place of a fault.
+
+    Points must rise; accuracies are finite, from 0 to 1, one for each point; used tokens, where there are any, are one
+    for each point, do not fall, and are at most the point. What rounding to 32 bits leaves is forgiven.
+    """
+    check_points(points)
+    if len(accuracy) != len(points):
+        raise CurveError("accuracy", f"has {len(accuracy)} values for {len(points)} points")
+    for at, value in enumerate(accuracy):
+        if not 0 <= value <= 1:
+            raise CurveError("accuracy", f"is {value} at place {at}, not a number from 0 to 1")
+    if used and len(used) != len(points):
+        raise CurveError("used", f"has {len(used)} values for {len(points)} points")
+    before = 0.0
+    for at, (value, point) in enumerate(zip(used, points, strict=False)):
+        if not 0 <= value <= point * (1 + _ROUNDING):
+            raise CurveError("used", f"is {value} at place {at}, not from 0 to its budget of {point} tokens")
+        if value < before * (1 - _ROUNDING):
+            raise CurveError("used", f"falls from {before} to {value} at place {at}")
+        before = value
+    kept = accumulate((min(float(value), float(point)) for value, point in zip(used, points, strict=False)), max)
+    return Curve(tuple(points), tuple(accuracy), tuple(kept))

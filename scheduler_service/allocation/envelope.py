@@ -53,7 +53,7 @@ def envelope_segments(problem: Problem) -> Segments:
         worth = np.ascontiguousarray(values[block : block + _BLOCK].T)
         cost = np.ascontiguousarray(costs[block : block + _BLOCK].T)
         active = np.arange(worth.shape[1])
-        value, spent = worth[0], cost[0]
+        value, spent, last = worth[0], cost[0], np.full(len(active), inf)
         while len(active):
             slope = worth - value
             ahead = cost - spent
@@ -68,13 +68,14 @@ def envelope_segments(problem: Problem) -> Segments:
             if not rising.all():
                 active, best, steepest = active[rising], best[rising], steepest[rising]
                 worth, cost = worth[:, rising], cost[:, rising]
-                value, spent = value[rising], spent[rising]
+                value, spent, last = value[rising], spent[rising], last[rising]
             columns = np.arange(len(active))
             reached, paid = worth[best, columns], cost[best, columns]
             queries.append(active + block)
             lengths.append(paid - spent)
             gains.append(reached - value)
-            slopes.append(steepest)
+            last = np.minimum(last, steepest)  # on a straight stretch, rounding must not turn the order around
+            slopes.append(last)
             ends.append(places[active + block, best])
             value, spent = reached, paid
     query, end = np.concatenate(queries), np.concatenate(ends)

@@ -175,9 +175,7 @@ class Policy(Protocol):
         ...
 
 
-def gather(
-    curves: Sequence[Curve], floors: Ints, caps: Ints, total: float, weights: Floats | None = None
-) -> Problem:
+def gather(curves: Sequence[Curve], floors: Ints, caps: Ints, total: float, weights: Floats | None = None) -> Problem:
     """The problem of queries whose curves may be known at different points; an empty curve promises nothing.
 
     Curves are read at the points of all. Budgets of a query whose use is not known count whole.
@@ -219,17 +217,17 @@ def interpolate(grid: Ints, values: Floats, tokens: Floats | Ints) -> Floats:
     return result
 
 
-def accuracy_at(points: Ints, accuracy: Floats, tokens: Floats | Ints) -> Floats:
+def accuracy_at(points: Ints, accuracy: Floats, tokens: Floats | Ints | float) -> Floats:
     """Accuracy of each curve (n, K) at its budget, or at one budget for all: (n,)."""
     return _read(points, accuracy, tokens)
 
 
-def used_at(points: Ints, used: Floats, tokens: Floats | Ints) -> Floats:
+def used_at(points: Ints, used: Floats, tokens: Floats | Ints | float) -> Floats:
     """Tokens used by each usage curve (n, K) at its budget, or at one budget for all, up to the last point: (n,)."""
     return _read(points, used, tokens)
 
 
-def _read(points: Ints, values: Floats, tokens: Floats | Ints) -> Floats:
+def _read(points: Ints, values: Floats, tokens: Floats | Ints | float) -> Floats:
     budgets = np.broadcast_to(np.asarray(tokens, np.float64), (len(values),))
     if points[0] == 0:
         return interpolate(points, values, budgets)
@@ -263,14 +261,16 @@ def spread_evenly(
     left -= float(costs.sum()) - spent
     room = np.minimum(caps - result, step)
     more = (price(result + room) - costs).tolist()
-    room = room.tolist()
     for query in np.argsort(result, kind="stable").tolist():  # not enough for the next level: the lowest go first
         if left < 1:
             break
-        # A token of budget costs a token at most.
-        tokens, paid = (room[query], more[query]) if more[query] <= left else (min(room[query], int(left)), 0.0)
+        tokens, paid = int(room[query]), more[query]
+        while paid > left + 1e-9:  # as many as can be paid; a token of budget costs a token at most
+            tokens = max(int(left), int(tokens * left / paid))
+            paid = float((price(result + np.where(np.arange(len(result)) == query, tokens, 0)) - costs)[query])
         result[query] += tokens
-        left -= paid or tokens
+        costs[query] += paid
+        left -= paid
     return result
 
 

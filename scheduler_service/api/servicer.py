@@ -113,13 +113,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         tokens = request.tokens_per_query or pipeline.ledger.tokens_per_query
         try:
             items = [
-                plan_item(
-                    item,
-                    at,
-                    floor=offer.floor_tokens,
-                    cap=offer.cap_tokens,
-                    window_tokens=pipeline.rules.budget_window_tokens,
-                )
+                plan_item(item, at, floor=offer.floor_tokens, cap=offer.cap_tokens)
                 for at, item in enumerate(request.items)
             ]
             plan = await pipeline.plan([job for job, _ in items], [known for _, known in items], tokens, request.policy)
@@ -127,8 +121,8 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             await _abort(context, error)
         return pb.AllocateResponse(
             allocations=[allocation_message(allocation) for allocation in plan.allocations],
-            total_tokens=plan.total,
-            planned_tokens=plan.planned,
+            total_tokens=round(plan.total),
+            planned_tokens=round(plan.planned),
             tokens_saved_at_equal_accuracy=plan.saved_at_equal_accuracy,
         )
 

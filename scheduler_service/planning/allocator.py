@@ -66,7 +66,7 @@ class Expectations:
 
     def of(self, job: Job, prediction: Prediction) -> Prediction:
         """What a prediction is worth to a job: as far as it is trusted, and for as many traces as the job has."""
-        return stretched(self.trust(prediction), job.traces, self.rules.budget_window_tokens)
+        return stretched(self.trust(prediction), job.traces)
 
     def in_time(self, job: Job, now: float) -> Job:
         """The job with a cap that its deadline allows at the backend's pace; its floor gives way too."""

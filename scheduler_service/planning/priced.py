@@ -78,6 +78,6 @@ class PricedAllocator:
             )
             # Last, so that whatever fails above leaves nothing reserved.
             covered = int(prediction.outcome is PredictionOutcome.FRESH)
-            self.ledger.reserve({job.request_id: allocation.budget_tokens}, covered, predicted)
+            self.ledger.reserve({job.request_id: allocation.expected_tokens}, covered, predicted)
             self.outcomes[prediction.outcome] += 1
             return allocation

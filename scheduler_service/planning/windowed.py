@@ -112,6 +112,7 @@ class WindowedAllocator:
             [prediction for _, prediction in here],
             self.ledger.available(len(here), predicted),
             self.expectations.rules,
+            self.ledger.grant(len(here), predicted),
         )
         decided = self.clock()
         self._planned += 1
@@ -132,7 +133,7 @@ class WindowedAllocator:
             )
         _annotate(span, plan, predicted - closed, decided - predicted)
         # Last, so that whatever fails above leaves nothing reserved.
-        budgets = {allocation.request_id: allocation.budget_tokens for allocation in allocations}
+        budgets = {allocation.request_id: allocation.expected_tokens for allocation in allocations}
         covered = sum(prediction.outcome is PredictionOutcome.FRESH for _, prediction in here)
         self.ledger.reserve(budgets, covered, predicted)
         self.outcomes.update(prediction.outcome for _, prediction in here)
