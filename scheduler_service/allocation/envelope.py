@@ -108,10 +108,15 @@ def segments_of(curve: Curve, floor: int, cap: int) -> list[Segment]:
             place, value, end = (used[at] if used else float(point)), accuracy[at], point
         else:
             place, value, end = curve.used_at(cap), curve.accuracy_at(cap), cap
+        if place <= hull[-1][0]:  # it costs no more: it is better than the last, or of no use
+            if value <= hull[-1][1]:
+                continue
+            if len(hull) > 1:
+                hull.pop()
         while len(hull) > 1:
             (x0, y0, _), (x1, y1, _) = hull[-2], hull[-1]
             before = (y1 - y0) * (place - x0)
-            if before >= (value - y0) * (x1 - x0) - abs(before) * _ROUNDING:
+            if x1 <= x0 or before >= (value - y0) * (x1 - x0) - abs(before) * _ROUNDING:  # the last was free, or stays
                 break
             hull.pop()
         hull.append((place, value, end))

@@ -1,12 +1,13 @@
 """Requests decided one by one: by the price, within the account, and by uniform where nothing is known."""
 
-from scheduler_service.allocation.policy import accuracy_of
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
 from scheduler_service.planning.pricing import Pricing
 
-EASY = Prediction(PredictionOutcome.FRESH, (0.9, 0.9, 0.9, 0.9), "p@1")
-SLOW = Prediction(PredictionOutcome.FRESH, (0.0, 0.0, 0.0, 0.9), "p@1")
+POINTS = (16, 32, 48, 64)
+EASY = Prediction(PredictionOutcome.FRESH, Curve(POINTS, (0.9, 0.9, 0.9, 0.9)), "p@1")
+SLOW = Prediction(PredictionOutcome.FRESH, Curve(POINTS, (0.0, 0.0, 0.0, 0.9)), "p@1")
 NONE = Prediction(PredictionOutcome.TIMEOUT)
 
 
@@ -23,7 +24,7 @@ def test_a_stream_of_mixed_requests_is_split_where_it_helps():
     for at in range(200):
         prediction = (EASY, SLOW)[at % 2]
         allocation = one.decide(job(), prediction, grant=40, balance=balance, overdraft=160)
-        balance += 40 - allocation.budget_tokens
+        balance += 40 - allocation.expected_tokens
         given[prediction].append(allocation.budget_tokens)
         assert balance >= -160
     assert set(given[EASY][20:]) == {16}
@@ -36,10 +37,28 @@ def test_without_a_prediction_a_request_gets_the_uniform_budget():
     assert (allocation.budget_tokens, allocation.policy, allocation.price) == (40, "uniform", 0.0)
 
 
-def test_an_empty_account_lowers_even_the_floor():
+def test_an_empty_account_pays_the_floor_from_the_requests_own_grant_and_nothing_else():
     allocation = pricing().decide(job(), SLOW, grant=40, balance=-35, overdraft=0)
+    assert allocation.budget_tokens == allocation.floor_tokens == 16
+    assert pricing().decide(job(), NONE, grant=40, balance=-100, overdraft=0).budget_tokens == 16
+
+
+def test_without_a_grant_even_the_floor_gives_way():
+    """A budget a second grants nothing to a second request of the same moment."""
+    allocation = pricing().decide(job(), SLOW, grant=0, balance=5, overdraft=0)
     assert allocation.budget_tokens == allocation.floor_tokens == 5
-    assert pricing().decide(job(), NONE, grant=40, balance=-100, overdraft=0).budget_tokens == 0
+
+
+def test_a_long_budget_that_will_not_be_used_is_cheap():
+    """Of two requests alike in accuracy, the one that ends by itself after 20 tokens gets the larger budget."""
+    curve = SLOW.curve
+    ends = Prediction(PredictionOutcome.FRESH, Curve(POINTS, curve.accuracy, (16.0, 20.0, 20.0, 20.0)), "p@1")
+    one = pricing()
+    for _ in range(20):
+        one.decide(job(), ends, grant=40, balance=0, overdraft=0)
+    allocation = one.decide(job(), ends, grant=20, balance=0, overdraft=0)
+    assert (allocation.budget_tokens, allocation.expected_tokens) == (64, 20)
+    assert pricing().decide(job(), SLOW, grant=20, balance=0, overdraft=0).budget_tokens == 16
 
 
 def test_a_price_that_is_expected_to_lose_is_not_followed():
@@ -50,8 +69,9 @@ def test_a_price_that_is_expected_to_lose_is_not_followed():
     assert allocation.expected_accuracy == allocation.baseline_expected_accuracy
 
 
-def test_accuracy_between_windows_is_linear():
-    assert accuracy_of((0.2, 0.6), 8, 16) == 0.1
-    assert accuracy_of((0.2, 0.6), 24, 16) == 0.4
-    assert accuracy_of((0.2, 0.6), 99, 16) == 0.6
-    assert accuracy_of((), 16, 16) == 0.0
+def test_accuracy_between_points_is_linear():
+    curve = Curve((16, 32), (0.2, 0.6))
+    assert curve.accuracy_at(8) == 0.1
+    assert curve.accuracy_at(24) == 0.4
+    assert curve.accuracy_at(99) == 0.6
+    assert Curve().accuracy_at(16) == 0.0
