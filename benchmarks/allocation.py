@@ -22,11 +22,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from exporters.experiments.table import save
-from scheduler_service.allocation import POLICIES, Problem, make_plan
+from scheduler_service.allocation import POLICIES, Curve, Problem, make_plan
 from scheduler_service.allocation.envelope import envelope_segments
 from scheduler_service.allocation.price import DualPrice
 
 WINDOWS, WIDTH = 16, 16
+POINTS = np.arange(WIDTH, WINDOWS * WIDTH + 1, WIDTH)
 SIZES = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 ROUNDS = 7
 
@@ -42,7 +43,7 @@ def curves(count: int, seed: int = 0) -> NDArray[np.float64]:
 
 def problem(count: int) -> Problem:
     """``count`` queries, 64 tokens each on average."""
-    return Problem(curves(count), np.full(count, 16), np.full(count, 256), 64 * count, WIDTH)
+    return Problem(POINTS, curves(count), np.full(count, 16), np.full(count, 256), 64 * count)
 
 
 def seconds(*works: Callable[[], object], rounds: int = ROUNDS, inner: int = 1) -> list[float]:
@@ -64,7 +65,7 @@ def against_argsort(count: int = 100_000) -> dict[str, float]:
 
     def baseline() -> None:
         np.argsort(-slopes, kind="stable")
-        np.diff(whole.curves, axis=1).max()
+        np.diff(whole.accuracy, axis=1).max()
 
     ours, theirs = seconds(lambda: POLICIES["envelope"].allocate(whole), baseline)
     tracemalloc.start()
@@ -86,10 +87,10 @@ def small() -> dict[str, float]:
     window, known = problem(32), np.ones(32, dtype=bool)
     policy = POLICIES["envelope"]
     allocate, plan = seconds(lambda: policy.allocate(window), lambda: make_plan(policy, window, known), inner=200)
-    rows = curves(5_000).tolist()
+    rows = [Curve(tuple(POINTS.tolist()), tuple(row)) for row in curves(5_000).tolist()]
 
     def stream() -> None:
-        pricing, balance = DualPrice(WIDTH), 0.0
+        pricing, balance = DualPrice(), 0.0
         for row in rows:
             balance += 64 - pricing.decide(row, 16, 256, 64.0, balance, max(0.0, balance + 48 + 640))
 

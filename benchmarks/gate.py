@@ -41,8 +41,8 @@ LIMITS = (
     Limit("predictor", "tiny graph, one at a time, to a plain batcher", _served("demo-text", "1"), 1.6),
     Limit("predictor", "tiny graph, 64 at once, to a plain batcher", _served("demo-text", "64"), 2.0),
     Limit("predictor", "encoder, 64 at once, to a plain batcher", _served("encoder", "64"), 1.8),
-    Limit("growth", "to come in with 100,000 in the house, to 1,000", lambda found: _growth(found, "in_us"), 2.0),
-    Limit("growth", "to end with 100,000 in the house, to 1,000", lambda found: _growth(found, "out_us"), 2.0),
+    Limit("growth", "to come in with 100,000 in flight, to 1,000", lambda found: _growth(found, "in_us"), 2.0),
+    Limit("growth", "to end with 100,000 in flight, to 1,000", lambda found: _growth(found, "out_us"), 2.0),
 )  # fmt: skip
 
 

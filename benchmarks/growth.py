@@ -1,4 +1,4 @@
-"""How cost grows: with requests in the house, with tenants, with models; and what a service costs that does nothing.
+"""How cost grows: with requests in flight, with tenants, with models; and what a service costs that does nothing.
 
     python -m benchmarks.growth --json out/bench/growth.json --plot out/bench/growth.svg
 
@@ -32,7 +32,7 @@ from predictive_scheduling import AsyncPredictorClient, telemetry
 from predictive_scheduling.version import VERSION
 from predictor_service.settings import SHIPPED_MODELS
 from scheduler_service.api.generations import Generations
-from scheduler_service.assembly import make_pipeline
+from scheduler_service.assembly import make_pipeline, state_of
 from scheduler_service.domain import Allocation, Job, Sampling
 from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
 from scheduler_service.generation.forcing import Call, CallEnd
@@ -74,17 +74,17 @@ class GatedBackend:
 
 
 async def crowd(requests: int, tenants: int) -> dict[str, float]:
-    """CPU time a request to come in and to end, and memory of one that waits, with so many in the house at once."""
+    """CPU time a request to come in and to end, and memory of one that waits, with so many in flight at once."""
     reporting = telemetry.from_environment("scheduler", VERSION, scraped=True)
     settings = SchedulerSettings(
-        backend="embedded", max_pending=requests, max_pending_tokens=10**12, max_tenant_pending=requests,
+        backend="embedded", max_in_flight=requests, max_in_flight_tokens=10**12, max_tenant_in_flight=requests,
         tenant_requests_per_second=1e9, tenant_tokens_per_second=1e9,
     )  # fmt: skip
     held = GatedBackend()
-    pipeline = make_pipeline(settings, held, await held.limits(), NoPredictor(), reporting.tracers)
     measured = MetricsObserver(reporting.meters, "m", "gated")
-    measured.watch(pipeline, ())
-    pipeline.observers = Observers([SpanObserver(), measured, Journal(settings.journal_requests)])
+    observers = Observers([SpanObserver(), measured, Journal(settings.journal_requests)])
+    pipeline = make_pipeline(settings, held, await held.limits(), NoPredictor(), observers, reporting.tracers)
+    measured.watch(state_of(pipeline, held))
     inside = asyncio.Semaphore(0)
 
     async def request(generations: Generations, at: int) -> None:
@@ -96,7 +96,7 @@ async def crowd(requests: int, tenants: int) -> dict[str, float]:
     gc.collect()
     memory = resident_mb()
     async with asyncio.TaskGroup() as group:
-        collecting = group.create_task(pipeline.collector.run())
+        allocating = group.create_task(pipeline.allocator.run())
         generations = Generations(pipeline.generate, group)
         began = time.process_time()
         running = [group.create_task(request(generations, at)) for at in range(requests)]
@@ -107,7 +107,7 @@ async def crowd(requests: int, tenants: int) -> dict[str, float]:
         held.gate.set()
         await asyncio.gather(*running)
         ended = time.process_time()
-        collecting.cancel()
+        allocating.cancel()
     reporting.shut_down()
     return {
         "in_us": 1e6 * (came - began) / requests,
@@ -210,7 +210,7 @@ def draw(path: Path, found: dict[str, Any]) -> None:
     for axis, (kind, key, title, unit) in zip(
         axes,
         [
-            ("requests", "us", "A request, by requests in the house", "µs CPU"),
+            ("requests", "us", "A request, by requests in flight", "µs CPU"),
             ("requests", "kb", "A request that waits", "KB"),
             ("tenants", "us", "A request of 20,000, by tenants", "µs CPU"),
         ],

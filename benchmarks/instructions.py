@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.allocation import curves
-from scheduler_service.allocation import POLICIES, Problem, make_plan
+from benchmarks.allocation import POINTS, curves
+from scheduler_service.allocation import POLICIES, Curve, Problem, make_plan
 from scheduler_service.allocation.price import DualPrice
 
 _MORE = 10
@@ -28,8 +28,9 @@ _MORE = 10
 
 def works() -> dict[str, Callable[[], object]]:
     """What is counted: plans of a window of 32, and one decision of the price."""
-    window = Problem(curves(32), np.full(32, 16), np.full(32, 256), 64 * 32, 16)
-    price, one, known = DualPrice(16), curves(1)[0].tolist(), np.ones(32, dtype=bool)
+    window = Problem(POINTS, curves(32), np.full(32, 16), np.full(32, 256), 64 * 32)
+    price, known = DualPrice(), np.ones(32, dtype=bool)
+    one = Curve(tuple(POINTS.tolist()), tuple(curves(1)[0].tolist()))
     plans = {
         f"{name}, window of 32": partial(make_plan, POLICIES[name], window, known)
         for name in ("uniform", "greedy", "envelope", "exact")

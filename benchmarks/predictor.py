@@ -35,6 +35,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.callers import at_once, keep
 from benchmarks.plots import Panel, draw
 from benchmarks.processes import Service, process, service
+from predictive_scheduling.budget_points import evenly_spaced
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictor_service.artifact import Manifest, write_manifest
@@ -69,7 +70,7 @@ def write_encoder_sized(folder: Path) -> None:
     write_manifest(
         folder,
         Manifest(
-            name="encoder", version="1", kind="hidden_state_mlp", budget_window_tokens=16, windows=_WINDOWS,
+            name="encoder", version="1", kind="hidden_state_mlp", budget_points=evenly_spaced(_WINDOWS, 16),
             takes_text=False, hidden_size=_WIDTH, layer=0, max_text_bytes=0, training_data={}, validation={},
             reliability=0.0, mean_curve=(0.5,) * _WINDOWS, uncertainty=(0.1,) * _WINDOWS,
         ),

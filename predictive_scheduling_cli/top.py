@@ -70,7 +70,7 @@ def _figures(status: pb.GetStatusResponse) -> list[tuple[str, str, str]]:
         ("requests a second", f"{status.requests_per_second:.1f}", ""),
         ("coverage", f"{status.coverage:.1%}", covered),
         ("expected gain", f"{gain:+.1f} points", "green" if gain > 0 else ""),
-        ("in the house", f"{status.pending_requests} of {status.max_pending_requests}", ""),
+        ("in flight", f"{status.pending_requests} of {status.max_pending_requests}", ""),
         ("mean budget", f"{status.mean_budget_tokens:.0f} (uniform {status.mean_baseline_tokens:.0f})", ""),
         ("mean used", f"{status.mean_used_tokens:.0f} tokens", ""),
         ("bank", f"{budget.bank_tokens:,} of {budget.bank_limit_tokens:,}", "red" if budget.bank_tokens < 0 else ""),

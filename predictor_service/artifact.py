@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from predictive_scheduling.budget_points import (
+    MOST_POINTS,
+    MOST_TOKENS,
+    CurveError,
+    check_points,
+    checked_usage,
+    evenly_spaced,
+    spacing,
+)
+
 MOST_MANIFEST_BYTES = 1 << 20
-MOST_WINDOWS = 4096
 _MOST_REASON = 600  # characters of what is said about a bad manifest, whatever stands in it
 _MOST_FAULTS = 3
 
@@ -33,10 +42,19 @@ def _has_a_place_for_the_prompt(template: str) -> str:
     return template
 
 
+def _rise(points: tuple[int, ...]) -> tuple[int, ...]:
+    check_points(points)
+    return points
+
+
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 # The sequence itself is not strict, so that Python callers may give lists; its numbers are.
-Curve = Annotated[tuple[Annotated[Fraction, Field(strict=True)], ...], Field(max_length=MOST_WINDOWS, strict=False)]
+Curve = Annotated[tuple[Annotated[Fraction, Field(strict=True)], ...], Field(max_length=MOST_POINTS, strict=False)]
+Points = Annotated[
+    tuple[Annotated[int, Field(strict=True)], ...], Field(max_length=MOST_POINTS, strict=False), AfterValidator(_rise)
+]
+Tokens = Annotated[float, Field(ge=0, le=MOST_TOKENS, allow_inf_nan=False, strict=True)]
 Identifier = Annotated[str, Field(pattern=r"^\w[\w./+:~-]{0,127}$")]
 FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_plain_file_name)]
 
@@ -44,10 +62,12 @@ FileName = Annotated[str, Field(min_length=1, max_length=255), AfterValidator(_p
 class Manifest(BaseModel):
     """What a model folder holds. Raises pydantic's ValidationError, a ValueError, for a field that it may not have.
 
-    ``kind``: how it was made; a server serves any that has a predictor's inputs and outputs. ``windows`` and
-    ``budget_window_tokens``: the length and the step of a curve. ``hidden_size``: components of the hidden state that
-    the model takes, 0 for none. ``mean_curve``: mean accuracy of the training data per window; ``uncertainty``:
-    standard deviation of the error per window on validation data. ``files``: name → ``sha256:…``. ``max_tokens``: where
+    ``kind``: how it was made; a server serves any that has a predictor's inputs and outputs. ``budget_points``: budgets
+    in reasoning tokens, at which its curves are known; manifests of before version 0.2 have ``windows`` and
+    ``budget_window_tokens`` instead, the number of evenly spaced points and their distance. ``hidden_size``: components
+    of the hidden state that the model takes, 0 for none. ``mean_curve``: mean accuracy of the training data at each
+    point; ``mean_used_tokens``: mean tokens used at each, empty where it is not known; ``uncertainty``: standard
+    deviation of the accuracy's error at each on validation data. ``files``: name → ``sha256:…``. ``max_tokens``: where
     above 0, text goes through ``tokenizer.json``, within ``prompt``, and is cut after so many tokens. ``class_curves``:
     the mean curve of each difficulty class, for models that classify.
     """
@@ -57,8 +77,7 @@ class Manifest(BaseModel):
     name: Identifier
     version: Identifier
     kind: str = Field(pattern="^[a-z][a-z0-9_]{0,63}$")
-    budget_window_tokens: int = Field(ge=1, le=65536)
-    windows: int = Field(ge=1, le=MOST_WINDOWS)
+    budget_points: Points
     takes_text: bool
     hidden_size: int = Field(ge=0, le=65536)
     layer: int = Field(ge=0, le=65536)
@@ -68,10 +87,33 @@ class Manifest(BaseModel):
     reliability: float = Field(ge=-1, le=1, allow_inf_nan=False)
     mean_curve: Curve
     uncertainty: Curve
+    mean_used_tokens: Annotated[tuple[Tokens, ...], Field(max_length=MOST_POINTS, strict=False)] = ()
     files: dict[FileName, Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]] = Field(default_factory=dict)
     max_tokens: int = Field(0, ge=0, le=1 << 20)
     prompt: Annotated[str, Field(max_length=65536), AfterValidator(_has_a_place_for_the_prompt)] = "{prompt}"
     class_curves: dict[str, Curve] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _points_of_steps(cls, raw: Any) -> Any:
+        """Read the points of a manifest that has their number and distance."""
+        if not isinstance(raw, dict) or "budget_points" in raw or not raw.keys() & {"windows", "budget_window_tokens"}:
+            return raw
+        rest = dict(raw)
+        count, step = rest.pop("windows", None), rest.pop("budget_window_tokens", None)
+        if not all(type(value) is int and 1 <= value <= MOST_TOKENS for value in (count, step)):
+            raise ValueError(f"windows, budget_window_tokens: must be whole numbers from 1 to {MOST_TOKENS}")
+        return {**rest, "budget_points": evenly_spaced(min(count, MOST_POINTS + 1), step)}
+
+    @property
+    def windows(self) -> int:
+        """How many points a curve has."""
+        return len(self.budget_points)
+
+    @property
+    def budget_window_tokens(self) -> int:
+        """The distance W of points at W, 2W, …; 0 for others."""
+        return spacing(self.budget_points)
 
     @model_validator(mode="after")
     def _fields_fit_each_other(self) -> Self:
@@ -79,7 +121,12 @@ class Manifest(BaseModel):
         curves = {f"class_curves.{name}": curve for name, curve in self.class_curves.items()}
         for name, curve in {"mean_curve": self.mean_curve, "uncertainty": self.uncertainty, **curves}.items():
             if len(curve) != self.windows:
-                raise ValueError(f"{name}: must be {self.windows} numbers from 0 to 1, as windows says")
+                raise ValueError(f"{name}: must be {self.windows} numbers from 0 to 1, one for each of budget_points")
+        if self.mean_used_tokens:
+            try:
+                checked_usage(self.budget_points, self.mean_used_tokens)
+            except CurveError as error:
+                raise ValueError(f"mean_used_tokens: {error}") from None
         if not self.takes_text and not self.hidden_size:
             raise ValueError("takes_text, hidden_size: the model takes no input at all")
         if self.takes_text and not self.max_text_bytes:

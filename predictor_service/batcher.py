@@ -184,7 +184,8 @@ class Batcher:
 
 def _part(result: BatchResult, start: int, end: int) -> BatchResult:
     difficulty = None if result.difficulty is None else result.difficulty[start:end]
-    return BatchResult(result.curves[start:end], difficulty, result.tokenize_seconds, result.inference_seconds)
+    used = None if result.used is None else result.used[start:end]
+    return BatchResult(result.curves[start:end], difficulty, result.tokenize_seconds, result.inference_seconds, used)
 
 
 def _joined(parts: list[BatchResult]) -> BatchResult:
@@ -196,4 +197,5 @@ def _joined(parts: list[BatchResult]) -> BatchResult:
         difficulty,
         sum(part.tokenize_seconds for part in parts),
         sum(part.inference_seconds for part in parts),
+        None if parts[0].used is None else np.concatenate([part.used for part in parts]),
     )

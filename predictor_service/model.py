@@ -40,12 +40,16 @@ def _options(provider: str, engines: Path | None) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class BatchResult:
-    """A batch's predictions. ``curves``: (n, K) float32; ``difficulty``: (n, 3) or ``None``; times in seconds."""
+    """A batch's predictions: ``curves`` (n, K) float32, ``difficulty`` (n, 3) or ``None``; times in seconds.
+
+    ``used``: expected tokens used at each point, (n, K), or ``None``.
+    """
 
     curves: NDArray[np.float32]
     difficulty: NDArray[np.float32] | None
     tokenize_seconds: float
     inference_seconds: float
+    used: NDArray[np.float32] | None = None
 
 
 class ModelFailedError(Exception):
@@ -82,8 +86,9 @@ class LoadedModel:
         outputs = [output.name for output in self._session.get_outputs()]
         if "curve" not in outputs:
             raise ArtifactError(f"{folder / 'model.onnx'}: no output named curve, found {', '.join(outputs)}")
-        self._outputs = [name for name in ("curve", "difficulty") if name in outputs]
-        self._widths = {"curve": self.manifest.windows, "difficulty": _CLASSES}
+        self._outputs = [name for name in ("curve", "difficulty", "used_tokens") if name in outputs]
+        self._widths = {"curve": self.manifest.windows, "difficulty": _CLASSES, "used_tokens": self.manifest.windows}
+        self._points = np.array(self.manifest.budget_points, np.float32)
         self._failure = ""
         self._warm_up(folder)
         log.info("model %s@%s (%s) on %s", self.name, self.manifest.version, self.manifest.kind, got[0])
@@ -126,7 +131,10 @@ class LoadedModel:
                     outputs.setdefault(name, np.empty((len(queries), *values.shape[1:]), values.dtype))[rows] = values
         done = time.perf_counter()
         curves = np.clip(outputs["curve"], 0.0, 1.0)
-        return BatchResult(curves, outputs.get("difficulty"), ready - started, done - ready)
+        used = outputs.get("used_tokens")
+        if used is not None:  # no budget uses more than itself, nor less than a smaller one
+            used = np.maximum.accumulate(np.clip(used, 0.0, self._points), axis=1)
+        return BatchResult(curves, outputs.get("difficulty"), ready - started, done - ready, used)
 
     def _check(self, name: str, values: object, rows: int) -> None:
         """Raise _WrongOutputError for an output of another shape than the manifest says, or of no such numbers."""
@@ -134,7 +142,7 @@ class LoadedModel:
         if not isinstance(values, np.ndarray) or not np.issubdtype(values.dtype, np.floating):
             raise _WrongOutputError(f"the graph's {name} is no tensor of floating-point numbers")
         if values.shape != (rows, width):
-            windows = f"gives curves of {values.shape[-1]} windows, the manifest says {width}"
+            windows = f"gives curves of {values.shape[-1]} points, the manifest says {width}"
             shapes = f"gives {name} of shape {values.shape} for {rows} queries, not ({rows}, {width})"
             only_length = name == "curve" and values.ndim == 2 and len(values) == rows
             raise _WrongOutputError(f"the graph {windows if only_length else shapes}")

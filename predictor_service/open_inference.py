@@ -2,7 +2,8 @@
 
 Status codes are those of ``PredictorService``. Inputs: ``text`` BYTES [n] or ``hidden_state`` FP32 [n, size], as the
 model takes them. Outputs: ``curve`` FP32 [n, windows], ``uncertainty`` of the same shape where the model knows it,
-``difficulty`` FP32 [n, 3] where it classifies; NaN stands where the model does not trust itself.
+``difficulty`` FP32 [n, 3] where it classifies, ``used_tokens`` FP32 [n, windows] where it predicts use; NaN
+stands where the model does not trust itself.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ class OpenInferenceServicer:
             shapes["uncertainty"] = manifest.windows
         if manifest.class_curves:
             shapes["difficulty"] = 3
+        if manifest.mean_used_tokens:
+            shapes["used_tokens"] = manifest.windows
         return pb.ModelMetadataResponse(
             name=manifest.name,
             versions=[manifest.version],
@@ -106,6 +109,7 @@ class OpenInferenceServicer:
         except (RefusedQueryError, QueueFullError, ModelFailedError) as error:
             await abort(context, error)
         response.parameters["budget_window_tokens"].int64_param = answer.manifest.budget_window_tokens
+        response.parameters["budget_points"].string_param = ",".join(map(str, answer.manifest.budget_points))
         response.parameters["canary"].bool_param = answer.canary
         return response
 
@@ -130,4 +134,6 @@ def _tensors(answer: Answer) -> dict[str, NDArray[np.float32]]:
         tensors["uncertainty"] = np.broadcast_to(rows, result.curves.shape)
     if result.difficulty is not None:
         tensors["difficulty"] = result.difficulty
+    if result.used is not None:
+        tensors["used_tokens"] = result.used
     return tensors

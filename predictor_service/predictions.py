@@ -122,8 +122,9 @@ def _admitted(batcher: Batcher, queries: Sequence[Query], layers: Sequence[int])
 
 def _check_alike(asked: Manifest, tried: Manifest) -> None:
     """Refuse a trial whose curves cannot stand in for the others'."""
-    if (asked.windows, asked.budget_window_tokens) != (tried.windows, tried.budget_window_tokens):
-        wrong = f"its curves have {tried.windows} windows of {tried.budget_window_tokens} tokens, not as {asked.name}'s"
+    if asked.budget_points != tried.budget_points:
+        points = tried.budget_points
+        wrong = f"its curves have {len(points)} points from {points[0]} to {points[-1]} tokens, not as {asked.name}'s"
         raise RefusedQueryError("model", wrong, precondition=True)
 
 

@@ -82,13 +82,16 @@ def _response(answer: Answer) -> pb.PredictResponse:
         tokenize_seconds=result.tokenize_seconds,
         inference_seconds=result.inference_seconds,
         canary=answer.canary,
+        budget_points=manifest.budget_points,
     )
     for row, curve in enumerate(result.curves):
-        usable = bool(np.isfinite(curve).all())
+        used = None if result.used is None else result.used[row]
+        usable = bool(np.isfinite(curve).all()) and (used is None or bool(np.isfinite(used).all()))
         prediction = response.predictions.add(
             status=pb.PREDICTION_STATUS_OK if usable else pb.PREDICTION_STATUS_ABSTAIN,
             curve=curve if usable else manifest.mean_curve,
             uncertainty=manifest.uncertainty,
+            used_tokens=used if usable else manifest.mean_used_tokens,
         )
         if result.difficulty is not None and usable:
             easy, medium, hard = result.difficulty[row]
@@ -109,6 +112,8 @@ def _model(batcher: Batcher, trials: Trials) -> pb.Model:
         hidden_size=manifest.hidden_size,
         layer=manifest.layer,
         mean_curve=manifest.mean_curve,
+        budget_points=manifest.budget_points,
+        mean_used_tokens=manifest.mean_used_tokens,
         reliability=manifest.reliability,
         max_text_bytes=manifest.max_text_bytes,
         max_batch_size=batcher.max_batch_size,

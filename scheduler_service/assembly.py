@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import socket
 import uuid
@@ -29,17 +28,22 @@ from scheduler_service.generation.backends.base import Backend, Limits
 from scheduler_service.generation.dispatcher import Dispatcher
 from scheduler_service.generation.pace import Pace
 from scheduler_service.pipeline import Pipeline
-from scheduler_service.planning.collector import Collector
-from scheduler_service.planning.plan import PriceDesk, Rules
+from scheduler_service.planning.allocator import Allocator, Expectations
+from scheduler_service.planning.budget_range import BudgetRange
+from scheduler_service.planning.plan import Rules
+from scheduler_service.planning.priced import PricedAllocator
+from scheduler_service.planning.pricing import Pricing
 from scheduler_service.planning.window import RequestWindow
+from scheduler_service.planning.windowed import Waiting, WindowedAllocator
 from scheduler_service.prediction.client import GrpcPredictor, NoPredictor, Predictor
 from scheduler_service.prediction.guard import GuardedPredictor
 from scheduler_service.prediction.outcomes import OutcomeBook
 from scheduler_service.prediction.trust import trusted
 from scheduler_service.settings import SchedulerSettings
+from scheduler_service.telemetry.metrics import Watched
+from scheduler_service.telemetry.observers import Observers
 
 _DEFAULT_SLOTS = 128
-_WINDOW_TOKENS = 16
 
 
 def make_predictor(settings: SchedulerSettings, reporting: Telemetry, closing: AsyncExitStack) -> Predictor:
@@ -53,7 +57,6 @@ def make_predictor(settings: SchedulerSettings, reporting: Telemetry, closing: A
             channel,
             model=settings.predictor_model,
             timeout_seconds=settings.predictor_timeout_ms / 1000,
-            most_windows=2 * math.ceil(settings.cap_tokens / _WINDOW_TOKENS),  # beyond caps, for explanations
         ),
         entries=settings.predictor_cache,
         seconds=settings.predictor_cache_seconds,
@@ -71,17 +74,35 @@ def _predictor_channel(settings: SchedulerSettings, reporting: Telemetry) -> grp
 
 
 def check_fits(settings: SchedulerSettings, limits: Limits) -> None:
-    """Refuse a cap that no prompt would leave room for; raises ValueError naming the setting."""
-    wanted = settings.cap_tokens + settings.answer_tokens
-    if limits.max_total_tokens and wanted >= limits.max_total_tokens:
+    """Refuse a cap, or a mean budget, that leaves no room for a prompt; raises ValueError naming the setting."""
+    name = "cap_tokens" if settings.cap_tokens else "tokens_per_query"
+    largest = settings.cap_tokens or settings.tokens_per_query
+    if limits.max_total_tokens and largest + settings.answer_tokens >= limits.max_total_tokens:
         raise ValueError(
-            f"cap_tokens: {settings.cap_tokens} and {settings.answer_tokens} answer tokens leave no room for a prompt; "
+            f"{name}: {largest} and {settings.answer_tokens} answer tokens leave no room for a prompt; "
             f"the backend takes {limits.max_total_tokens} tokens in all"
         )
 
 
+def budget_range(settings: SchedulerSettings, limits: Limits, predictor: Predictor) -> BudgetRange:
+    """What budgets requests may have: as set, or as the predictor's points and the backend's room say."""
+    return BudgetRange(
+        settings.tokens_per_query,
+        None if settings.floor_tokens < 0 else settings.floor_tokens,
+        settings.cap_tokens or None,
+        settings.answer_tokens,
+        limits.max_total_tokens,
+        predictor.points,
+    )
+
+
 def make_pipeline(
-    settings: SchedulerSettings, backend: Backend, limits: Limits, predictor: Predictor, tracing: trace.TracerProvider
+    settings: SchedulerSettings,
+    backend: Backend,
+    limits: Limits,
+    predictor: Predictor,
+    observers: Observers,
+    tracing: trace.TracerProvider,
 ) -> Pipeline:
     """Wire a pipeline from settings around a started backend and a predictor."""
     tracer = tracing.get_tracer("scheduler_service")
@@ -95,10 +116,6 @@ def make_pipeline(
         income=_income(settings),
         opening=settings.bank_tokens if settings.budget_per == "second" and not shared else 0,
     )
-    desk = PriceDesk(settings.tokens_per_query, settings.answer_tokens, DualPrice()) if priced else None
-    window = RequestWindow(  # type: ignore[var-annotated]
-        settings.window_size, settings.window_ms / 1000, settings.window_adaptive
-    )
     slots = settings.backend_slots or limits.max_concurrent_requests or _DEFAULT_SLOTS
     outcomes, pace = OutcomeBook(), Pace()
 
@@ -106,8 +123,19 @@ def make_pipeline(
         mean = predictor.mean_curve(prediction.predictor)
         return trusted(prediction, mean, outcomes.slope(prediction.predictor), settings.confidence)
 
+    expectations = Expectations(predictor, rules, pace, trust)
+    allocator: Allocator
+    if priced:
+        pricing = Pricing(settings.tokens_per_query, settings.answer_tokens, DualPrice())
+        allocator = PricedAllocator(pricing, expectations, ledger, tracer)
+    else:
+        window: RequestWindow[Waiting] = RequestWindow(
+            settings.window_size, settings.window_ms / 1000, settings.window_adaptive
+        )
+        allocator = WindowedAllocator(window, expectations, ledger, tracer)
     return Pipeline(
-        collector=Collector(window, predictor, ledger, rules, tracer, desk=desk, pace=pace, trust=trust),
+        allocator=allocator,
+        expectations=expectations,
         dispatcher=Dispatcher(backend, settings.model or limits.model, slots, tracer),
         predictor=predictor,
         ledger=ledger,
@@ -116,7 +144,20 @@ def make_pipeline(
         admission=_admission(settings),
         outcomes=outcomes,
         pace=pace,
+        observers=observers,
         reclaimer=Reclaimer() if settings.reclaim else None,
+    )
+
+
+def state_of(pipeline: Pipeline, backend: Backend) -> Watched:
+    """What metrics read of a pipeline and its backend."""
+    return Watched(
+        pipeline.admission,
+        pipeline.ledger,
+        pipeline.outcomes,
+        lambda: pipeline.allocator.quoted_price,
+        lambda: pipeline.pace.seconds_per_token,
+        getattr(backend, "endpoints", ()),
     )
 
 
@@ -125,7 +166,7 @@ def _admission(settings: SchedulerSettings) -> Admission:
         Rate(settings.tenant_requests_per_second, settings.tenant_burst_seconds),
         Rate(settings.tenant_tokens_per_second, settings.tenant_burst_seconds),
     )
-    return Admission(settings.max_pending, settings.max_pending_tokens, settings.max_tenant_pending, rates)
+    return Admission(settings.max_in_flight, settings.max_in_flight_tokens, settings.max_tenant_in_flight, rates)
 
 
 def _policy(settings: SchedulerSettings) -> Policy:

@@ -6,6 +6,8 @@ import enum
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
+from scheduler_service.allocation.curve import Curve
+
 
 class SchedulingError(Exception):
     """A request cannot be served; the servicer translates it to a gRPC status."""
@@ -166,26 +168,30 @@ class Job:
         return self.tenant, self.request_id
 
 
+NO_CURVE = Curve()
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """A request's expected accuracy after W, 2W, … tokens (fractions), or why there is none.
+    """A request's expected accuracy and use at budget points, or why there is none (an empty curve).
 
-    ``uncertainty``: standard deviation of the curve's error at each window; empty where it is not known. ``raw``: what
-    the predictor said, where ``curve`` was drawn toward its mean curve.
+    ``uncertainty``: standard deviation of the accuracy's error at each point; empty where it is not known. ``raw``:
+    what the predictor said, where ``curve`` was drawn toward its mean curve.
     """
 
     outcome: PredictionOutcome
-    curve: tuple[float, ...] = ()
+    curve: Curve = NO_CURVE
     predictor: str = ""
     uncertainty: tuple[float, ...] = ()
-    raw: tuple[float, ...] = ()
+    raw: Curve = NO_CURVE
 
 
 @dataclass(frozen=True)
 class Allocation:
     """What a request was given, and why. Tokens, seconds, fractions; ``price`` in accuracy per token, 0 for none.
 
-    ``window``: the number of the window that it was allocated in. ``explanation``: ``limited_by`` in words.
+    ``expected_tokens``: what the budget is expected to use, which is reserved. ``window``: the number of the window
+    that it was allocated in. ``explanation``: ``limited_by`` in words.
     """
 
     request_id: str
@@ -198,7 +204,7 @@ class Allocation:
     prediction: Prediction
     expected_accuracy: float
     baseline_expected_accuracy: float
-    budget_window_tokens: int
+    expected_tokens: float
     window_size: int
     saved_at_equal_accuracy_tokens: float = 0.0
     price: float = 0.0

@@ -13,7 +13,6 @@ from opentelemetry import trace
 
 from scheduler_service.admission.admission import Admission
 from scheduler_service.allocation import POLICIES
-from scheduler_service.api.aside import Aside
 from scheduler_service.budget.ledger import BudgetLedger
 from scheduler_service.budget.reclaim import Reclaimer, Running
 from scheduler_service.domain import (
@@ -36,7 +35,8 @@ from scheduler_service.generation.forcing import BudgetForcing
 from scheduler_service.generation.pace import Pace, answer_seconds
 from scheduler_service.generation.templates import PromptTemplate
 from scheduler_service.generation.voting import winner
-from scheduler_service.planning.collector import Collector
+from scheduler_service.planning.allocator import Allocator, Expectations
+from scheduler_service.planning.aside import Aside
 from scheduler_service.planning.plan import Rules, WindowPlan, plan_window
 from scheduler_service.prediction.client import Predictor
 from scheduler_service.prediction.outcomes import OutcomeBook
@@ -52,7 +52,8 @@ class Pipeline:
     becomes of requests. ``aside``: where large plans are made.
     """
 
-    collector: Collector
+    allocator: Allocator
+    expectations: Expectations
     dispatcher: Dispatcher
     predictor: Predictor
     ledger: BudgetLedger
@@ -75,7 +76,7 @@ class Pipeline:
         allocation: Allocation | None = None
         await self._admit(job)
         try:
-            allocation = await self.collector.allocate(job)
+            allocation = await self.allocator.allocate(job)
             if job.answer_tokens is not None:
                 allocation = replace(allocation, answer_tokens=min(allocation.answer_tokens, job.answer_tokens))
             runs = self._runs(job, allocation, came)
@@ -127,7 +128,7 @@ class Pipeline:
 
     async def _texts(self, job: Job, run: _Run) -> AsyncGenerator[Text]:
         """Yield a trace's text as it comes, cut in time for its answer."""
-        async with aclosing(self.dispatcher.run(run.forcing, run.sampling, run.counted)) as texts:
+        async with aclosing(self.dispatcher.run(run.forcing, run.sampling, run.counted, job.priority)) as texts:
             async for text in texts:
                 now = self.clock()
                 run.timing.saw(text, now)
@@ -154,13 +155,8 @@ class Pipeline:
         """Let a request with a prediction take what others leave, while its reasoning goes on."""
         if self.reclaimer is None or allocation.prediction.outcome is not PredictionOutcome.FRESH:
             return
-
-        def grow(budget: int) -> None:
-            forcing.budget = budget
-
-        curve = allocation.prediction.curve
-        cap = min(allocation.cap_tokens, len(curve) * allocation.budget_window_tokens)
-        self.reclaimer.start(Running(job.key, curve, allocation.budget_tokens, cap, grow, lambda: forcing.grows))
+        curve, budget, cap = allocation.prediction.curve, allocation.budget_tokens, allocation.cap_tokens
+        self.reclaimer.start(Running(job.key, curve, budget, cap, forcing.set_budget, lambda: forcing.grows))
 
     def _keep_in_time(self, job: Job, forcing: BudgetForcing, answer_tokens: int, timing: _Timing, now: float) -> None:
         """Cut the reasoning where the rest of the deadline is just enough for the answer, at the slower pace."""
@@ -184,11 +180,11 @@ class Pipeline:
             return
         self.reclaimer.stop(job.key)
         if returned:
-            self.reclaimer.offer(returned, self.ledger.extend, self.collector.price)
+            self.reclaimer.offer(returned, self.ledger.extend, self.allocator.price)
 
     @contextmanager
     def visit(self, tenant: str, requests: int) -> Iterator[None]:
-        """Be in the house without generating, which counts as ``requests`` against the tenant's rate.
+        """Be in flight without generating, which counts as ``requests`` against the tenant's rate.
 
         Raises OverloadedError and QuotaExceededError as ``generate`` does.
         """
@@ -212,8 +208,7 @@ class Pipeline:
         asked = [job for job, prediction in zip(jobs, known, strict=True) if prediction is None]
         answers = iter(await self.predictor.predict(asked) if asked else [])
         predictions = [
-            prediction or self.collector.made_of(job, next(answers))
-            for job, prediction in zip(jobs, known, strict=True)
+            prediction or self.expectations.of(job, next(answers)) for job, prediction in zip(jobs, known, strict=True)
         ]
         rules = replace(self.rules, policy=POLICIES[policy]) if policy else self.rules
         total = len(jobs) * (tokens or self.ledger.tokens_per_query)

@@ -22,7 +22,14 @@ from scheduler_service.api.openai_front import OpenAiFront
 from scheduler_service.api.servicer import SchedulerServicer
 from scheduler_service.api.status import StatusBoard
 from scheduler_service.api.status_page import StatusPage
-from scheduler_service.assembly import check_fits, make_pipeline, make_predictor, make_shared_budget
+from scheduler_service.assembly import (
+    budget_range,
+    check_fits,
+    make_pipeline,
+    make_predictor,
+    make_shared_budget,
+    state_of,
+)
 from scheduler_service.generation.backends import make_backend
 from scheduler_service.generation.backends.base import Backend
 from scheduler_service.settings import SchedulerSettings
@@ -50,7 +57,7 @@ async def serve(
     """
     settings.log_masked()
     reporting = reporting or telemetry.from_environment("scheduler", VERSION, scraped=bool(settings.metrics_listen))
-    backend = backend or make_backend(settings)
+    backend = backend or make_backend(settings.backend_configuration)
     async with AsyncExitStack() as closing:
         closing.push_async_callback(asyncio.to_thread, reporting.shut_down)
         closing.push_async_callback(backend.close)
@@ -59,19 +66,13 @@ async def serve(
         log.info("backend %s: %s, %s", settings.backend, limits, backend.capabilities)
         check_fits(settings, limits)
         predictor = make_predictor(settings, reporting, closing)
-        pipeline = make_pipeline(settings, backend, limits, predictor, reporting.tracers)
-        offer = Offer(
-            settings.model or limits.model,
-            settings.floor_tokens,
-            settings.cap_tokens,
-            settings.temperature,
-            pipeline.rules.answer_tokens,
-            pipeline.rules.budget_window_tokens,
-        )
+        await predictor.info()  # so that the first request has budgets at its points; where it is away, later ones do
+        offer = Offer(settings.model or limits.model, budget_range(settings, limits, predictor), settings.temperature)
         journal = Journal(settings.journal_requests, settings.journal_prompts)
         measured = MetricsObserver(reporting.meters, offer.model, settings.backend, tenants=settings.metrics_tenants)
-        measured.watch(pipeline, getattr(backend, "endpoints", ()))
-        pipeline.observers = Observers([SpanObserver(), measured, journal])
+        observers = Observers([SpanObserver(), measured, journal])
+        pipeline = make_pipeline(settings, backend, limits, predictor, observers, reporting.tracers)
+        measured.watch(state_of(pipeline, backend))
         sharing = make_shared_budget(settings, pipeline, closing)
         serving = Serving.by_settings(settings, SERVICE, reporting)
         tokens = read_tokens(Path(settings.auth_tokens)) if settings.auth_tokens else {}
@@ -82,7 +83,7 @@ async def serve(
             board = StatusBoard(pipeline, journal, offer.model, settings.policy, settings.backend)
             servicer = SchedulerServicer(pipeline, generations, board, intake)
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
-            working = [group.create_task(pipeline.collector.run())]
+            working = [group.create_task(pipeline.allocator.run())]
             if sharing is not None:
                 working.append(group.create_task(sharing.run()))
                 await sharing.beat()  # so that the first request finds a lease

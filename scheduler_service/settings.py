@@ -1,107 +1,192 @@
-"""The scheduler's settings: environment variables ``SCHEDULER_…``, overridden by flags."""
+"""The scheduler's settings: environment variables ``SCHEDULER_…``, overridden by flags.
+
+They come in groups, and each group checks itself; what concerns two of them is checked where they come together.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from predictive_scheduling.budget_points import MOST_TOKENS
 from predictive_scheduling.service_settings import ServiceSettings
 from scheduler_service.allocation import POLICIES
 from scheduler_service.allocation.exact import MOST_STATES
+from scheduler_service.generation.backends import EMBEDDED, SERVERS
+from scheduler_service.generation.backends.base import BackendConfiguration
 from scheduler_service.generation.templates import TEMPLATES, PromptTemplate, read_templates
 
+PLATFORM, RELIABILITY, SECURITY, EXPERIMENTS = "platform team", "SRE", "security", "whoever compares or tries out"
+_MOST_ANSWER_TOKENS = 32_768
 
-class SchedulerSettings(ServiceSettings):
-    """Everything that can be set on a scheduler. Token counts are reasoning tokens unless they say otherwise."""
 
-    model_config = SettingsConfigDict(env_prefix="SCHEDULER_", frozen=True, extra="ignore")
+def _set(default: Any, who: str, description: str, **rules: Any) -> Any:
+    """A setting, and who would set it."""
+    return Field(default, description=description, json_schema_extra={"who": who}, **rules)
 
-    backend: str = Field(
+
+class BackendSettings(ServiceSettings):
+    """The LLM server, and what is sent to it."""
+
+    backend: str = _set(
         "tgi",
-        description="LLM server: tgi, vllm, sglang, openai (any other that speaks its protocol), llama_cpp, embedded",
+        PLATFORM,
+        "LLM server: tgi, vllm, sglang, openai (any other that speaks its protocol), llama_cpp, embedded",
     )
-    backend_url: str = Field("", description="its address, http://host:port, or several with commas")
-    backend_model: str = Field("", description="model to ask an openai server for; empty takes its first")
-    backend_chat: bool = Field(
-        False, description="use the chat route, so that the server's own template is applied, not ours; not for tgi"
+    backend_url: str = _set("", PLATFORM, "its address, http://host:port, or several with commas")
+    backend_model: str = _set("", PLATFORM, "model to ask an openai server for; empty takes its first")
+    backend_chat: bool = _set(
+        False, PLATFORM, "use the chat route, so that the server's own template is applied, not ours; not for tgi"
     )
-    backend_thinking_budget: bool = Field(
-        False, description="let vllm end the thinking (thinking_token_budget; it needs --reasoning-config)"
+    backend_thinking_budget: bool = _set(
+        False, PLATFORM, "let vllm end the thinking (thinking_token_budget; it needs --reasoning-config)"
     )
-    backend_token: SecretStr = Field(SecretStr(""), description="bearer token for it")
-    backend_slots: int = Field(0, ge=0, description="requests that run on it at once; 0 asks it")
-    backend_idle_seconds: float = Field(
-        60.0, gt=0, description="longest wait for a call's next token, keep-alives or not; then the call has failed"
+    backend_token: SecretStr = _set(SecretStr(""), SECURITY, "bearer token for it")
+    backend_slots: int = _set(0, RELIABILITY, "requests that run on it at once; 0 asks it", ge=0)
+    backend_idle_seconds: float = _set(
+        60.0, RELIABILITY, "longest wait for a call's next token, keep-alives or not; then the call has failed", gt=0
     )
-    backend_ready_seconds: float = Field(120.0, gt=0, description="how long to wait for it at start")
-    embedded_model: str = Field("", description="GGUF file of the embedded LLM; empty for the demo's model")
-    embedded_adapter: str = Field("", description="GGUF adapter beside it; empty for the demo's with the demo's model")
-    embedded_adapter_scale: float = Field(1.0, ge=0, le=4, description="strength of the adapter; 0 leaves it out")
-    model: str = Field("", description="name by which requests may ask for its model; empty accepts what it says")
-    template: str = Field("demo", description=f"prompt template: {', '.join(TEMPLATES)}, or one of the file")
-    templates: str = Field("", description="TOML file with prompt templates of your own")
-    temperature: float = Field(0.6, ge=0, le=5, description="temperature of requests that set none")
+    backend_ready_seconds: float = _set(120.0, RELIABILITY, "how long to wait for it at start", gt=0)
+    embedded_model: str = _set("", EXPERIMENTS, "GGUF file of the embedded LLM; empty for the demo's model")
+    embedded_adapter: str = _set("", EXPERIMENTS, "GGUF adapter beside it; empty for the demo's with the demo's model")
+    embedded_adapter_scale: float = _set(1.0, EXPERIMENTS, "strength of the adapter; 0 leaves it out", ge=0, le=4)
+    embedded_context_tokens: int = _set(
+        1024, EXPERIMENTS, "prompt, reasoning and answer of one of its requests together", ge=64, le=MOST_TOKENS
+    )
+    model: str = _set("", PLATFORM, "name by which requests may ask for its model; empty accepts what it says")
+    template: str = _set("demo", PLATFORM, f"prompt template: {', '.join(TEMPLATES)}, or one of the file")
+    templates: str = _set("", PLATFORM, "TOML file with prompt templates of your own")
+    temperature: float = _set(0.6, PLATFORM, "temperature of requests that set none", ge=0, le=5)
 
-    predictor: str = Field("", description="address of the predictor; empty gives every request the uniform budget")
-    predictor_model: str = Field("", description="the predictor's model; empty for its default")
-    predictor_timeout_ms: float = Field(100.0, gt=0, description="longest wait for a prediction, then uniform")
+    @property
+    def known_templates(self) -> dict[str, PromptTemplate]:
+        """The built-in prompt templates, and those of the file. Raises ValueError for a file that holds none."""
+        return read_templates(Path(self.templates)) if self.templates else TEMPLATES
 
-    predictor_cache: int = Field(4096, ge=0, description="predictions remembered by the prompt's digest; 0 for none")
-    predictor_cache_seconds: float = Field(300.0, gt=0, description="how long a prediction is remembered")
+    @property
+    def backend_configuration(self) -> BackendConfiguration:
+        """What a backend is made from."""
+        return BackendConfiguration(
+            kind=self.backend,
+            urls=tuple(url.strip() for url in self.backend_url.split(",") if url.strip()),
+            token=self.backend_token.get_secret_value(),
+            model=self.backend_model,
+            chat=self.backend_chat,
+            thinking_budget=self.backend_thinking_budget,
+            idle_seconds=self.backend_idle_seconds,
+            ready_seconds=self.backend_ready_seconds,
+            slots=self.backend_slots,
+            gguf=self.embedded_model,
+            gguf_adapter=self.embedded_adapter,
+            gguf_adapter_scale=self.embedded_adapter_scale,
+            context_tokens=self.embedded_context_tokens,
+        )
 
-    http_listen: str = Field(
-        "", description="host:port of an OpenAI-compatible front, with TLS where gRPC has it; empty for none"
+    @model_validator(mode="after")
+    def _backend_is_one(self) -> BackendSettings:
+        if self.backend not in SERVERS:
+            raise ValueError(f"backend: {self.backend!r} is none of {', '.join(SERVERS)}")
+        if self.backend != EMBEDDED and not self.backend_url:
+            raise ValueError(f"backend_url: required for the backend {self.backend}")
+        if self.backend_chat and self.backend not in ("vllm", "sglang", "openai"):
+            raise ValueError(f"backend_chat: {self.backend} is not asked by a chat route")
+        if self.backend_thinking_budget and self.backend != "vllm":
+            raise ValueError(f"backend_thinking_budget: {self.backend} does not end the thinking by itself; vllm does")
+        if self.template not in (templates := self.known_templates):
+            raise ValueError(f"template: {self.template!r} is none of {', '.join(templates)}")
+        return self
+
+
+class PredictionSettings(ServiceSettings):
+    """The predictor, and what its answers are worth."""
+
+    predictor: str = _set("", PLATFORM, "address of the predictor; empty gives every request the uniform budget")
+    predictor_model: str = _set("", PLATFORM, "the predictor's model; empty for its default")
+    predictor_timeout_ms: float = _set(100.0, RELIABILITY, "longest wait for a prediction, then uniform", gt=0)
+    predictor_cache: int = _set(4096, RELIABILITY, "predictions remembered by the prompt's digest; 0 for none", ge=0)
+    predictor_cache_seconds: float = _set(300.0, RELIABILITY, "how long a prediction is remembered", gt=0)
+    predictor_tls_ca: str = _set("", SECURITY, "PEM file of who signs the predictor's certificate; empty for no TLS")
+    predictor_tls_cert: str = _set("", SECURITY, "PEM file of our certificate, for a predictor that asks for one")
+    predictor_tls_key: str = _set("", SECURITY, "PEM file of its key")
+    confidence: float = _set(0.0, EXPERIMENTS, "deviations by which predicted differences are lowered", ge=0, le=3)
+
+
+class BudgetSettings(ServiceSettings):
+    """The token budget, and the budgets of requests. Token counts are reasoning tokens unless they say otherwise."""
+
+    policy: str = _set("price", PLATFORM, f"how budgets are found: {', '.join((*POLICIES, 'target', 'price'))}")
+    tokens_per_query: int = _set(128, PLATFORM, "mean reasoning tokens a request: the budget", ge=1, le=MOST_TOKENS)
+    floor_tokens: int = _set(
+        -1, PLATFORM, "least budget of a request, against starvation; -1: the predictor's first budget point", ge=-1
     )
-    http_connections: int = Field(2048, ge=1, description="connections to that front at once; more are closed")
-
-    status_listen: str = Field(
-        "", description="host:port of a status page for operators; pages_token says who may see it"
+    cap_tokens: int = _set(
+        0, PLATFORM, "largest budget of a request; 0: the predictor's last budget point, as the backend has room",
+        ge=0, le=MOST_TOKENS,
+    )  # fmt: skip
+    answer_tokens: int = _set(32, PLATFORM, "most answer tokens, on top of the budget", ge=1, le=_MOST_ANSWER_TOKENS)
+    target_accuracy: float = _set(0.0, EXPERIMENTS, "policy target: mean accuracy to reach, cheaply", ge=0, le=1)
+    burst_requests: float = _set(10.0, RELIABILITY, "policy price: mean budgets that may be spent ahead", ge=0)
+    budget_per: str = _set("query", PLATFORM, "what the budget is for", pattern="^(query|second|window)$")
+    budget_tokens: int = _set(0, PLATFORM, "tokens a second or a window; budgets a query need none", ge=0)
+    bank_limit_tokens: int = _set(
+        -1, RELIABILITY, "most unspent tokens kept for later requests; -1: 32 mean budgets, 128 by the price", ge=-1
     )
-    journal_requests: int = Field(2000, ge=1, description="how many of the last requests are remembered for lookups")
-    journal_prompts: bool = Field(False, description="remember their prompts, too, and show them")
-
-    metrics_tenants: int = Field(50, ge=0, description="how many tenants metrics tell apart; the others share a label")
-    auth_tokens: str = Field("", description="file of 'token tenant' lines; calls then need one of the tokens")
-    predictor_tls_ca: str = Field("", description="PEM file of who signs the predictor's certificate; empty for no TLS")
-    predictor_tls_cert: str = Field("", description="PEM file of our certificate, for a predictor that asks for one")
-    predictor_tls_key: str = Field("", description="PEM file of its key")
-
-    policy: str = Field("price", description=f"how budgets are found: {', '.join((*POLICIES, 'target', 'price'))}")
-    target_accuracy: float = Field(0.0, ge=0, le=1, description="policy target: mean accuracy to reach, cheaply")
-    burst_requests: float = Field(10.0, ge=0, description="policy price: mean budgets that may be spent ahead")
-    budget_per: str = Field("query", pattern="^(query|second|window)$", description="what the budget is for")
-    budget_tokens: int = Field(0, ge=0, description="tokens a second or a window; budgets a query need none")
-    shared_budget_url: SecretStr = Field(
-        SecretStr(""), description="redis:// address where schedulers share a budget a second"
+    shared_budget_url: SecretStr = _set(
+        SecretStr(""), PLATFORM, "redis:// address where schedulers share a budget a second"
     )
-    shared_budget_key: str = Field("predictive-scheduling", description="the shared budget's name in that store")
+    shared_budget_key: str = _set("predictive-scheduling", PLATFORM, "the shared budget's name in that store")
+    reclaim: bool = _set(True, EXPERIMENTS, "give what finished requests leave to running ones")
+
+    @property
+    def bank_tokens(self) -> int:
+        """The bank's limit, in tokens."""
+        if self.bank_limit_tokens >= 0:
+            return self.bank_limit_tokens
+        return (128 if self.policy == "price" else 32) * self.tokens_per_query
+
+    @model_validator(mode="after")
+    def _budget_is_one(self) -> BudgetSettings:
+        known = (*POLICIES, "target", "price")
+        if self.policy not in known:
+            raise ValueError(f"policy: {self.policy!r} is none of {', '.join(known)}")
+        if (self.policy == "target") != (self.target_accuracy > 0):
+            raise ValueError("target_accuracy: goes with policy target, and policy target with it")
+        if (self.budget_per != "query") != (self.budget_tokens > 0):
+            raise ValueError("budget_tokens: goes with budgets a second or a window, and they with it")
+        if self.shared_budget_url.get_secret_value() and self.budget_per != "second":
+            raise ValueError("shared_budget_url: a shared budget is one a second; set budget_per and budget_tokens")
+        if self.policy == "price" and self.budget_per == "window":
+            raise ValueError("policy: price has no windows; use budgets a query or a second")
+        if self.floor_tokens > self.tokens_per_query or 0 < self.cap_tokens < self.tokens_per_query:
+            raise ValueError("tokens_per_query: must be from floor_tokens to cap_tokens")
+        return self
+
+
+class WindowSettings(ServiceSettings):
+    """The windows of policies that plan several requests together."""
+
+    window_size: int = _set(32, EXPERIMENTS, "requests that close a window", ge=1, le=4096)
+    window_adaptive: bool = _set(True, EXPERIMENTS, "close a window at once while requests come one by one")
+    window_ms: float = _set(20.0, EXPERIMENTS, "age of the oldest request that closes a window", ge=0, le=60000)
+
+
+class TenantSettings(ServiceSettings):
+    """Tenants: who they are, and what each may have."""
+
+    auth_tokens: str = _set("", SECURITY, "file of 'token tenant' lines; calls then need one of the tokens")
     tenant_shares: Annotated[dict[str, float], NoDecode] = Field(
-        default_factory=dict, description="weights of tenants' guaranteed shares of every window, such as gold=3,free=1"
+        default_factory=dict,
+        description="weights of tenants' guaranteed shares of every window, such as gold=3,free=1",
+        json_schema_extra={"who": PLATFORM},
     )
-    confidence: float = Field(0.0, ge=0, le=3, description="deviations by which predicted differences are lowered")
-    reclaim: bool = Field(True, description="give what finished requests leave to running ones")
-    tokens_per_query: int = Field(128, ge=1, le=1 << 20, description="mean reasoning tokens a request: the budget")
-    floor_tokens: int = Field(16, ge=0, description="least budget of a request, against starvation")
-    cap_tokens: int = Field(256, ge=1, description="largest budget of a request")
-    answer_tokens: int = Field(32, ge=1, le=1024, description="most answer tokens, on top of the budget")
-    bank_limit_tokens: int = Field(
-        -1, ge=-1, description="most unspent tokens kept for later requests; -1: 32 mean budgets, 128 by the price"
-    )
-    window_size: int = Field(32, ge=1, le=4096, description="requests that close a window")
-    window_adaptive: bool = Field(True, description="close a window at once while requests come one by one")
-    window_ms: float = Field(20.0, ge=0, le=60000, description="age of the oldest request that closes a window")
-    max_pending: int = Field(1024, ge=1, description="requests in the house at once; more are refused")
-
-    max_pending_tokens: int = Field(0, ge=0, description="most tokens that requests in the house may ask for; 0: any")
-    slow_reader_seconds: float = Field(60.0, gt=0, description="how long a caller may leave its stream unread")
-    max_tenant_pending: int = Field(0, ge=0, description="requests of one tenant in the house at once; 0 for no quota")
-
-    tenant_requests_per_second: float = Field(0.0, ge=0, description="most requests a second of a tenant; 0 for any")
-    tenant_tokens_per_second: float = Field(0.0, ge=0, description="most tokens a second of a tenant; 0 for any")
-    tenant_burst_seconds: float = Field(10.0, gt=0, description="seconds of its rate that a tenant may use at once")
+    max_tenant_in_flight: int = _set(0, RELIABILITY, "requests of one tenant in flight at once; 0 for no quota", ge=0)
+    tenant_requests_per_second: float = _set(0.0, RELIABILITY, "most requests a second of a tenant; 0 for any", ge=0)
+    tenant_tokens_per_second: float = _set(0.0, RELIABILITY, "most tokens a second of a tenant; 0 for any", ge=0)
+    tenant_burst_seconds: float = _set(10.0, RELIABILITY, "seconds of its rate that a tenant may use at once", gt=0)
 
     @field_validator("tenant_shares", mode="before")
     @classmethod
@@ -112,50 +197,69 @@ class SchedulerSettings(ServiceSettings):
         pairs = [part.partition("=") for part in value.split(",") if part.strip()]
         return {name.strip(): weight.strip() for name, _, weight in pairs}
 
-    @property
-    def known_templates(self) -> dict[str, PromptTemplate]:
-        """The built-in prompt templates, and those of the file. Raises ValueError for a file that holds none."""
-        return read_templates(Path(self.templates)) if self.templates else TEMPLATES
-
-    @property
-    def bank_tokens(self) -> int:
-        """The bank's limit, in tokens."""
-        if self.bank_limit_tokens >= 0:
-            return self.bank_limit_tokens
-        return (128 if self.policy == "price" else 32) * self.tokens_per_query
-
     @model_validator(mode="after")
-    def _consistent(self) -> SchedulerSettings:
-        from scheduler_service.generation.backends import (
-            SERVERS,  # needs aiohttp, which who only serves predictions lacks
-        )
-
-        if self.backend not in (*SERVERS, "embedded"):
-            raise ValueError(f"backend: {self.backend!r} is none of {', '.join((*SERVERS, 'embedded'))}")
-        if self.backend != "embedded" and not self.backend_url:
-            raise ValueError(f"backend_url: required for the backend {self.backend}")
-        if self.backend_chat and self.backend not in ("vllm", "sglang", "openai"):
-            raise ValueError(f"backend_chat: {self.backend} is not asked by a chat route")
-        if self.backend_thinking_budget and self.backend != "vllm":
-            raise ValueError(f"backend_thinking_budget: {self.backend} does not end the thinking by itself; vllm does")
-        templates = self.known_templates
-        if self.template not in templates:
-            raise ValueError(f"template: {self.template!r} is none of {', '.join(templates)}")
-        known = (*POLICIES, "target", "price")
-        if self.policy not in known:
-            raise ValueError(f"policy: {self.policy!r} is none of {', '.join(known)}")
-        if (self.policy == "target") != (self.target_accuracy > 0):
-            raise ValueError("target_accuracy: goes with policy target, and policy target with it")
-        if (self.budget_per != "query") != (self.budget_tokens > 0):
-            raise ValueError("budget_tokens: goes with budgets a second or a window, and they with it")
-        if self.shared_budget_url.get_secret_value() and self.budget_per != "second":
-            raise ValueError("shared_budget_url: a shared budget is one a second; set budget_per and budget_tokens")
-        if self.policy == "exact" and self.window_size**2 * self.cap_tokens > MOST_STATES:
-            raise ValueError("window_size: too large for policy exact; use envelope")
-        if self.policy == "price" and (self.budget_per == "window" or self.tenant_shares):
-            raise ValueError("policy: price has no windows; use budgets a query or a second, and no tenant_shares")
+    def _weights_are_some(self) -> TenantSettings:
         if any(weight <= 0 for weight in self.tenant_shares.values()):
             raise ValueError("tenant_shares: every weight must be above 0")
-        if not self.floor_tokens <= self.tokens_per_query <= self.cap_tokens:
-            raise ValueError("tokens_per_query: must be from floor_tokens to cap_tokens")
+        return self
+
+
+class LimitSettings(ServiceSettings):
+    """How much may be in flight, and how long callers may take."""
+
+    max_in_flight: int = _set(1024, RELIABILITY, "requests in flight at once; more are refused", ge=1)
+    max_in_flight_tokens: int = _set(0, RELIABILITY, "most tokens that requests in flight may ask for; 0: any", ge=0)
+    slow_reader_seconds: float = _set(60.0, RELIABILITY, "how long a caller may leave its stream unread", gt=0)
+    http_listen: str = _set(
+        "", PLATFORM, "host:port of an OpenAI-compatible front, with TLS where gRPC has it; empty for none"
+    )
+    http_connections: int = _set(2048, RELIABILITY, "connections to that front at once; more are closed", ge=1)
+
+
+class InsightSettings(ServiceSettings):
+    """What operators see."""
+
+    status_listen: str = _set(
+        "", RELIABILITY, "host:port of a status page for operators; pages_token says who may see it"
+    )
+    journal_requests: int = _set(2000, RELIABILITY, "how many of the last requests are remembered for lookups", ge=1)
+    journal_prompts: bool = _set(False, EXPERIMENTS, "remember their prompts, too, and show them")
+    metrics_tenants: int = _set(50, RELIABILITY, "how many tenants metrics tell apart; the others share a label", ge=0)
+
+
+# Names that are still read for one release, and what they are called now.
+DEPRECATED = {
+    "max_pending": "max_in_flight",
+    "max_pending_tokens": "max_in_flight_tokens",
+    "max_tenant_pending": "max_tenant_in_flight",
+}
+
+
+class SchedulerSettings(
+    BackendSettings, PredictionSettings, BudgetSettings, WindowSettings, TenantSettings, LimitSettings, InsightSettings
+):
+    """Everything that can be set on a scheduler."""
+
+    model_config = SettingsConfigDict(env_prefix="SCHEDULER_", frozen=True, extra="ignore")
+
+    max_pending: int | None = _set(None, RELIABILITY, "deprecated: the older name of max_in_flight", ge=1)
+    max_pending_tokens: int | None = _set(None, RELIABILITY, "deprecated: the older name of max_in_flight_tokens", ge=0)
+    max_tenant_pending: int | None = _set(None, RELIABILITY, "deprecated: the older name of max_tenant_in_flight", ge=0)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _take_older_names(cls, raw: Any, validate: Callable[[Any], SchedulerSettings]) -> SchedulerSettings:
+        """Let a setting's older name stand for it where only the older one is given."""
+        if isinstance(raw, dict):
+            for old, new in DEPRECATED.items():
+                if raw.get(old) is not None and new not in raw:
+                    raw = {**raw, new: raw[old]}
+        return validate(raw)
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> SchedulerSettings:
+        if self.policy == "price" and self.tenant_shares:
+            raise ValueError("policy: price has no windows, and so no tenant_shares")
+        if self.policy == "exact" and (not self.cap_tokens or self.window_size**2 * self.cap_tokens > MOST_STATES):
+            raise ValueError("window_size, cap_tokens: too large for policy exact, which needs both; use envelope")
         return self

@@ -41,7 +41,7 @@ def collect(
     from scheduler_service.settings import SchedulerSettings
 
     async def measure() -> int:
-        server = make_backend(settings)
+        server = make_backend(settings.backend_configuration)
         await server.start()
         try:
             with typer.progressbar(length=len(wanted), label="measured") as bar:

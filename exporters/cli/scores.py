@@ -42,10 +42,14 @@ def evaluate(
         _write_report(report, evaluation)
     right = evaluation.difficulty_accuracy
     classes = "" if right is None else f", difficulty right {right:.1%}"
-    typer.echo(f"{evaluation.queries} questions, Pearson r = {evaluation.pearson:.3f}{classes}")
+    use = "" if evaluation.used_pearson is None else f", of use {evaluation.used_pearson:.3f}"
+    typer.echo(f"{evaluation.queries} questions, Pearson r = {evaluation.pearson:.3f}{use}{classes}")
+    typer.echo(f"points over uniform at equal {evaluation.basis} tokens:")
     for at in evaluation.budgets:
         gains = "  ".join(f"{name} {100 * scored.gain:+5.1f}" for name, scored in at.policies.items())
-        typer.echo(f"{at.tokens_per_query:4} tokens: uniform {at.uniform:5.1%}  {gains}")
+        spent = at.uniform_used_tokens_per_query
+        used = "" if spent is None else f" (uses {spent:.1f})"
+        typer.echo(f"{at.tokens_per_query:5} tokens{used}: uniform {at.uniform:5.1%}  {gains}")
 
 
 def report(
@@ -101,7 +105,7 @@ def simulate(
     from exporters.measure.curves import read_curves
     from exporters.measure.hidden_states import read_hidden_states
     from exporters.replay import simulation
-    from exporters.replay.evaluate import predictions
+    from exporters.replay.evaluate import Predicted, predictions
     from predictor_service.model import LoadedModel
     from scheduler_service.allocation import POLICIES
 
@@ -109,10 +113,10 @@ def simulate(
         if policy not in ("price", *POLICIES):
             raise ValueError(f"--policy: {policy!r} is none of price, {', '.join(POLICIES)}")
         measured = read_curves(curves)
-        predicted = measured.accuracy
+        predicted = Predicted(measured.accuracy, measured.used)
         if model is not None:
             states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
-            predicted, _ = predictions(LoadedModel(model), measured, states)
+            predicted = predictions(LoadedModel(model), measured, states)
         rng = np.random.default_rng(seed)
         times = _arrivals(arrivals, requests, rate, rng)
         asked = simulation.ask(measured.accuracy, len(times), order, rng)
@@ -122,9 +126,7 @@ def simulate(
             prediction_seconds=prediction_ms / 1000, seconds_per_token=seconds_per_token,
         )  # fmt: skip
         started = time.perf_counter()
-        result = simulation.simulate(
-            predicted, measured.accuracy, simulation.Traffic(times, asked), scenario, seed=seed
-        )
+        result = simulation.simulate(predicted, measured, simulation.Traffic(times, asked), scenario, seed=seed)
         took = time.perf_counter() - started
     except (CurvesFileError, ValueError, OSError) as error:
         raise failed(error) from None
@@ -135,11 +137,12 @@ def simulate(
         from exporters.replay.simulation_report import write_report
 
         report.parent.mkdir(parents=True, exist_ok=True)
-        write_report(report, predicted, measured.accuracy, scenario, result)
+        write_report(report, predicted, measured, scenario, result)
     typer.echo(
         f"{result.requests:,} requests in {took:.1f} s: {result.accuracy:.1%} right, uniform {result.uniform:.1%}, "
-        f"{100 * result.gain:+.1f} points; {result.tokens_per_query:.1f} tokens a query, {result.spend:.1%} of the "
-        f"grant; window {result.mean_window:.1f}, wait {1000 * result.mean_wait:.1f} ms, "
+        f"{100 * result.gain:+.1f} points; {result.used_tokens_per_query:.1f} tokens used a query "
+        f"(uniform {result.uniform_used_tokens_per_query:.1f}), "
+        f"{result.spend:.1%} of the grant; window {result.mean_window:.1f}, wait {1000 * result.mean_wait:.1f} ms, "
         f"p99 {1000 * result.p99_wait:.1f} ms; "
         f"coverage {result.coverage:.1%}"
     )

@@ -24,6 +24,7 @@ from exporters.measure.curves import Curves, read_curves
 from exporters.measure.hidden_states import read_hidden_states
 from exporters.measure.questions import read_questions
 from exporters.replay.evaluate import Evaluation, predictions
+from exporters.replay.report import accuracy_figure
 from predictor_service.model import LoadedModel
 
 TOKENS = "mean reasoning tokens a question"
@@ -36,13 +37,21 @@ StatesOption = Annotated[Path | None, typer.Option("--hidden-states")]
 
 def _predicted(curves: Curves, model: Path, hidden: Path | None) -> Floats:
     states = read_hidden_states(hidden, curves.ids) if hidden else None
-    return predictions(LoadedModel(model), curves, states)[0]
+    return predictions(LoadedModel(model), curves, states).accuracy
 
 
 def _show(table: Table, plot: Path | None = None, drawing: Figure | None = None) -> None:
     typer.echo(table.markdown())
     if plot is not None and drawing is not None:
         save(drawing, plot)
+
+
+@app.command("accuracy")
+def accuracy_command(
+    evaluation: Path, plot: Annotated[Path, typer.Option(help="Where the plot goes, an .svg.")]
+) -> None:
+    """Accuracy against tokens, ours and uniform's; EVALUATION is what evaluate wrote with --json."""
+    save(accuracy_figure(Evaluation.from_json(json.loads(evaluation.read_text())), ("envelope",)), plot)
 
 
 @app.command("compare")

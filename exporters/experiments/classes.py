@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.experiments.table import Floats, Table, gains, points
-from exporters.measure.curves import WINDOW_TOKENS, Curves
-from scheduler_service.allocation import accuracy_at
+from exporters.measure.curves import WINDOW_TOKENS, Curves, window_points
+from scheduler_service.allocation.problem import accuracy_at
 
 EVERY_BUDGET = tuple(range(32, 257, 16))
 _ENOUGH = 0.95
@@ -42,12 +42,13 @@ def buckets(
 
 def _size_gain(lengths: Floats, measured: Floats, budget: int) -> float:
     """Points over uniform when everybody gets a budget in proportion to its length, within one window and the cap."""
-    cap = measured.shape[1] * WINDOW_TOKENS
+    places = window_points(measured.shape[1])
+    cap = int(places[-1])
     low, high = 0.0, 100.0
     for _ in range(50):
         factor = (low + high) / 2
         planned = np.clip(lengths * factor, WINDOW_TOKENS, cap)
         low, high = (factor, high) if planned.mean() <= budget else (low, factor)
     planned = np.clip(lengths * low, WINDOW_TOKENS, cap)
-    uniform = accuracy_at(measured, np.full(len(measured), budget), WINDOW_TOKENS).mean()
-    return 100 * float(accuracy_at(measured, planned, WINDOW_TOKENS).mean() - uniform)
+    uniform = accuracy_at(places, measured, budget).mean()
+    return 100 * float(accuracy_at(places, measured, planned).mean() - uniform)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from predictive_scheduling.budget_points import evenly_spaced
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.allocation.envelope import segments_of
 
 _WIDTH = 16
@@ -21,13 +23,14 @@ def envelope_figure(price: float = 0.003) -> Figure:
         places = _WIDTH * np.arange(1, len(curve) + 1)
         axis.plot(places, curve, "o-", color="#8a93a3", markersize=4, label="predicted curve")
         at, value = _WIDTH, curve[0]
-        for slope, tokens in segments_of(curve, _WIDTH, _WIDTH * len(curve), _WIDTH):
+        whole = Curve(evenly_spaced(len(curve), _WIDTH), curve)
+        for slope, tokens, end in segments_of(whole, _WIDTH, _WIDTH * len(curve)):
             bought = slope >= price
             axis.plot(
-                [at, at + tokens], [value, value + slope * tokens], color="#2563eb" if bought else "#dc2626",
+                [at, end], [value, value + slope * tokens], color="#2563eb" if bought else "#dc2626",
                 linewidth=2.5 if bought else 1.2, linestyle="-" if bought else "--",
             )  # fmt: skip
-            at, value = at + tokens, value + slope * tokens
+            at, value = end, value + slope * tokens
         axis.plot([], [], color="#2563eb", linewidth=2.5, label=f"envelope, steeper than {price} a token: bought")
         axis.plot([], [], color="#dc2626", linestyle="--", label="flatter: left to others")
         axis.set_title(name)

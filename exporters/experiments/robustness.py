@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from exporters.experiments.table import BUDGETS, Floats, Table, gains, points
-from exporters.measure.curves import WINDOW_TOKENS, pearson
+from exporters.measure.curves import pearson, window_points
 from exporters.predictors.ensemble import best_shrinkage
-from scheduler_service.allocation import POLICIES, Problem, accuracy_at
+from scheduler_service.allocation import POLICIES, Problem
+from scheduler_service.allocation.problem import accuracy_at
 
 
 def noise(predicted: Floats, measured: Floats, seed: int = 0) -> Table:
@@ -51,17 +52,18 @@ def starvation(predicted: Floats, measured: Floats, budget: int = 64, seed: int 
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(predicted))
-    uniform = accuracy_at(measured, np.full(len(measured), budget), WINDOW_TOKENS)
+    places = window_points(measured.shape[1])
+    uniform = accuracy_at(places, measured, budget)
     rows = []
     for share in (0.0, 0.1, 0.3, 0.5):
         swapped = order[: int(share * len(order))]
         curves = predicted.copy()
         curves[swapped] = predicted[np.roll(swapped, 1)]
         for floor in (16, 32, 48):
-            count, windows = curves.shape
-            caps = np.full(count, windows * WINDOW_TOKENS)
-            problem = Problem(curves, np.full(count, floor), caps, budget * count, WINDOW_TOKENS)
-            accuracy = accuracy_at(measured, POLICIES["envelope"].allocate(problem), WINDOW_TOKENS)
+            count = len(curves)
+            caps = np.full(count, places[-1])
+            problem = Problem(places, curves, np.full(count, floor), caps, budget * count)
+            accuracy = accuracy_at(places, measured, POLICIES["envelope"].allocate(problem))
             starved = (uniform - accuracy) >= 0.2
             rows.append(
                 [

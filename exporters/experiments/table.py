@@ -13,9 +13,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from exporters.measure.curves import WINDOW_TOKENS
+from exporters.measure.curves import window_points
 from exporters.replay.evaluate import plan_problem
-from scheduler_service.allocation import POLICIES, Policy, accuracy_at, make_plan
+from scheduler_service.allocation import POLICIES, Policy, make_plan
+from scheduler_service.allocation.problem import accuracy_at
 
 Floats = NDArray[np.float64]
 _NUMBER = re.compile(r"[0-9.]+")
@@ -73,12 +74,12 @@ def save(drawing: Figure, path: Path) -> None:
 def gains(
     predicted: Floats, measured: Floats, budgets: Sequence[int] = BUDGETS, policy: Policy = POLICIES["envelope"]
 ) -> list[float]:
-    """Points over uniform of a guarded plan, at each mean budget."""
-    everyone = np.ones(len(measured), dtype=bool)
+    """Points over uniform of a guarded plan, at each mean budget; curves at 16, 32, … tokens."""
+    everyone, places = np.ones(len(measured), dtype=bool), window_points(measured.shape[1])
     found = []
     for budget in budgets:
-        plan = make_plan(policy, plan_problem(predicted, budget), everyone)
-        planned, uniform = (accuracy_at(measured, b, WINDOW_TOKENS).mean() for b in (plan.budgets, plan.baselines))
+        plan = make_plan(policy, plan_problem(places, predicted, budget), everyone)
+        planned, uniform = (accuracy_at(places, measured, b).mean() for b in (plan.budgets, plan.baselines))
         found.append(100 * float(planned - uniform))
     return found
 

@@ -39,9 +39,16 @@ def _merge_curves(parts: Sequence[Path], questions: Sequence[Question], out: Pat
         tables.append(pq.read_table(part).to_pylist())
     places = _places(parts, [[str(row["question_id"]) for row in table] for table in tables], questions)
     rows = [tables[part][row] for part, row in places]
-    lengths = {len(row["accuracy_at_window"]) for row in rows}
+    column = "budget_tokens" if all("budget_tokens" in row for row in rows) else "accuracy_at_window"
+    if any(column not in row for row in rows):
+        raise CurvesFileError("budget_tokens: some parts have it, others accuracy_at_window")
+    if column == "budget_tokens":
+        points = sorted({tuple(row[column]) for row in rows})
+        if len(points) > 1:
+            raise CurvesFileError(f"budget_tokens: the parts have {list(points[0])} and {list(points[1])}")
+    lengths = {len(row[column]) for row in rows}
     if len(lengths) > 1:
-        raise CurvesFileError(f"accuracy_at_window: the parts have {' and '.join(map(str, sorted(lengths)))} windows")
+        raise CurvesFileError(f"{column}: the parts have {' and '.join(map(str, sorted(lengths)))} windows")
     write_curves(out, {name: [row.get(name) for row in rows] for name in rows[0]})
 
 

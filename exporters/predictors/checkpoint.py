@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from exporters.faults import CurvesFileError
+from exporters.measure.curves import window_points
 from exporters.predictors.kinds import module_of
 from exporters.predictors.trained import Calibration, Trained
 
@@ -24,7 +25,10 @@ def load_checkpoint(folder: Path) -> Trained:
     path = folder / "checkpoint.json"
     try:
         saved = json.loads(path.read_text())
-        calibration = Calibration(**saved["calibration"])
+        known = saved["calibration"]
+        # Checkpoints of before 0.2 have points at 16, 32, … tokens and do not say so.
+        points = window_points(len(known["mean_curve"])).tolist()
+        calibration = Calibration(**{"points": points, **known})
         return module_of(saved["kind"]).load(folder, saved, calibration)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CurvesFileError(f"{path}: not a checkpoint: {error!r}") from None

@@ -165,14 +165,23 @@ def _member(net: torch.nn.Sequential) -> Member:
     )
 
 
-def add_ensemble(build: GraphBuilder, features: str, ensemble: Ensemble, output: str = "curve") -> str:
+def add_ensemble(
+    build: GraphBuilder, features: str, ensemble: Ensemble, output: str = "curve", prefix: str = ""
+) -> str:
     """Add the ensemble to a graph after ``features`` (n, d); returns its ``output``'s name (n, K).
 
-    The members run side by side as one wide layer.
+    The members run side by side as one wide layer. ``prefix``: of the names of nodes, where a graph has two ensembles.
     """
     members = ensemble.members
     count, hidden = len(members), members[0].first.shape[1]
-    constant, add = build.constant, build.add
+
+    def constant(name: str, value: NDArray[Any]) -> None:
+        build.constant(prefix + name, value)
+
+    def add(operator: str, inputs: list[str], result: str, **attributes: Any) -> str:
+        own = [name if name == features else prefix + name for name in inputs]
+        return build.add(operator, own, result if result == output else prefix + result, **attributes)
+
     constant("centre", ensemble.centre)
     constant("scale", ensemble.scale)
     constant("low", np.array(-ensemble.clip, np.float32))

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from exporters.measure.classes import DIFFICULTY, SIZE, class_means, size_of, soft_difficulty
-from exporters.measure.curves import Curves
+from exporters.measure.curves import Curves, pearson
 from exporters.predictors.ensemble import Ensemble, Recipe, add_ensemble, predict, train_ensemble
 from exporters.predictors.kinds import KINDS, Training
 from exporters.predictors.onnx_graph import TEXT, GraphBuilder, hidden_state_input, with_half_weights
@@ -40,7 +40,8 @@ class TextRecipe:
 class TrainedHead:
     """A predictor that is a head alone. ``vocabulary``: n-grams of its text features; ``hidden_size``: 0 for no states.
 
-    ``class_curves``: (C, K), the mean curve of each class, where the head predicts classes.
+    ``class_curves``: (C, K), the mean curve of each class, where the head predicts classes. ``usage``: predicts the
+    share of each budget point that is used, where the training file knows it.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class TrainedHead:
     ensemble: Ensemble
     class_curves: NDArray[np.float64] | None
     calibration: Calibration
+    usage: Ensemble | None = None
 
     @property
     def interface(self) -> Interface:
@@ -57,7 +59,6 @@ class TrainedHead:
         curves = self.class_curves
         return Interface(
             kind=self.kind,
-            windows=len(self.ensemble.mean_curve) if curves is None else curves.shape[1],
             takes_text=self.vocabulary is not None,
             hidden_size=self.hidden_size,
             layer=self.layer,
@@ -73,14 +74,19 @@ class TrainedHead:
         parts = ["hidden_state"] if self.hidden_size else []
         parts += [] if self.vocabulary is None else [add_features(build, add_tokens(build), self.vocabulary)]
         joined = parts[0] if len(parts) == 1 else build.add("Concat", parts, "joined", axis=1)
-        windows = self.interface.windows
+        windows = len(self.calibration.points)
+        outputs: dict[str, int | str] = {}
+        if self.usage is not None:
+            share = add_ensemble(build, joined, self.usage, "used_share", prefix="used_")
+            build.constant("points", np.array(self.calibration.points, np.float32))
+            outputs[build.add("Mul", [share, "points"], "used_tokens")] = windows
         if self.class_curves is None:
-            return build.model({add_ensemble(build, joined, self.ensemble): windows})
+            return build.model({add_ensemble(build, joined, self.ensemble): windows, **outputs})
         # Only the API's difficulty is served as such; the probabilities of sizes stay inside.
         output = "difficulty" if self.kind == "difficulty" else "probabilities"
         add_ensemble(build, joined, self.ensemble, output)
         build.constant("class_curves", self.class_curves.astype(np.float32))
-        outputs = {build.add("MatMul", [output, "class_curves"], "curve"): windows}
+        outputs[build.add("MatMul", [output, "class_curves"], "curve")] = windows
         return build.model(outputs | ({output: len(self.class_curves)} if self.kind == "difficulty" else {}))
 
     def write(self, folder: Path, precision: str) -> None:
@@ -99,6 +105,8 @@ class TrainedHead:
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the head's arrays."""
         np.savez_compressed(folder / "head.npz", **self.ensemble.arrays())  # type: ignore[arg-type]
+        if self.usage is not None:
+            np.savez_compressed(folder / "usage.npz", **self.usage.arrays())  # type: ignore[arg-type]
         curves = None if self.class_curves is None else self.class_curves.tolist()
         own = {"kind": self.kind, "vocabulary": self.vocabulary, "hidden_size": self.hidden_size, "layer": self.layer}
         return {**own, "class_curves": curves}
@@ -109,6 +117,10 @@ class TrainedHead:
         grams, curves = saved["vocabulary"], saved["class_curves"]
         with np.load(folder / "head.npz", allow_pickle=False) as arrays:
             ensemble = Ensemble.from_arrays(dict(arrays))
+        usage = None
+        if (folder / "usage.npz").exists():
+            with np.load(folder / "usage.npz", allow_pickle=False) as arrays:
+                usage = Ensemble.from_arrays(dict(arrays))
         return cls(
             saved["kind"],
             None if grams is None else [tuple(gram) for gram in grams],
@@ -117,6 +129,7 @@ class TrainedHead:
             ensemble,
             None if curves is None else np.array(curves),
             calibration,
+            usage,
         )
 
 
@@ -181,9 +194,19 @@ def train(
         ensemble, outputs = train_ensemble(inputs, curves.accuracy.astype(np.float32), recipe)
         held_out = outputs.astype(np.float64)
     metrics["shrinkage"] = ensemble.keep
+    usage = None
+    if curves.used is not None:
+        usage, shares = train_ensemble(inputs, _share_used(curves.points, curves.used), recipe)
+        metrics["used_pearson"] = pearson(shares * curves.points, curves.used)
     predicted = np.clip(held_out, 0, 1).astype(np.float64)
     calibration = Calibration.of(predicted, curves, data or {}, **metrics)
-    return TrainedHead(kind, vocabulary, size, layer, ensemble, class_curves, calibration), predicted
+    return TrainedHead(kind, vocabulary, size, layer, ensemble, class_curves, calibration, usage), predicted
+
+
+def _share_used(points: NDArray[np.int64], used: NDArray[np.float64]) -> Floats:
+    """The share of each budget point that is used (n, K): what the usage head is fitted to; 1 at 0 tokens."""
+    shares: Floats = np.divide(used, points, out=np.ones(used.shape), where=points > 0).astype(np.float32)
+    return shares
 
 
 def _inputs(

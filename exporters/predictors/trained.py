@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.measure.curves import WINDOW_TOKENS, Curves, pearson
+from exporters.measure.curves import Curves, pearson
 from predictor_service.artifact import Manifest
 
 Floats = NDArray[np.float64]
@@ -19,11 +19,17 @@ PRECISIONS = ("float32", "float16", "int8")
 
 @dataclass(frozen=True)
 class Calibration:
-    """What held-out questions say of a predictor: metrics; per window the mean accuracy and the error's deviation."""
+    """What held-out questions say of a predictor: metrics; at each point mean accuracy and the error's deviation.
+
+    ``points``: budgets in reasoning tokens. ``mean_used``: mean tokens used at each point, where the
+    training file has them; empty otherwise.
+    """
 
     validation: dict[str, float]
     mean_curve: list[float]
     uncertainty: list[float]
+    points: list[int]
+    mean_used: list[float] = field(default_factory=list)
     data: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -39,7 +45,8 @@ class Calibration:
             **metrics,
         }
         deviation = (held_out - measured).std(axis=0)
-        return cls(validation, [float(value) for value in mean], [float(value) for value in deviation], data)
+        used = [] if curves.used is None else curves.used.mean(axis=0).tolist()
+        return cls(validation, mean.tolist(), deviation.tolist(), curves.points.tolist(), used, data)
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,6 @@ class Interface:
     """What a predictor takes and knows besides its graph: the fields of the manifest of the same names."""
 
     kind: str
-    windows: int
     takes_text: bool
     hidden_size: int = 0
     layer: int = 0
@@ -74,7 +80,7 @@ class Trained(Protocol):
         ...
 
     def reference(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats:
-        """Its curves (n, K) as torch or numpy computes them in float32, to compare a served graph with."""
+        """Its accuracy curves (n, K) as torch or numpy computes them in float32, to compare a served graph with."""
         ...
 
     def save(self, folder: Path) -> dict[str, Any]:
@@ -88,7 +94,8 @@ def manifest_of(trained: Trained, name: str, version: str) -> Manifest:
     return Manifest(
         name=name,
         version=version,
-        budget_window_tokens=WINDOW_TOKENS,
+        budget_points=tuple(known.points),
+        mean_used_tokens=tuple(round(value, 2) for value in known.mean_used),
         max_text_bytes=32768 if interface.takes_text else 0,
         training_data=known.data,
         validation={key: round(value, 4) for key, value in known.validation.items()},

@@ -35,7 +35,6 @@ class EncoderNet(Protocol):
 
     outputs: tuple[str, ...]
     kind: str
-    windows: int
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run a batch."""
@@ -75,7 +74,6 @@ class DifficultyCurves(torch.nn.Module):  # type: ignore[misc]  # as above
         """Look the curves (3, K) of a trained classifier's classes up."""
         super().__init__()
         self.net = net
-        self.windows = class_curves.shape[1]
         self.register_buffer("class_curves", torch.from_numpy(class_curves.astype(np.float32)))
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -96,7 +94,6 @@ class LayerCurves(torch.nn.Module):  # type: ignore[misc]  # as above
         super().__init__()
         self.encoder = llm
         self.ensemble = ensemble
-        self.windows = len(ensemble.mean_curve)
         members = ensemble.members
         for name, value in {
             "centre": ensemble.centre,
@@ -161,7 +158,6 @@ class TrainedEncoder:
         """What it takes."""
         return Interface(
             kind=self.net.kind,
-            windows=self.net.windows,
             takes_text=True,
             layer=self.layer,
             max_tokens=self.max_tokens,

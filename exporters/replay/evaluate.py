@@ -1,7 +1,10 @@
 """How much a predictor's curves are worth: allocate by them, score with the measured curves, beside both oracles.
 
-Accuracy is the mean of the measured curves at the planned budgets. Every plan, uniform's included, spends at most the
-mean budget; each question gets at least one budget window, as in the paper.
+Accuracy is the mean of the measured curves at the planned budgets. Plans are compared with uniform at equal tokens, in
+two ways. At equal *reserved* tokens every plan, uniform's included, gives at most the mean budget, and budgets count
+whole. At equal *used* tokens, where the predictor says what budgets will use, a plan is expected to use what uniform is
+expected to use at that mean budget; what both then really use stands beside. Each question gets at least the first
+budget point, as in the paper.
 """
 
 from __future__ import annotations
@@ -13,24 +16,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.measure.curves import WINDOW_TOKENS, Curves, pearson
+from exporters.measure.curves import Curves, pearson
 from predictor_service.features import Query
 from predictor_service.model import LoadedModel
-from scheduler_service.allocation import POLICIES, Policy, Problem, accuracy_at, make_plan
+from scheduler_service.allocation import POLICIES, Policy, Problem, make_plan
 from scheduler_service.allocation.envelope import Envelope
 from scheduler_service.allocation.price import Price
+from scheduler_service.allocation.problem import accuracy_at, used_at
 
 Floats = NDArray[np.float64]
-BUDGETS = tuple(range(16, 257, 16))
+Ints = NDArray[np.int64]
 ADAPTIVE: tuple[Policy, ...] = (POLICIES["greedy"], POLICIES["envelope"], Price())
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A policy at one budget. ``band``: 95 % bootstrap interval over questions of its gain over uniform (fractions)."""
+    """A policy at one budget. ``band``: 95 % bootstrap interval over questions of its gain over uniform (fractions).
+
+    ``tokens_per_query``: mean budget. ``used_tokens_per_query``: what the budgets used, by measured lengths; the mean
+    budget where no lengths were measured.
+    """
 
     accuracy: float
     tokens_per_query: float
+    used_tokens_per_query: float
     gain: float
     band: tuple[float, float]
 
@@ -39,23 +48,29 @@ class Scored:
 class AtBudget:
     """All policies at one mean budget; accuracies are fractions.
 
+    ``uniform_used_tokens_per_query``: what uniform used, by measured lengths; ``None`` where none were measured.
     ``oracle`` plans with the curves that score it, ``oracle_split`` with one half of their samples and is scored on the
-    other: the part of the oracle's gain that is no luck.
+    other: the part of the oracle's gain that is no luck. ``policies`` and oracles are at equal used tokens where the
+    predictor says what budgets use, else at equal reserved tokens; ``policies_at_equal_reserved`` always.
     """
 
     tokens_per_query: int
     uniform: float
+    uniform_used_tokens_per_query: float | None
     oracle: float
     oracle_split: float
     policies: dict[str, Scored]
+    policies_at_equal_reserved: dict[str, Scored]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A model on a curves file. ``pearson``: of predicted and measured accuracy, over questions × windows.
+    """A model on a curves file. ``pearson``: of predicted and measured accuracy, over questions × points.
 
-    ``reliability``: (predicted, measured) accuracy in twenty bins of equal size. ``difficulty_accuracy``: share of
-    questions put into the right class, by models that classify.
+    ``basis``: what ``policies`` are equal in with uniform, ``used`` or ``reserved`` tokens. ``used_pearson``: of
+    predicted and measured use; ``None`` where either is not known. ``reliability``: (predicted, measured) accuracy in
+    twenty bins of equal size. ``difficulty_accuracy``: share of questions put into the right class, by models that
+    classify.
     """
 
     queries: int
@@ -64,6 +79,8 @@ class Evaluation:
     budgets: list[AtBudget]
     reliability: list[tuple[float, float]]
     difficulty_accuracy: float | None = None
+    basis: str = "reserved"
+    used_pearson: float | None = None
 
     def as_json(self) -> dict[str, object]:
         """The evaluation as plain values."""
@@ -72,20 +89,32 @@ class Evaluation:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Evaluation:
         """The evaluation that ``as_json`` gave. Raises KeyError or TypeError where it is none."""
-        budgets = [
-            AtBudget(**{**at, "policies": {name: Scored(**one) for name, one in at["policies"].items()}})
-            for at in raw["budgets"]
-        ]
+
+        def scored(at: dict[str, Any]) -> dict[str, dict[str, Scored]]:
+            kinds = ("policies", "policies_at_equal_reserved")
+            return {kind: {name: Scored(**one) for name, one in at[kind].items()} for kind in kinds}
+
+        budgets = [AtBudget(**{**at, **scored(at)}) for at in raw["budgets"]]
         return cls(**{**raw, "budgets": budgets})
 
 
-def predictions(
-    model: LoadedModel, curves: Curves, hidden: NDArray[np.float32] | None, batch: int = 64
-) -> tuple[Floats, Floats | None]:
-    """Return the model's curves for every question (n, K), and its class probabilities (n, 3) where it has them.
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What a model says of questions: ``accuracy`` and ``used`` (n, K), ``difficulty`` (n, 3); the last two or none."""
 
-    Raises ValueError where it needs hidden states.
+    accuracy: Floats
+    used: Floats | None = None
+    difficulty: Floats | None = None
+
+
+def predictions(model: LoadedModel, curves: Curves, hidden: NDArray[np.float32] | None, batch: int = 64) -> Predicted:
+    """Return the model's curves for every question, at its own points.
+
+    Raises ValueError where its points are not the file's, or where it needs hidden states.
     """
+    own = model.manifest.budget_points
+    if own != tuple(curves.points.tolist()):
+        raise ValueError(f"--model: {model.name} predicts {_points(own)}, the file has {_points(curves.points)}")
     if model.manifest.hidden_size and hidden is None:
         raise ValueError(f"--hidden-states: model {model.name} needs them")
     queries = [
@@ -93,19 +122,40 @@ def predictions(
         for row, question in enumerate(curves.questions)
     ]
     parts = [model.run(queries[at : at + batch]) for at in range(0, len(queries), batch)]
-    difficulty = [part.difficulty for part in parts if part.difficulty is not None]
-    found = np.concatenate([part.curves for part in parts]).astype(np.float64)
-    return found, np.concatenate(difficulty).astype(np.float64) if difficulty else None
+
+    def whole(rows: list[NDArray[np.float32] | None]) -> Floats | None:
+        found = [row for row in rows if row is not None]
+        return np.concatenate(found).astype(np.float64) if found else None
+
+    accuracy = np.concatenate([part.curves for part in parts]).astype(np.float64)
+    return Predicted(accuracy, whole([part.used for part in parts]), whole([part.difficulty for part in parts]))
+
+
+def _points(points: tuple[int, ...] | Ints) -> str:
+    return f"{len(points)} points from {points[0]} to {points[-1]} tokens"
 
 
 def evaluate(
-    predicted: Floats, measured: Floats, model: dict[str, str], *, samples: int = 100, seed: int = 0
+    predicted: Predicted, curves: Curves, model: dict[str, str], *, samples: int = 100, seed: int = 0
 ) -> Evaluation:
-    """Score ``predicted`` curves (n, K) against ``measured`` ones; ``samples``: how many a measured value averages."""
+    """Score predicted curves against measured ones; ``samples``: how many a measured value averages."""
     rng = np.random.default_rng(seed)
-    halves = [split_samples(measured, samples, rng) for _ in range(4)]
-    budgets = [_at_budget(budget, predicted, measured, halves, rng) for budget in BUDGETS]
-    return Evaluation(len(measured), model, pearson(predicted, measured), budgets, reliability(predicted, measured))
+    halves = [split_samples(curves.accuracy, samples, rng) for _ in range(4)]
+    known = predicted.used is not None and curves.used is not None
+    budgets = [
+        _at_budget(budget, predicted, curves, halves, rng, by_use=known) for budget in curves.points.tolist() if budget
+    ]
+    return Evaluation(
+        len(curves.ids),
+        model,
+        pearson(predicted.accuracy, curves.accuracy),
+        budgets,
+        reliability(predicted.accuracy, curves.accuracy),
+        basis="used" if known else "reserved",
+        used_pearson=pearson(predicted.used, curves.used)
+        if predicted.used is not None and curves.used is not None
+        else None,
+    )
 
 
 def reliability(predicted: Floats, measured: Floats, bins: int = 20) -> list[tuple[float, float]]:
@@ -122,43 +172,68 @@ def split_samples(measured: Floats, samples: int, rng: np.random.Generator) -> t
     return first / half, (right - first) / (samples - half)
 
 
-def plan_problem(curves: Floats, budget: int) -> Problem:
-    """The whole file as one problem at a mean budget."""
-    count, windows = curves.shape
-    floors, caps = np.full(count, min(WINDOW_TOKENS, budget)), np.full(count, windows * WINDOW_TOKENS)
-    return Problem(curves, floors, caps, budget * count, WINDOW_TOKENS)
+def plan_problem(points: Ints, accuracy: Floats, budget: int, used: Floats | None = None) -> Problem:
+    """The whole file as one problem at a mean budget: what uniform is expected to use there is what may be used."""
+    count = len(accuracy)
+    floors, caps = np.full(count, min(int(points[0]), budget)), np.full(count, int(points[-1]))
+    total = float(budget * count) if used is None else float(used_at(points, used, budget).sum())
+    return Problem(points, accuracy, floors, caps, total, used)
 
 
 def _at_budget(
-    budget: int, predicted: Floats, measured: Floats, halves: list[tuple[Floats, Floats]], rng: np.random.Generator
+    budget: int,
+    predicted: Predicted,
+    curves: Curves,
+    halves: list[tuple[Floats, Floats]],
+    rng: np.random.Generator,
+    *,
+    by_use: bool,
 ) -> AtBudget:
-    level = np.full(len(measured), budget)
-    uniform = accuracy_at(measured, level, WINDOW_TOKENS)
-    everyone = np.ones(len(measured), dtype=bool)
-    policies = {}
-    for policy in ADAPTIVE:
-        plan = make_plan(policy, plan_problem(predicted, budget), everyone)
-        accuracy = accuracy_at(measured, plan.budgets, WINDOW_TOKENS)
-        gains = accuracy - uniform
-        band = _bootstrap(gains, rng)
-        policies[policy.name] = Scored(float(accuracy.mean()), float(plan.budgets.mean()), float(gains.mean()), band)
-    split = [_oracle(plan_on, score_on, budget) - _uniform(score_on, budget) for plan_on, score_on in halves]
+    uniform = accuracy_at(curves.points, curves.accuracy, budget)
+    reserved = _scored(plan_problem(curves.points, predicted.accuracy, budget), curves, uniform, rng)
+    scored, measured_use = reserved, None
+    if by_use:
+        measured_use = curves.used
+        scored = _scored(plan_problem(curves.points, predicted.accuracy, budget, predicted.used), curves, uniform, rng)
+
+    def oracle(plan_on: Floats, score_on: Floats) -> float:
+        budgets = Envelope(spread=False).allocate(plan_problem(curves.points, plan_on, budget, measured_use))
+        return float(accuracy_at(curves.points, score_on, budgets).mean())
+
+    split = [
+        oracle(plan_on, score_on) - float(accuracy_at(curves.points, score_on, budget).mean())
+        for plan_on, score_on in halves
+    ]
     return AtBudget(
         tokens_per_query=budget,
         uniform=float(uniform.mean()),
-        oracle=_oracle(measured, measured, budget),
+        uniform_used_tokens_per_query=None
+        if curves.used is None
+        else float(used_at(curves.points, curves.used, budget).mean()),
+        oracle=oracle(curves.accuracy, curves.accuracy),
         oracle_split=float(uniform.mean() + np.mean(split)),
-        policies=policies,
+        policies=scored,
+        policies_at_equal_reserved=reserved,
     )
 
 
-def _oracle(plan_on: Floats, score_on: Floats, budget: int) -> float:
-    budgets = Envelope(spread=False).allocate(plan_problem(plan_on, budget))
-    return float(accuracy_at(score_on, budgets, WINDOW_TOKENS).mean())
-
-
-def _uniform(curves: Floats, budget: int) -> float:
-    return float(accuracy_at(curves, np.full(len(curves), budget), WINDOW_TOKENS).mean())
+def _scored(problem: Problem, curves: Curves, uniform: Floats, rng: np.random.Generator) -> dict[str, Scored]:
+    """Every adaptive policy's plan of a problem, scored by the measured curves."""
+    everyone = np.ones(len(curves.ids), dtype=bool)
+    policies = {}
+    for policy in ADAPTIVE:
+        budgets = make_plan(policy, problem, everyone).budgets
+        accuracy = accuracy_at(curves.points, curves.accuracy, budgets)
+        gains = accuracy - uniform
+        used = budgets if curves.used is None else used_at(curves.points, curves.used, budgets)
+        policies[policy.name] = Scored(
+            float(accuracy.mean()),
+            float(budgets.mean()),
+            float(used.mean()),
+            float(gains.mean()),
+            _bootstrap(gains, rng),
+        )
+    return policies
 
 
 def _bootstrap(gains: Floats, rng: np.random.Generator, rounds: int = 1000) -> tuple[float, float]:
@@ -171,15 +246,12 @@ def _bootstrap(gains: Floats, rng: np.random.Generator, rounds: int = 1000) -> t
 def evaluate_folder(folder: Path, curves: Curves, hidden: NDArray[np.float32] | None) -> Evaluation:
     """Evaluate a model folder. Raises ValueError where it does not fit the curves or the hidden states."""
     model = LoadedModel(folder)
-    windows = curves.accuracy.shape[1]
-    if model.manifest.windows != windows:
-        raise ValueError(f"--model: {model.name} predicts {model.manifest.windows} windows, the file has {windows}")
     if hidden is not None and model.manifest.hidden_size not in (0, hidden.shape[1]):
         raise ValueError(
             f"--hidden-states: {hidden.shape[1]} components, {model.name} takes {model.manifest.hidden_size}"
         )
-    predicted, classes = predictions(model, curves, hidden)
-    found = evaluate(predicted, curves.accuracy, {"name": model.manifest.name, "version": model.manifest.version})
-    if classes is None:
+    predicted = predictions(model, curves, hidden)
+    found = evaluate(predicted, curves, {"name": model.manifest.name, "version": model.manifest.version})
+    if predicted.difficulty is None:
         return found
-    return replace(found, difficulty_accuracy=float((classes.argmax(axis=1) == curves.difficulty).mean()))
+    return replace(found, difficulty_accuracy=float((predicted.difficulty.argmax(axis=1) == curves.difficulty).mean()))

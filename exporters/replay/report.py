@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
     parts = [
         f"<h1>{model['name']} {model['version']}</h1>",
         headline,
-        figure(_accuracy(evaluation), "Accuracy against the mean budget, with both oracles."),
+        figure(accuracy_figure(evaluation), "Accuracy against the mean budget, with both oracles."),
         figure(_gains(evaluation), "Gain over uniform at equal tokens; bands: 95 % bootstrap over questions."),
         figure(_shares(evaluation), "Share of the split-half oracle's gain that the policy reaches."),
         figure(_reliability(evaluation), "Reliability: measured accuracy where so much was predicted."),
@@ -54,15 +55,16 @@ def _tokens(evaluation: Evaluation) -> list[int]:
     return [at.tokens_per_query for at in evaluation.budgets]
 
 
-def _accuracy(evaluation: Evaluation) -> Figure:
+def accuracy_figure(evaluation: Evaluation, policies: Collection[str] = tuple(_COLOURS)) -> Figure:
+    """Accuracy against the mean budget: some policies, uniform, and both oracles."""
     drawing = Figure(figsize=(9, 3.6))
     axis = drawing.subplots()
     tokens = _tokens(evaluation)
     axis.plot(tokens, [100 * at.oracle for at in evaluation.budgets], ":", color="black", label="oracle")
     axis.plot(tokens, [100 * at.oracle_split for at in evaluation.budgets], "--", color="black", label="split oracle")
-    for name, colour in _COLOURS.items():
+    for name in policies:
         accuracy = [100 * at.policies[name].accuracy for at in evaluation.budgets]
-        axis.plot([at.policies[name].tokens_per_query for at in evaluation.budgets], accuracy, color=colour, label=name)
+        axis.plot(tokens, accuracy, color=_COLOURS[name], label=name)
     axis.plot(tokens, [100 * at.uniform for at in evaluation.budgets], color=GREY, label="uniform")
     axis.set_xlabel("mean reasoning tokens a question")
     axis.set_ylabel("accuracy, %")

@@ -2,7 +2,7 @@
 
 What decides here is the service's code: ``RequestWindow``, ``plan_window``'s policies, ``DualPrice`` and
 ``BudgetLedger``; only time is simulated, and a request's accuracy is read off its measured curve at the budget that it
-got. Requests use their whole budget, or what their reasoning takes where the curves file says so.
+got. Requests use what the curves file says that they use at their budget, or their whole budget where it says nothing.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exporters.measure.curves import WINDOW_TOKENS
-from scheduler_service.allocation import POLICIES, Problem, make_plan
-from scheduler_service.allocation.policy import accuracy_at
+from exporters.measure.curves import Curves
+from exporters.replay.evaluate import Predicted
+from scheduler_service.allocation import POLICIES, Curve, Problem, make_plan
 from scheduler_service.allocation.price import DualPrice
+from scheduler_service.allocation.problem import accuracy_at, used_at
 from scheduler_service.budget.income import Income, PerSecond
 from scheduler_service.budget.ledger import BudgetLedger
-from scheduler_service.planning.plan import affordable
+from scheduler_service.planning.pricing import affordable
 from scheduler_service.planning.window import RequestWindow
 
 Floats = NDArray[np.float64]
@@ -91,15 +92,19 @@ class Scenario:
 
 @dataclass
 class Result:
-    """What happened. Accuracies are fractions, times seconds, ``spend`` reserved tokens by granted ones.
+    """What happened. Accuracies are fractions, times seconds.
 
-    ``trace``: (time, mean tokens so far, price) along the way, of the first replica.
+    ``tokens_per_query``: mean budget; ``used_tokens_per_query``: mean of what was used; ``spend``: tokens used by
+    tokens granted. ``uniform``: accuracy of the mean budget for all, which used ``uniform_used_tokens_per_query``.
+    ``trace``: (time, mean tokens used so far, price) along the way, of the first replica.
     """
 
     requests: int
     accuracy: float
     uniform: float
     tokens_per_query: float
+    used_tokens_per_query: float
+    uniform_used_tokens_per_query: float
     spend: float
     mean_window: float
     mean_wait: float
@@ -117,42 +122,35 @@ class Result:
         return {**asdict(self), "gain": self.gain}
 
 
-def simulate(
-    predicted: Floats,
-    measured: Floats,
-    traffic: Traffic,
-    scenario: Scenario,
-    lengths: Floats | None = None,
-    seed: int = 0,
-) -> Result:
-    """Replay ``traffic`` over questions with ``predicted`` and ``measured`` curves (n, K).
-
-    ``lengths``: tokens of each question's own reasoning, where it may end before its budget.
-    """
+def simulate(predicted: Predicted, measured: Curves, traffic: Traffic, scenario: Scenario, seed: int = 0) -> Result:
+    """Replay ``traffic`` over questions with predicted and measured curves, at the same points."""
     rng = np.random.default_rng(seed)
     count = len(traffic.arrivals)
     fresh = rng.random(count) >= scenario.faults
-    budgets, waits = np.zeros(count, np.int64), np.zeros(count)
+    budgets, used, waits = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
     windows, granted, trace = 0, 0.0, []
     for replica in range(scenario.replicas):
         own = np.arange(replica, count, scenario.replicas)
-        run = _Replica(predicted, traffic, scenario, fresh, lengths)
-        for rows, closed, given in run.decisions(own):
-            budgets[rows] = given
+        run = _Replica(predicted, measured, traffic, scenario, fresh)
+        for rows, closed, given, spent in run.decisions(own):
+            budgets[rows], used[rows] = given, spent
             waits[rows] = closed - traffic.arrivals[rows] + scenario.prediction_seconds
             windows += 1
         granted += run.granted
         if not replica:
             trace = run.trace
     asked = traffic.questions
-    cap = measured.shape[1] * WINDOW_TOKENS
-    level = min(cap, budgets.mean() if scenario.tokens_per_second else scenario.tokens_per_query)
+    level = min(int(measured.points[-1]), budgets.mean() if scenario.tokens_per_second else scenario.tokens_per_query)
     return Result(
         requests=count,
         accuracy=_mean_accuracy(measured, asked, budgets),
         uniform=_mean_accuracy(measured, asked, np.full(count, level)),
         tokens_per_query=float(budgets.mean()),
-        spend=float(budgets.sum()) / max(1.0, granted),
+        used_tokens_per_query=float(used.mean()),
+        uniform_used_tokens_per_query=float(level)
+        if measured.used is None
+        else float(used_at(measured.points, measured.used, level)[asked].mean()),
+        spend=float(used.sum()) / max(1.0, granted),
         mean_window=count / max(1, windows),
         mean_wait=float(waits.mean()),
         p99_wait=float(np.quantile(waits, 0.99)),
@@ -161,12 +159,12 @@ def simulate(
     )
 
 
-def _mean_accuracy(measured: Floats, asked: Ints, budgets: Floats | Ints, block: int = 65536) -> float:
+def _mean_accuracy(measured: Curves, asked: Ints, budgets: Floats | Ints, block: int = 65536) -> float:
     """Mean measured accuracy at the budgets, block by block: a million requests need no million curves in memory."""
     total = 0.0
     for at in range(0, len(asked), block):
         part = slice(at, at + block)
-        total += float(accuracy_at(measured[asked[part]], budgets[part], WINDOW_TOKENS).sum())
+        total += float(accuracy_at(measured.points, measured.accuracy[asked[part]], budgets[part]).sum())
     return total / len(asked)
 
 
@@ -174,38 +172,41 @@ class _Replica:
     """One scheduler: its window or price, its ledger, and the requests that run."""
 
     def __init__(
-        self, predicted: Floats, traffic: Traffic, scenario: Scenario, fresh: NDArray[np.bool_], lengths: Floats | None
+        self, predicted: Predicted, measured: Curves, traffic: Traffic, scenario: Scenario, fresh: NDArray[np.bool_]
     ) -> None:
         self._predicted, self._traffic, self._scenario, self._fresh = predicted, traffic, scenario, fresh
-        self._lengths = lengths
+        self._measured, self._points = measured, measured.points
         mean = scenario.tokens_per_query
         rate = scenario.tokens_per_second / scenario.replicas
         income: Income | None = PerSecond(rate) if rate else None
-        self._cap = predicted.shape[1] * WINDOW_TOKENS
-        self._floor = min(WINDOW_TOKENS, mean)
+        self._cap = int(self._points[-1])
+        self._floor = min(int(self._points[0]), mean)
         priced = scenario.policy == "price"
         self._ledger = BudgetLedger(
             mean, int(scenario.bank_requests * mean), int(scenario.burst_requests * mean) if priced else 0, income
         )
-        self._running: list[tuple[float, str, int]] = []
-        self._reserved = self._decided = 0
+        self._running: list[tuple[float, str, float]] = []
+        self._used, self._decided = 0.0, 0
         self.granted = 0.0
         self.trace: list[tuple[float, float, float]] = []
 
-    def decisions(self, own: Ints) -> Iterator[tuple[Ints, float, Ints]]:
-        """Yield the requests decided together, when, and their budgets."""
+    def decisions(self, own: Ints) -> Iterator[tuple[Ints, float, Ints, Floats]]:
+        """Yield the requests decided together, when, their budgets, and what they will use."""
         every = max(1, len(own) // _TRACE_POINTS)
         for rows, now in self._priced(own) if self._scenario.policy == "price" else self._windows(own):
-            given, price = self._decide(rows, now)
-            self._reserved += int(given.sum())
+            given, used, price = self._decide(rows, now)
+            self._used += float(used.sum())
             if self._decided // every != (self._decided + len(rows)) // every:
-                self.trace.append((now, self._reserved / (self._decided + len(rows)), price))
+                self.trace.append((now, self._used / (self._decided + len(rows)), price))
             self._decided += len(rows)
-            yield rows, now, given
+            yield rows, now, given, used
 
     def _priced(self, own: Ints) -> Iterator[tuple[Ints, float]]:
-        self._pricing = DualPrice(WINDOW_TOKENS)
-        self._curves = self._predicted.tolist()
+        self._pricing = DualPrice()
+        points, used = tuple(self._points.tolist()), self._predicted.used
+        spent = [()] * len(self._predicted.accuracy) if used is None else [tuple(row) for row in used.tolist()]
+        rows = zip(self._predicted.accuracy.tolist(), spent, strict=True)
+        self._curves = [Curve(points, tuple(accuracy), use) for accuracy, use in rows]
         yield from zip(own[:, None], self._traffic.arrivals[own].tolist(), strict=True)
 
     def _windows(self, own: Ints) -> Iterator[tuple[Ints, float]]:
@@ -221,35 +222,43 @@ class _Replica:
         if rest := window.close():
             yield np.array(rest), float(self._traffic.arrivals[rest[0]]) + scenario.window_seconds
 
-    def _decide(self, rows: Ints, now: float) -> tuple[Ints, float]:
+    def _decide(self, rows: Ints, now: float) -> tuple[Ints, Floats, float]:
         while self._running and self._running[0][0] <= now:
             _, name, used = heapq.heappop(self._running)
             self._ledger.settle(name, used)
         grant = self._ledger.grant(len(rows), now)
         self.granted += grant
-        given, price = self._price(int(rows[0]), grant) if self._scenario.policy == "price" else self._plan(rows, now)
+        priced = self._scenario.policy == "price"
+        given, expected, price = self._price(int(rows[0]), grant) if priced else self._plan(rows, now)
         names = [str(row) for row in rows.tolist()]
-        self._ledger.reserve(dict(zip(names, given.tolist(), strict=True)), 0, now)
-        for name, row, budget in zip(names, rows.tolist(), given.tolist(), strict=True):
-            used = budget
-            if self._lengths is not None:
-                used = min(budget, int(self._lengths[self._traffic.questions[row]]))
-            heapq.heappush(self._running, (now + used * self._scenario.seconds_per_token, name, used))
-        return given, price
+        self._ledger.reserve(dict(zip(names, expected.tolist(), strict=True)), 0, now)
+        spent = self._use(rows, given)
+        for name, tokens in zip(names, spent.tolist(), strict=True):
+            heapq.heappush(self._running, (now + tokens * self._scenario.seconds_per_token, name, tokens))
+        return given, spent, price
 
-    def _price(self, row: int, grant: float) -> tuple[Ints, float]:
-        ledger = self._ledger
-        open_tokens = max(0, int(grant + ledger.bank + ledger.overdraft))
-        floor, budget = affordable(self._floor, self._scenario.tokens_per_query, self._cap, open_tokens)
+    def _use(self, rows: Ints, budgets: Ints) -> Floats:
+        """Tokens that requests use of their budgets."""
+        if self._measured.used is None:
+            return budgets.astype(np.float64)
+        return used_at(self._points, self._measured.used[self._traffic.questions[rows]], budgets)
+
+    def _price(self, row: int, grant: float) -> tuple[Ints, Floats, float]:
+        ledger, mean = self._ledger, self._scenario.tokens_per_query
+        floor, budget = affordable(self._floor, mean, self._cap, grant, ledger.bank, ledger.overdraft)
+        expected = float(budget)
         if self._fresh[row]:
             curve = self._curves[self._traffic.questions[row]]
-            limit = float(open_tokens - floor)
+            limit = max(0.0, grant + ledger.bank + ledger.overdraft - curve.used_at(floor))
             budget = self._pricing.decide(curve, floor, self._cap, grant, ledger.bank, limit)
-        return np.array([budget]), min(1.0, self._pricing.price)
+            expected = curve.used_at(budget)
+        return np.array([budget]), np.array([expected]), min(1.0, self._pricing.price)
 
-    def _plan(self, rows: Ints, now: float) -> tuple[Ints, float]:
+    def _plan(self, rows: Ints, now: float) -> tuple[Ints, Floats, float]:
         count, total = len(rows), self._ledger.available(len(rows), now)
-        floors = np.full(count, min(self._floor, total // count))
-        curves = self._predicted[self._traffic.questions[rows]]
-        problem = Problem(curves, floors, np.full(count, self._cap), total, WINDOW_TOKENS)
-        return make_plan(self._policy, problem, self._fresh[rows]).budgets, 0.0
+        asked = self._traffic.questions[rows]
+        floors = np.full(count, min(self._floor, int(total // count)))
+        used = None if self._predicted.used is None else self._predicted.used[asked]
+        problem = Problem(self._points, self._predicted.accuracy[asked], floors, np.full(count, self._cap), total, used)
+        plan = make_plan(self._policy, problem, self._fresh[rows])
+        return plan.budgets, plan.costs, 0.0

@@ -8,21 +8,23 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from exporters.measure.curves import Curves
+from exporters.replay.evaluate import Predicted
 from exporters.replay.html_page import BLUE, GREEN, GREY, figure, page, table
-from exporters.replay.simulation import Floats, Result, Scenario, Traffic, ask, poisson, simulate
+from exporters.replay.simulation import Result, Scenario, Traffic, ask, poisson, simulate
 
 WINDOW_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 RATES = (0.5, 2.0, 10.0, 50.0, 250.0, 1000.0)
 _SWEEP_REQUESTS = 3000
 
 
-def write_report(path: Path, predicted: Floats, measured: Floats, scenario: Scenario, result: Result) -> None:
-    """Write the page of a simulation, its sweeps included; ``predicted``, ``measured``: (n, K) curves."""
+def write_report(path: Path, predicted: Predicted, measured: Curves, scenario: Scenario, result: Result) -> None:
+    """Write the page of a simulation, its sweeps included."""
     by_size, price = by_window_size(predicted, measured, scenario)
     by_rate = by_arrival_rate(predicted, measured, scenario)
     headline = (
         f"<p class=big>{result.requests:,} requests: {100 * result.gain:+.1f} points over uniform, "
-        f"{result.tokens_per_query:.1f} tokens a query ({result.spend:.1%} of what was granted), wait "
+        f"{result.used_tokens_per_query:.1f} tokens used a query ({result.spend:.1%} of what was granted), wait "
         f"{1000 * result.mean_wait:.1f} ms, p99 {1000 * result.p99_wait:.1f} ms.</p>"
     )
     parts = [
@@ -30,7 +32,7 @@ def write_report(path: Path, predicted: Floats, measured: Floats, scenario: Scen
         headline,
         figure(_sizes(by_size, price), "Gain against the size of windows that always fill; the price needs none."),
         figure(_rates(by_rate), "Gain and wait against the arrival rate: windows closed by age, and the price."),
-        figure(_spending(result), "What was reserved a query so far, and the price, over time."),
+        figure(_spending(result), "What was used a query so far, and the price, over time."),
         table(
             ["window size", "envelope, points", "price, points"],
             [[str(size), f"{100 * gain:+.1f}", f"{100 * price:+.1f}"] for size, gain in by_size],
@@ -47,7 +49,7 @@ def write_report(path: Path, predicted: Floats, measured: Floats, scenario: Scen
     path.write_text(page("Simulation", parts))
 
 
-def by_window_size(predicted: Floats, measured: Floats, scenario: Scenario) -> tuple[list[tuple[int, float]], float]:
+def by_window_size(predicted: Predicted, measured: Curves, scenario: Scenario) -> tuple[list[tuple[int, float]], float]:
     """Gain of the envelope over full windows of each size, and of the price."""
     traffic = _traffic(measured, 100.0)
     base = replace(scenario, policy="envelope", adaptive=False, window_seconds=1e9, bank_requests=0.0, replicas=1)
@@ -57,7 +59,7 @@ def by_window_size(predicted: Floats, measured: Floats, scenario: Scenario) -> t
     return found, simulate(predicted, measured, traffic, replace(scenario, policy="price", replicas=1)).gain
 
 
-def by_arrival_rate(predicted: Floats, measured: Floats, scenario: Scenario) -> list[tuple[float, Result, Result]]:
+def by_arrival_rate(predicted: Predicted, measured: Curves, scenario: Scenario) -> list[tuple[float, Result, Result]]:
     """The envelope's windows as set, and the price, at each arrival rate."""
     found = []
     for rate in RATES:
@@ -69,9 +71,9 @@ def by_arrival_rate(predicted: Floats, measured: Floats, scenario: Scenario) -> 
     return found
 
 
-def _traffic(measured: Floats, rate: float) -> Traffic:
+def _traffic(measured: Curves, rate: float) -> Traffic:
     rng = np.random.default_rng(0)
-    return Traffic(poisson(_SWEEP_REQUESTS, rate, rng), ask(measured, _SWEEP_REQUESTS, "shuffled", rng))
+    return Traffic(poisson(_SWEEP_REQUESTS, rate, rng), ask(measured.accuracy, _SWEEP_REQUESTS, "shuffled", rng))
 
 
 def _sizes(found: list[tuple[int, float]], price: float) -> Figure:

@@ -1,130 +1,133 @@
 """Greedy over concave envelopes: exact for concave curves, within one segment of exact for all others.
 
-Theory of operation. A query's curve from its floor on is replaced by its least concave majorant: straight segments of
+Theory of operation. A query is a curve of worth over expected cost: accuracy at each budget point over the tokens that
+the point is expected to use, from its floor on. It is replaced by its least concave majorant: straight segments of
 falling slope between points that the curve really reaches. Taking the segments of all queries in order of slope until
 the tokens are spent maximises total expected accuracy over the majorants (the fractional relaxation of the
 multiple-choice knapsack; Sinha and Zoltners 1979). Since slopes fall within a query, the order never asks for a
 segment before its predecessor. Only whole segments are bought, so that every budget lies where curve and majorant
-touch, and only the last segment that does not fit separates the plan from the optimum.
+touch, and only the last segment that does not fit separates the plan from the optimum. Points need not be evenly
+spaced. A segment that costs nothing, where the model has ended its thinking before, is bought first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
+from typing import NamedTuple
 
 import numpy as np
 
-from scheduler_service.allocation.policy import Floats, Ints, Problem
+from scheduler_service.allocation.curve import Curve
+from scheduler_service.allocation.problem import Floats, Ints, Problem
 
 _BLOCK = 16384  # queries at a time, for the cache
-_WIDE = 128  # places from which on a table of all their distances costs more than a pass over each curve
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
     """Envelope segments of all queries, in falling order of slope; ties by query, then by position on the curve.
 
-    ``query``, ``tokens``: (s,) int64; ``slope``: (s,) accuracy per token, all positive.
+    ``query``: (s,) int64. ``cost``: (s,) expected tokens. ``gain``: (s,) accuracy. ``slope``: (s,) gain per token, all
+    positive. ``end``: (s,) int64, the budget that the query has with the segment.
     """
 
     query: Ints
-    tokens: Ints
+    cost: Floats
+    gain: Floats
     slope: Floats
+    end: Ints
 
 
 def envelope_segments(problem: Problem) -> Segments:
     """Return the rising segments of every query's least concave majorant between its floor and its cap."""
-    found = _wide_segments(problem) if problem.curves.shape[1] >= _WIDE else _narrow_segments(problem)
-    query, length, steep = found.query, found.tokens, found.slope
-    # Stable, so that equal slopes keep the order of a query's segments on its curve.
-    order = np.argsort(-steep, kind="stable")
-    return Segments(query[order], length[order], steep[order])
-
-
-def _wide_segments(problem: Problem) -> Segments:
-    """The segments query by query, in time and memory that grow as queries × windows."""
-    width, values, open_places = problem.window_tokens, problem.values, problem.open_places
-    queries: list[int] = []
-    tokens: list[int] = []
-    slopes: list[float] = []
-    for query, floor in enumerate(problem.floors.tolist()):
-        windows = floor // width + 1 + np.flatnonzero(open_places[query, floor // width + 1 :])
-        ahead = zip((windows * width).tolist(), values[query, windows].tolist(), strict=True)
-        for slope, length in _rising(floor, float(values[query, floor // width]), ahead):
-            queries.append(query)
-            tokens.append(length)
-            slopes.append(slope)
-    return Segments(np.array(queries, np.int64), np.array(tokens, np.int64), np.array(slopes, float))
-
-
-def _narrow_segments(problem: Problem) -> Segments:
-    """The segments of all queries side by side, round by round: each round finds everybody's next one."""
-    width = problem.window_tokens
-    # Places along the first axis, so that the best of each query is found by whole rows.
-    points = np.where(problem.open_places, problem.values, -1.0).T  # a closed place lies below every open one
-    start_values = problem.values[np.arange(points.shape[1]), problem.floors // width]
-    places = np.arange(len(points)) * width
-    ahead = places[:, None] - places[None, :]
-    per_token = np.divide(1.0, ahead, out=np.zeros(ahead.shape), where=ahead > 0)  # 0: no gain behind
+    values, costs, places = problem.values, problem.costs, problem.places
     queries: list[Ints] = [np.empty(0, np.int64)]
-    tokens: list[Ints] = [np.empty(0, np.int64)]
+    lengths: list[Floats] = [np.empty(0)]
+    gains: list[Floats] = [np.empty(0)]
     slopes: list[Floats] = [np.empty(0)]
-    for block in range(0, points.shape[1], _BLOCK):
-        own = np.ascontiguousarray(points[:, block : block + _BLOCK])
-        active = np.arange(own.shape[1])
-        rows, value, begins = own, start_values[block + active], problem.floors[block + active]
-        first = places[:, None] - begins[None, :]
-        inverse = np.divide(1.0, first, out=np.zeros(first.shape), where=first > 0)
+    ends: list[Ints] = [np.empty(0, np.int64)]
+    for block in range(0, len(values), _BLOCK):
+        # Places along the first axis, so that the best of each query is found by whole rows.
+        worth = np.ascontiguousarray(values[block : block + _BLOCK].T)
+        cost = np.ascontiguousarray(costs[block : block + _BLOCK].T)
+        active = np.arange(worth.shape[1])
+        value, spent, last = worth[0], cost[0], np.full(len(active), inf)
         while len(active):
-            slope = rows - value
-            slope *= inverse
+            slope = worth - value
+            ahead = cost - spent
+            free = (slope > 0) & (ahead <= 0)
+            np.divide(slope, ahead, out=slope, where=ahead > 0)
+            slope[ahead <= 0] = 0.0
+            slope[free] = inf
             steepest = slope.max(axis=0)
             # The nearest of equal slopes: short segments leave less unspent. Rounding must not hide equality.
-            best = (slope >= steepest * (1 - 1e-9)).argmax(axis=0)
+            best = (slope >= steepest * (1 - _ROUNDING)).argmax(axis=0)
             rising = steepest > 0
             if not rising.all():
-                active, best, steepest, begins = active[rising], best[rising], steepest[rising], begins[rising]
-            ends = places[best]
+                active, best, steepest = active[rising], best[rising], steepest[rising]
+                worth, cost = worth[:, rising], cost[:, rising]
+                value, spent, last = value[rising], spent[rising], last[rising]
+            columns = np.arange(len(active))
+            reached, paid = worth[best, columns], cost[best, columns]
             queries.append(active + block)
-            tokens.append(ends - begins)
-            slopes.append(steepest)
-            begins, rows = ends, own.take(active, axis=1)
-            value, inverse = rows[best, np.arange(len(active))], per_token.take(best, axis=1)
-    return Segments(np.concatenate(queries), np.concatenate(tokens), np.concatenate(slopes))
+            lengths.append(paid - spent)
+            gains.append(reached - value)
+            last = np.minimum(last, steepest)  # on a straight stretch, rounding must not turn the order around
+            slopes.append(last)
+            ends.append(places[active + block, best])
+            value, spent = reached, paid
+    query, end = np.concatenate(queries), np.concatenate(ends)
+    length, gain, steep = (np.concatenate(parts) for parts in (lengths, gains, slopes))
+    # Stable, so that equal slopes keep the order of rounds: a query's segments stay in the order of its curve.
+    order = np.argsort(-steep, kind="stable")
+    return Segments(query[order], length[order], gain[order], steep[order], end[order])
 
 
-def segments_of(curve: Sequence[float], floor: int, cap: int, width: int) -> list[tuple[float, int]]:
-    """The rising envelope segments (slope, tokens) of one curve, as ``envelope_segments`` finds them, in plain Python.
+class Segment(NamedTuple):
+    """One envelope segment: accuracy per expected token, expected tokens, and the budget at its end."""
 
-    For one request at a time: arrays of one row cost more than the work.
+    slope: float
+    cost: float
+    end: int
+
+
+def segments_of(curve: Curve, floor: int, cap: int) -> list[Segment]:
+    """The rising envelope segments of one curve, as ``envelope_segments`` finds them, in plain Python.
+
+    For one request at a time: arrays of one row cost more than the work. A monotone chain (Andrew 1979) over the
+    curve's points between floor and cap; points on a straight stretch are kept, so that segments stay short.
     """
-    first, last = floor // width, cap // width
-    ahead = ((window * width, curve[window - 1]) for window in range(first + 1, last + 1))
-    return _rising(floor, curve[first - 1] if first else 0.0, ahead)
-
-
-def _rising(floor: int, start: float, ahead: Iterable[tuple[int, float]]) -> list[tuple[float, int]]:
-    """The rising segments (slope, tokens) from the point (floor, start) over those ahead of it, which rise in tokens.
-
-    A monotone chain (Andrew 1979); points on a straight stretch are kept, so that segments stay short.
-    """
-    hull = [(floor, start)]
-    for place, value in ahead:
+    accuracy, used, points = curve.accuracy, curve.used, curve.points
+    hull = [(curve.used_at(floor), curve.accuracy_at(floor), floor)]
+    for at, point in enumerate(points):
+        if point <= floor:
+            continue
+        if point < cap:
+            place, value, end = (used[at] if used else float(point)), accuracy[at], point
+        else:
+            place, value, end = curve.used_at(cap), curve.accuracy_at(cap), cap
+        if place <= hull[-1][0]:  # it costs no more: it is better than the last, or of no use
+            if value <= hull[-1][1]:
+                continue
+            if len(hull) > 1:
+                hull.pop()
         while len(hull) > 1:
-            (x0, y0), (x1, y1) = hull[-2], hull[-1]
+            (x0, y0, _), (x1, y1, _) = hull[-2], hull[-1]
             before = (y1 - y0) * (place - x0)
-            if before >= (value - y0) * (x1 - x0) - abs(before) * 1e-9:
+            if x1 <= x0 or before >= (value - y0) * (x1 - x0) - abs(before) * _ROUNDING:  # the last was free, or stays
                 break
             hull.pop()
-        hull.append((place, value))
-    segments = []
-    for (x0, y0), (x1, y1) in pairwise(hull):
-        slope = (y1 - y0) / (x1 - x0)
-        if slope <= 0:
+        hull.append((place, value, end))
+        if end == cap:
             break
-        segments.append((slope, x1 - x0))
+    segments = []
+    for (x0, y0, _), (x1, y1, end) in pairwise(hull):
+        if y1 <= y0:
+            break
+        segments.append(Segment((y1 - y0) / (x1 - x0) if x1 > x0 else inf, x1 - x0, end))
     return segments
 
 
@@ -141,20 +144,21 @@ class Envelope:
     def allocate(self, problem: Problem) -> Ints:
         """Return budgets in tokens: (n,)."""
         budgets = problem.floors.copy()
-        left = problem.total - int(budgets.sum())
+        left = problem.total - float(problem.cost(budgets).sum())
         segments = envelope_segments(problem)
-        paid = np.cumsum(segments.tokens)
-        whole = int(np.searchsorted(paid, left, side="right"))
-        np.add.at(budgets, segments.query[:whole], segments.tokens[:whole])
-        left -= int(paid[whole - 1]) if whole else 0
+        paid = np.cumsum(segments.cost)
+        whole = int(np.searchsorted(paid, left + _ROUNDING, side="right"))
+        np.maximum.at(budgets, segments.query[:whole], segments.end[:whole])
+        left -= float(paid[whole - 1]) if whole else 0.0
         stopped: set[int] = set()
-        shortest = int(segments.tokens[whole:].min(initial=problem.total + 1))
-        for query, tokens in zip(segments.query[whole:].tolist(), segments.tokens[whole:].tolist(), strict=True):
-            if left < shortest:
+        shortest = float(segments.cost[whole:].min(initial=problem.total + 1))
+        rest = zip(*(part[whole:].tolist() for part in (segments.query, segments.cost, segments.end)), strict=True)
+        for query, cost, end in rest:
+            if left + _ROUNDING < shortest:
                 break
-            if tokens > left:
+            if cost > left + _ROUNDING:
                 stopped.add(query)  # its later segments start where this one would have ended
             elif query not in stopped:
-                budgets[query] += tokens
-                left -= tokens
+                budgets[query] = end
+                left -= cost
         return problem.fill(budgets, left) if self._spread else budgets

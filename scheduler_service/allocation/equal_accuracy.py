@@ -7,48 +7,51 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from scheduler_service.allocation.policy import Floats
+from scheduler_service.allocation.curve import Curve
 
 _EQUAL = 0.001  # accuracies count as equal within a tenth of a point, as in a window
 
 
 @dataclass
 class EqualAccuracy:
-    """Means over a stream: curves, expected accuracies and budgets; a decision fades over ``memory`` later ones."""
+    """Means over a stream: curves, expected accuracies and expected use; a decision fades over ``memory`` later ones.
 
-    window_tokens: int
+    The mean curve lies at the points of the first curve; later ones are read there.
+    """
+
     memory: int = 200
     decisions: int = 0
     expected: float = 0.0
-    budget: float = 0.0
-    _curve: Floats = field(default_factory=lambda: np.zeros(0))
+    cost: float = 0.0
+    _points: tuple[int, ...] = ()
+    _accuracy: list[float] = field(default_factory=list)
+    _used: list[float] = field(default_factory=list)
 
-    def add(self, curve: Floats, budget: int, expected: float) -> float:
+    def add(self, curve: Curve, cost: float, expected: float) -> float:
         """Count a decision; returns the tokens a request that are saved now, 0 at least.
 
-        ``curve``: (K,) accuracy after W, 2W, … tokens. Where no uniform budget reaches the accuracy, uniform is charged
-        for its own best: a lower bound.
+        ``cost``: tokens that the request is expected to use; ``expected``: its expected accuracy. Where no uniform
+        budget reaches the accuracy, uniform is charged for its own best: a lower bound.
         """
-        if len(curve) > len(self._curve):
-            last = self._curve[-1] if len(self._curve) else 0.0
-            self._curve = np.append(self._curve, np.full(len(curve) - len(self._curve), last))
-        elif len(curve) < len(self._curve):
-            curve = np.append(curve, np.full(len(self._curve) - len(curve), curve[-1]))
+        if not self._points:
+            self._points = curve.points
+            self._accuracy, self._used = [0.0] * len(curve.points), [0.0] * len(curve.points)
         self.decisions += 1
         share = 1 / min(self.decisions, self.memory)
-        self._curve += share * (curve - self._curve)
+        for at, point in enumerate(self._points):
+            self._accuracy[at] += share * (curve.accuracy_at(point) - self._accuracy[at])
+            self._used[at] += share * (curve.used_at(point) - self._used[at])
         self.expected += share * (expected - self.expected)
-        self.budget += share * (budget - self.budget)
-        return max(0.0, self._uniform_tokens() - self.budget)
+        self.cost += share * (cost - self.cost)
+        return max(0.0, self._uniform_cost() - self.cost)
 
-    def _uniform_tokens(self) -> float:
-        """The least uniform budget that reaches the mean expected accuracy, or uniform's own best."""
-        reached = np.append(0.0, self._curve)
-        enough = min(self.expected, float(reached.max())) - _EQUAL
-        at = int(np.argmax(reached >= enough))
-        if not at:
-            return 0.0
-        within = (enough - reached[at - 1]) / (reached[at] - reached[at - 1])
-        return float((at - 1 + within) * self.window_tokens)
+    def _uniform_cost(self) -> float:
+        """The least that a uniform budget is expected to use to reach the mean expected accuracy, or its own best."""
+        enough = min(self.expected, max(self._accuracy, default=0.0)) - _EQUAL
+        below, spent = 0.0, 0.0
+        for reached, used in zip(self._accuracy, self._used, strict=True):
+            if reached >= enough:
+                within = (enough - below) / (reached - below) if reached > below else 0.0
+                return spent + max(0.0, within) * (used - spent)
+            below, spent = reached, used
+        return spent

@@ -24,13 +24,15 @@ from math import exp, inf, log
 
 import numpy as np
 
-from scheduler_service.allocation.envelope import segments_of
-from scheduler_service.allocation.policy import Floats, Ints, Problem
+from scheduler_service.allocation.curve import Curve
+from scheduler_service.allocation.envelope import Segment, segments_of
+from scheduler_service.allocation.problem import Floats, Ints, Problem
 
-_BINS = 512
-_STEEPEST, _FLATTEST = 1.0, 1e-6  # accuracy per token; flatter segments share the last bin
+_BINS = 768
+_STEEPEST, _FLATTEST = 1.0, 1e-9  # accuracy per token; flatter segments share the last bin
 _BINS_PER_FACTOR = _BINS / log(_STEEPEST / _FLATTEST)
 _RENORMALISE = 1e100
+_ROUNDING = 1e-6
 
 
 class SlopeHistogram:
@@ -44,13 +46,13 @@ class SlopeHistogram:
         self._requests = 0.0
         self._spare = 0.0
 
-    def add(self, segments: Sequence[tuple[float, int]], spare: float) -> None:
+    def add(self, segments: Sequence[Segment], spare: float) -> None:
         """Count a request: its segments, and ``spare``, the tokens that it was granted beyond its floor."""
         # Growing the weight of the new fades the old without touching every bin.
         self._weight *= self._growth
-        for slope, tokens in segments:
-            place = int(-log(slope) * _BINS_PER_FACTOR) if slope < _STEEPEST else 0
-            self._tokens[min(place, _BINS - 1)] += self._weight * tokens
+        for segment in segments:
+            place = int(-log(segment.slope) * _BINS_PER_FACTOR) if segment.slope < _STEEPEST else 0
+            self._tokens[min(place, _BINS - 1)] += self._weight * segment.cost
         self._requests += self._weight
         self._spare += self._weight * spare
         if self._weight > _RENORMALISE:
@@ -88,7 +90,6 @@ class DualPrice:
     ``large_balance``: mean grants at which a balance presses twice as hard.
     """
 
-    window_tokens: int = 16
     horizon: float = 64.0
     half_life: float = 300.0
     large_balance: float = 16.0
@@ -99,22 +100,23 @@ class DualPrice:
         """Start without a past."""
         self._past = SlopeHistogram(self.half_life)
 
-    def decide(self, curve: Sequence[float], floor: int, cap: int, grant: float, balance: float, limit: float) -> int:
-        """Return a request's budget in tokens, from its expected curve (K fractions), its floor and its cap.
+    def decide(self, curve: Curve, floor: int, cap: int, grant: float, balance: float, limit: float) -> int:
+        """Return a request's budget in tokens, from its expected curve, its floor and its cap.
 
         ``grant``: tokens that the account earns with it; ``balance``: what the account holds before, negative for a
-        debt; ``limit``: the most tokens that may be bought beyond the floor. The floor is given in any case.
+        debt; ``limit``: the most tokens that it may be expected to use beyond the floor. The floor is given in any
+        case. Tokens are those that budgets are expected to use.
         """
-        segments = segments_of(curve, floor, cap, self.window_tokens)
-        self._past.add(segments, grant - floor)
+        segments = segments_of(curve, floor, cap)
+        self._past.add(segments, grant - curve.used_at(floor))
         large = 1 + abs(balance) / (self.large_balance * max(1.0, self._past.mean_spare))
         self.price = self._past.price(balance / self.horizon * large)
-        bought = 0
-        for slope, tokens in segments:
-            if slope < self.price or bought + tokens > limit:
+        budget, bought = floor, 0.0
+        for segment in segments:
+            if segment.slope < self.price or bought + segment.cost > limit + _ROUNDING:
                 break
-            bought += tokens
-        return floor + bought
+            budget, bought = segment.end, bought + segment.cost
+        return budget
 
 
 class Price:
@@ -133,17 +135,20 @@ class Price:
 
     def allocate(self, problem: Problem) -> Ints:
         """Return budgets in tokens: (n,)."""
-        count = len(problem.curves)
-        pricing = DualPrice(problem.window_tokens, half_life=2000.0, large_balance=inf)
-        spare = (problem.total - int(problem.floors.sum())) / max(1, count)
+        count = len(problem.accuracy)
+        pricing = DualPrice(half_life=2000.0, large_balance=inf)
+        spare = (problem.total - float(problem.cost(problem.floors).sum())) / max(1, count)
         burst = self._burst_requests * problem.total / max(1, count)
-        rows = zip(problem.curves.tolist(), problem.floors.tolist(), problem.caps.tolist(), strict=True)
         balance, budgets = 0.0, []
-        for at, (curve, floor, cap) in enumerate(rows):
+        points, used = tuple(problem.points.tolist()), None if problem.used is None else problem.used.tolist()
+        rows = zip(problem.accuracy.tolist(), problem.floors.tolist(), problem.caps.tolist(), strict=True)
+        for at, (accuracy, floor, cap) in enumerate(rows):
+            curve = Curve(points, tuple(accuracy), tuple(used[at]) if used else ())
             later = (count - at - 1) * spare
             pricing.horizon = min(self._horizon, count - at + 4)
             limit = max(0.0, balance + spare + min(burst, later))
-            budget = pricing.decide(curve, floor, cap, floor + spare, balance, limit + 1e-6)
-            balance += spare + floor - budget
+            earned = curve.used_at(floor) + spare
+            budget = pricing.decide(curve, floor, cap, earned, balance, limit)
+            balance += earned - curve.used_at(budget)
             budgets.append(budget)
         return np.array(budgets, dtype=np.int64)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from scheduler_service.allocation.envelope import envelope_segments
-from scheduler_service.allocation.policy import Ints, Problem
+from scheduler_service.allocation.problem import Ints, Problem
 
 
 class Target:
@@ -23,25 +21,19 @@ class Target:
     def allocate(self, problem: Problem) -> Ints:
         """Return budgets in tokens: (n,). Where the total does not reach the target, it is spent as envelope would."""
         budgets = problem.floors.copy()
-        left = problem.total - int(budgets.sum())
+        left = problem.total - float(problem.cost(budgets).sum())
         count = len(budgets) if problem.weights is None else float(problem.weights.sum())
-        missing = self._accuracy * count - self._worth_of_floors(problem)
+        missing = self._accuracy * count - problem.worth(budgets)
         segments = envelope_segments(problem)
         skipped: set[int] = set()
-        for query, tokens, slope in zip(
-            segments.query.tolist(), segments.tokens.tolist(), segments.slope.tolist(), strict=True
-        ):
+        parts = (segments.query, segments.cost, segments.gain, segments.end)
+        for query, cost, gain, end in zip(*(part.tolist() for part in parts), strict=True):
             if missing <= 1e-12:
                 break
-            if tokens > left or query in skipped:
+            if cost > left + 1e-9 or query in skipped:
                 skipped.add(query)
                 continue
-            budgets[query] += tokens
-            left -= tokens
-            missing -= slope * tokens
+            budgets[query] = end
+            left -= cost
+            missing -= gain
         return budgets
-
-    @staticmethod
-    def _worth_of_floors(problem: Problem) -> float:
-        """Worth at the floors, as the envelope sees it: between windows, what the last whole window reached."""
-        return float(problem.values[np.arange(len(problem.curves)), problem.floors // problem.window_tokens].sum())

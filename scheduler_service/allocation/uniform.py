@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_service.allocation.policy import Ints, Problem, spread_evenly
+from scheduler_service.allocation.problem import Ints, Problem, spread_evenly
 
 
 class Uniform:
@@ -13,4 +13,6 @@ class Uniform:
 
     def allocate(self, problem: Problem) -> Ints:
         """Return equal budgets, to the token: (n,)."""
-        return spread_evenly(problem.floors.copy(), problem.caps, problem.total - int(problem.floors.sum()), step=1)
+        floors = problem.floors.copy()
+        left = problem.total - float(problem.cost(floors).sum())
+        return spread_evenly(floors, problem.caps, left, 1, None if problem.used is None else problem.cost)

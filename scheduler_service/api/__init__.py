@@ -1,1 +1,1 @@
-"""The scheduler's ways in: gRPC, OpenAI-compatible HTTP, and the status page; one intake and one table of errors for all."""
+"""The ways in: gRPC, OpenAI-compatible HTTP, and the status page; one intake and one table of errors for all."""

@@ -12,21 +12,21 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from scheduler_service.api.identity import Identity
 from scheduler_service.api.messages import job_of, plan_item
 from scheduler_service.domain import DrainingError, InvalidRequestError, Job, Prediction
+from scheduler_service.planning.budget_range import BudgetRange
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What this server offers: its model's name, budget range in tokens, default temperature.
-
-    ``answer_tokens``: the most of an answer. ``window_tokens``: the step of curves.
-    """
+    """What this server offers: its model's name, what budgets requests may have, the default temperature."""
 
     model: str
-    floor_tokens: int
-    cap_tokens: int
+    budgets: BudgetRange
     temperature: float
-    answer_tokens: int = 32
-    window_tokens: int = 16
+
+    @property
+    def answer_tokens(self) -> int:
+        """The most tokens of an answer."""
+        return self.budgets.answer
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Intake:
         check(request)
         message, offer = request.job, self.offer
         job = job_of(
-            message, model=offer.model, floor=offer.floor_tokens, cap=offer.cap_tokens, temperature=offer.temperature
+            message, model=offer.model, floor=offer.budgets.floor, cap=offer.budgets.cap, temperature=offer.temperature
         )
         deadline = None if seconds is None else self._clock() + seconds
         job = replace(job, deadline=deadline, tenant=self.tenant(who, message.tenant))
@@ -105,7 +105,7 @@ class Intake:
         tenant, offer = self.tenant(who), self.offer
         check(request)
         items = [
-            plan_item(item, at, floor=offer.floor_tokens, cap=offer.cap_tokens, window_tokens=offer.window_tokens)
+            plan_item(item, at, floor=offer.budgets.floor, cap=offer.budgets.cap)
             for at, item in enumerate(request.items)
         ]
         jobs = [replace(job, tenant=tenant) for job, _ in items]

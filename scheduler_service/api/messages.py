@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import uuid
 
+from predictive_scheduling.budget_points import CurveError, evenly_spaced, spacing
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from scheduler_service.allocation.curve import checked
 from scheduler_service.domain import (
     Allocation,
     BudgetLimit,
@@ -22,6 +24,8 @@ from scheduler_service.domain import (
 )
 from scheduler_service.planning.plan import WindowPlan
 
+_STEP = 16  # between the points of a plan item that names none
+_CURVE_FIELDS = {"points": "budget_points", "accuracy": "curve", "used": "used_tokens"}
 _OUTCOMES = {outcome: pb.PredictionOutcome.Value(f"PREDICTION_OUTCOME_{outcome.name}") for outcome in PredictionOutcome}
 _LIMITS = {limit: pb.BudgetLimit.Value(f"BUDGET_LIMIT_{limit.name}") for limit in BudgetLimit}
 _KINDS = {kind: pb.TextKind.Value(f"TEXT_KIND_{kind.name}") for kind in TextKind}
@@ -70,15 +74,22 @@ def budget_range(message: pb.Job | pb.PlanItem, prefix: str, floor: int, cap: in
     return low, high
 
 
-def plan_item(
-    item: pb.PlanItem, position: int, *, floor: int, cap: int, window_tokens: int
-) -> tuple[Job, Prediction | None]:
-    """Return a plan item as a job, and the prediction that it brings (``None``: ask the predictor)."""
-    low, high = budget_range(item, f"items[{position}].", floor, cap)
+def plan_item(item: pb.PlanItem, position: int, *, floor: int, cap: int) -> tuple[Job, Prediction | None]:
+    """Return a plan item as a job, and the prediction that it brings (``None``: ask the predictor).
+
+    Raises InvalidRequestError for curves that are none.
+    """
+    place = f"items[{position}]."
+    low, high = budget_range(item, place, floor, cap)
     known = None
     if item.curve:
-        known = Prediction(PredictionOutcome.FRESH, tuple(item.curve), "request")
-        high = min(high, len(item.curve) * window_tokens)
+        points = tuple(item.budget_points) or evenly_spaced(len(item.curve), _STEP)
+        try:
+            curve = checked(points, tuple(item.curve), tuple(item.used_tokens))
+        except CurveError as error:
+            raise InvalidRequestError(place + _CURVE_FIELDS[error.part], str(error)) from None
+        known = Prediction(PredictionOutcome.FRESH, curve, "request")
+        high = min(high, points[-1])
         low = min(low, high)
     return Job(f"items[{position}]", item.prompt, "", low, high), known
 
@@ -95,8 +106,11 @@ def allocation_message(allocation: Allocation) -> pb.Allocation:
         policy=allocation.policy,
         prediction_outcome=_OUTCOMES[allocation.prediction.outcome],
         predictor=allocation.prediction.predictor,
-        curve=allocation.prediction.curve,
-        budget_window_tokens=allocation.budget_window_tokens,
+        curve=allocation.prediction.curve.accuracy,
+        budget_points=allocation.prediction.curve.points,
+        used_tokens=allocation.prediction.curve.used,
+        budget_window_tokens=spacing(allocation.prediction.curve.points),
+        expected_tokens=allocation.expected_tokens,
         window_size=allocation.window_size,
         floor_tokens=allocation.floor_tokens,
         cap_tokens=allocation.cap_tokens,
@@ -115,8 +129,8 @@ def plan_message(plan: WindowPlan) -> pb.AllocateResponse:
     """Return the message of a plan."""
     return pb.AllocateResponse(
         allocations=[allocation_message(allocation) for allocation in plan.allocations],
-        total_tokens=plan.total,
-        planned_tokens=plan.planned,
+        total_tokens=round(plan.total),
+        planned_tokens=round(plan.planned),
         tokens_saved_at_equal_accuracy=plan.saved_at_equal_accuracy,
     )
 

@@ -35,7 +35,7 @@ class StatusBoard:
             bank_limit_tokens=ledger.bank_limit,
             requests=state.requests,
             covered_requests=state.covered,
-            prediction_outcomes={outcome.value: count for outcome, count in self.pipeline.collector.outcomes.items()},
+            prediction_outcomes={outcome.value: count for outcome, count in self.pipeline.allocator.outcomes.items()},
         )
 
     def status(self, recent: int, tenant: str | None = None) -> pb.GetStatusResponse:
@@ -48,9 +48,9 @@ class StatusBoard:
             backend=self.backend,
             uptime_seconds=journal.clock() - journal.started,
             pending_requests=len(pipeline.admission),
-            max_pending_requests=pipeline.admission.max_pending,
+            max_pending_requests=pipeline.admission.max_in_flight,
             budget=self.budget(),
-            price=pipeline.collector.quoted_price,
+            price=pipeline.allocator.quoted_price,
             seconds_per_token=pipeline.pace.seconds_per_token,
             period_seconds=summary.period,
             requests_per_second=summary.requests_per_second,

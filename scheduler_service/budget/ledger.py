@@ -1,8 +1,13 @@
 """The budget ledger: what may be spent, what is reserved, what was used. Pure arithmetic on reasoning tokens.
 
-A window of n requests is granted what the budget's income says, plus what the bank can lend; its plan reserves at most
-that. A request that ends reports what it used; the rest returns to the bank, which later windows may spend. Two sums
-hold after every call: ``granted = reserved + used + returned`` and ``-overdraft <= bank <= bank_limit``.
+A window of n requests is granted what the budget's income says, plus what the bank can lend. It reserves what its
+budgets are expected to use, and a request that ends settles what it really used: less than was expected returns to the
+bank, more is taken from it. ``granted = reserved + used + returned`` holds after every call.
+
+What N requests use together is bounded whatever the lengths of their reasoning. A reservation takes the bank below
+``-overdraft`` only where the budgets' own grant pays for them; a request that ends takes it further only by what its
+budget exceeded its expectation by. So they use at most N grants, ``overdraft``, and, of the requests that were in
+flight when the overdraft was reached, the budgets less what was expected of them.
 """
 
 from __future__ import annotations
@@ -11,6 +16,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from scheduler_service.budget.income import Income, PerQuery
+
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,9 @@ class BudgetLedger:
     overdraft: int = 0
     income: Income | None = None
     opening: int = 0
-    _reservations: dict[Hashable, int] = field(default_factory=dict)
-    _used: int = 0
-    _returned: int = 0
+    _reservations: dict[Hashable, float] = field(default_factory=dict)
+    _used: float = 0.0
+    _returned: float = 0.0
     _bank: float = 0.0
     _earned_at: float | None = None
     _requests: int = 0
@@ -63,24 +70,26 @@ class BudgetLedger:
         """Tokens that a window of ``requests`` earns if it is reserved now."""
         return self._income.of(requests, 0.0 if self._earned_at is None else max(0.0, now - self._earned_at))
 
-    def available(self, requests: int, now: float = 0.0) -> int:
+    def available(self, requests: int, now: float = 0.0) -> float:
         """Tokens that a window of ``requests`` may reserve now without a debt."""
-        return max(0, int(self.grant(requests, now) + self._bank))
+        return max(0.0, self.grant(requests, now) + self._bank)
 
-    def reserve(self, budgets: Mapping[Hashable, int], covered: int, now: float = 0.0) -> None:
-        """Reserve one window's budgets by request; what it leaves of its grant and the bank stays in the bank.
+    def reserve(self, budgets: Mapping[Hashable, float], covered: int, now: float = 0.0) -> None:
+        """Reserve what one window's budgets are expected to use, by request; what it leaves stays in the bank.
 
-        ``covered``: how many of them came from a fresh prediction. Raises ValueError for a budget that is negative, an
-        request that is already reserved, or a total above what is available and the overdraft; then nothing changes.
+        ``covered``: how many of them came from a fresh prediction. Raises ValueError for a budget that is negative, a
+        request that is already reserved, or a total above both its grant and what grant, bank and overdraft allow; then
+        nothing changes.
         """
         total = sum(budgets.values())
         if any(tokens < 0 for tokens in budgets.values()):
             raise ValueError("budgets: must not be negative")
         if self._reservations.keys() & budgets.keys():
             raise ValueError("budgets: a request is already reserved")
-        open_tokens = self.grant(len(budgets), now) + self._bank
-        if total > max(0.0, open_tokens + self.overdraft):
-            raise ValueError(f"budgets: {total} tokens are more than the {int(open_tokens)} available")
+        grant = self.grant(len(budgets), now)
+        open_tokens = grant + self._bank
+        if total > max(0.0, grant, open_tokens + self.overdraft) + _ROUNDING:
+            raise ValueError(f"budgets: {total:g} tokens are more than the {open_tokens:g} available")
         self._bank = min(float(self.bank_limit), open_tokens - total)
         self._earned_at = now
         self._income.taken()
@@ -88,7 +97,7 @@ class BudgetLedger:
         self._requests += len(budgets)
         self._covered += covered
 
-    def extend(self, request: Hashable, tokens: int) -> bool:
+    def extend(self, request: Hashable, tokens: float) -> bool:
         """Add ``tokens`` of the bank to a running reservation; returns whether the bank could pay for them."""
         if request not in self._reservations or tokens < 0 or tokens > self._bank:
             return False
@@ -96,24 +105,25 @@ class BudgetLedger:
         self._reservations[request] += tokens
         return True
 
-    def settle(self, request: Hashable, used: int) -> int:
-        """End a reservation; returns the tokens that it left unused. Using more than was reserved is counted as used.
+    def settle(self, request: Hashable, used: float) -> float:
+        """End a reservation; returns the tokens that it left unused. What was used beyond it is taken from the bank.
 
         Raises KeyError for one that is not reserved, ValueError for negative use.
         """
         if used < 0:
             raise ValueError("used: must not be negative")
-        reserved = self._reservations.pop(request)
-        returned = max(0, reserved - used)
+        left = self._reservations.pop(request) - used
+        returned = max(0.0, left)
         self._used += used
         self._returned += returned
-        self._bank = min(float(self.bank_limit), self._bank + returned)
+        self._bank = min(float(self.bank_limit), self._bank + left)
         return returned
 
     def state(self) -> LedgerState:
         """Return a snapshot of the account."""
-        reserved = sum(list(self._reservations.values()))  # at once: metrics are read from another thread
-        granted = reserved + self._used + self._returned
-        return LedgerState(
-            granted, reserved, self._used, self._returned, int(self._bank), self._requests, self._covered
+        # The reservations at once: metrics are read from another thread.
+        reserved, used, returned = (
+            round(tokens) for tokens in (sum(list(self._reservations.values())), self._used, self._returned)
         )
+        granted = reserved + used + returned
+        return LedgerState(granted, reserved, used, returned, int(self._bank), self._requests, self._covered)

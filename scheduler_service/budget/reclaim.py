@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.allocation.envelope import segments_of
 
 
@@ -16,7 +17,7 @@ class Running:
     """
 
     key: Hashable
-    curve: Sequence[float]
+    curve: Curve
     budget: int
     cap: int
     grow: Callable[[int], None]
@@ -25,9 +26,8 @@ class Running:
 
 @dataclass
 class Reclaimer:
-    """Knows the running requests. ``window_tokens``: the step of their curves."""
+    """Knows the running requests."""
 
-    window_tokens: int = 16
     _running: dict[Hashable, Running] = field(default_factory=dict)
 
     def start(self, request: Running) -> None:
@@ -38,31 +38,31 @@ class Reclaimer:
         """It ended: it takes no more tokens."""
         self._running.pop(key, None)
 
-    def offer(self, tokens: int, take: Callable[[Hashable, int], bool], least_slope: float = 0.0) -> int:
+    def offer(self, tokens: float, take: Callable[[Hashable, float], bool], least_slope: float = 0.0) -> float:
         """Give up to ``tokens`` to the running requests whose next envelope segments gain most; returns what was given.
 
-        ``take`` moves tokens of the ledger to a request, or refuses. ``least_slope``: gains per token below this are
-        left to requests that have yet to come (the price).
+        Tokens are those that budgets are expected to use. ``take`` moves tokens of the ledger to a request, or refuses.
+        ``least_slope``: gains per token below this are left to requests that have yet to come (the price).
         """
         segments = sorted(
             (
-                (slope, request, length)
+                (segment, request)
                 for request in self._running.values()
                 if request.reasons()
-                for slope, length in segments_of(request.curve, request.budget, request.cap, self.window_tokens)
-                if slope >= least_slope
+                for segment in segments_of(request.curve, request.budget, request.cap)
+                if segment.slope >= least_slope
             ),
-            key=lambda entry: -entry[0],
+            key=lambda entry: -entry[0].slope,
         )
-        given = 0
+        given = 0.0
         passed: set[Hashable] = set()
-        for _, request, length in segments:
+        for segment, request in segments:
             if request.key in passed:
                 continue
-            if given + length > tokens or not take(request.key, length):
+            if given + segment.cost > tokens or not take(request.key, segment.cost):
                 passed.add(request.key)  # its later segments start where this one would have ended
                 continue
-            request.budget += length
+            request.budget = segment.end
             request.grow(request.budget)
-            given += length
+            given += segment.cost
         return given

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from scheduler_service.domain import Sampling, Text
 from scheduler_service.generation.backends.base import Backend, Ended
 from scheduler_service.generation.driver import drive
 from scheduler_service.generation.forcing import BudgetForcing, Call
+from scheduler_service.generation.slots import Slots
 
 
 @dataclass
@@ -33,11 +33,15 @@ class Dispatcher:
         self._backend = backend
         self.capabilities = backend.capabilities
         self._model = model
-        self._slots = asyncio.Semaphore(slots)
+        self._slots = Slots(slots)
         self._tracer = tracer
 
-    async def run(self, forcing: BudgetForcing, sampling: Sampling, counted: Counted) -> AsyncGenerator[Text]:
+    async def run(
+        self, forcing: BudgetForcing, sampling: Sampling, counted: Counted, priority: int = 0
+    ) -> AsyncGenerator[Text]:
         """Yield the generation's text as it comes; ``forcing`` then holds its counts.
+
+        ``priority``: who waits for a slot with a higher one gets it first.
 
         Raises what ``drive`` raises. Closing the iterator frees the backend's slot.
         """
@@ -45,7 +49,10 @@ class Dispatcher:
         def watch(call: Call) -> _CallSpan:
             return _CallSpan(self._span(call), forcing, counted)
 
-        async with self._slots, aclosing(drive(self._backend, forcing, sampling, watch=watch)) as texts:
+        async with (
+            self._slots.slot(priority),
+            aclosing(drive(self._backend, forcing, sampling, watch=watch)) as texts,
+        ):
             async for text in texts:
                 yield text
 

@@ -92,8 +92,8 @@ class BudgetForcing:
     forced: bool = False
     finish: FinishReason | None = None
     _kind: TextKind = TextKind.REASONING
-    _thoughts: str = ""
-    _answer: str = ""
+    _thoughts: list[str] = field(default_factory=list)
+    _answer: list[str] = field(default_factory=list)
     _held: str = ""
     _held_tokens: int = 0
     _cut: bool = False
@@ -106,7 +106,7 @@ class BudgetForcing:
 
     def __post_init__(self) -> None:
         """Go on from what was thought before."""
-        self._thoughts = self.begun
+        self._thoughts.append(self.begun)
 
     def next_call(self) -> Call | None:
         """Return the call to make now, or ``None`` when the generation is over."""
@@ -126,15 +126,15 @@ class BudgetForcing:
         if rest <= 0:
             self._finish(FinishReason.ANSWER_LENGTH)
             return None
-        begun = self._thought() + self._closed_by + self._answer
+        begun = self._thought() + self._closed_by + "".join(self._answer)
         return self._call(begun, rest, stop=self.template.stop)
 
     def _think(self, rest: int) -> Call:
         """Ask for reasoning. A server that ends it by itself writes ``think_end`` as the budget's last token."""
         if not self.server_budget or rest < 2:
-            return self._call(self._thoughts, rest)
+            return self._call(self._thought(), rest)
         self._server_ends_at = self.reasoning_tokens + rest - 1
-        return self._call(self._thoughts, rest + self.answer_tokens, thinking_budget=rest - 1)
+        return self._call(self._thought(), rest + self.answer_tokens, thinking_budget=rest - 1)
 
     def _call(self, begun: str, most: int, *, stop: tuple[str, ...] = (), thinking_budget: int = 0) -> Call:
         turn = Turn(self.prompt, self.template.think_start + begun, self.template.think_end)
@@ -186,6 +186,10 @@ class BudgetForcing:
     def _ended(self) -> FinishReason:
         return FinishReason.FORCED if self.forced else FinishReason.NATURAL
 
+    def set_budget(self, tokens: int) -> None:
+        """The budget is now so many tokens. Beyond what is used already, it takes effect with the next piece."""
+        self.budget = tokens
+
     def cut(self) -> None:
         """End the reasoning with what was thought so far; the next call forces the answer."""
         self.budget, self._cut = min(self.budget, self.reasoning_tokens), True
@@ -197,7 +201,8 @@ class BudgetForcing:
 
     def _thought(self) -> str:
         """The reasoning as the prompt of the answer continues it: no doubled white space before what closes it."""
-        return self._thoughts.rstrip() if self._closed_by[0].isspace() else self._thoughts
+        thought = "".join(self._thoughts)
+        return thought.rstrip() if self._closed_by[:1].isspace() else thought
 
     def _feed_reasoning(self, text: str, tokens: int) -> bool:
         end = self.template.think_end
@@ -223,7 +228,7 @@ class BudgetForcing:
         return True
 
     def _emit_reasoning(self, text: str) -> None:
-        self._thoughts += text
+        self._thoughts.append(text)
         if text:
             self._emitted.append(Text(TextKind.REASONING, text, self._held_tokens))
             self._held_tokens = 0
@@ -260,7 +265,7 @@ class BudgetForcing:
         return True
 
     def _emit_answer(self, text: str) -> None:
-        self._answer += text
+        self._answer.append(text)
         if text:
             self._emitted.append(Text(TextKind.ANSWER, text, self._held_tokens, self.forced))
             self._held_tokens = 0
@@ -268,7 +273,7 @@ class BudgetForcing:
     def _finish(self, reason: FinishReason) -> None:
         """Let out what was held back; it did not become a stop text."""
         held, self._held = self._held, ""
-        self._answer += held
+        self._answer.append(held)
         if held or self._held_tokens:
             self._emitted.append(Text(TextKind.ANSWER, held, self._held_tokens, self.forced))
             self._held_tokens = 0

@@ -6,20 +6,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scheduler_service.allocation.policy import accuracy_of
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.domain import Prediction, PredictionOutcome
 
 
-def stretched(prediction: Prediction, traces: int, window_tokens: int) -> Prediction:
-    """The prediction of a request whose tokens are split among ``traces``: accuracy after t tokens is that after t/n.
+def stretched(prediction: Prediction, traces: int) -> Prediction:
+    """The prediction of a request whose tokens are split among n ``traces``: t tokens of it are t/n of each.
 
     A lower bound from three traces on, where a vote is hardly worse than one of its traces; what it adds is not
     predicted.
     """
     if traces <= 1 or prediction.outcome is not PredictionOutcome.FRESH:
         return prediction
-    places = [window_tokens * (at + 1) // traces for at in range(len(prediction.curve))]
-    return replace(prediction, curve=tuple(accuracy_of(prediction.curve, place, window_tokens) for place in places))
+    one = prediction.curve
+    points, used = tuple(traces * point for point in one.points), tuple(traces * tokens for tokens in one.used)
+    return replace(prediction, curve=Curve(points, one.accuracy, used))
 
 
 def winner(answers: Sequence[str]) -> tuple[int, int]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from scheduler_service.allocation.policy import accuracy_of
 from scheduler_service.domain import Allocation, BudgetLimit, Job, PredictionOutcome
 
 _NOTHING = 1e-9  # gains below it are rounding
 
 
 def best_further_gain(allocation: Allocation) -> float:
-    """The most accuracy per token that any larger budget is expected to bring, beyond the one that was given."""
-    width, curve, budget = allocation.budget_window_tokens, allocation.prediction.curve, allocation.budget_tokens
-    reached = accuracy_of(curve, budget, width) if curve else 0.0
+    """The most accuracy per expected token that any larger budget brings, beyond the one that was given."""
+    curve, budget = allocation.prediction.curve, allocation.budget_tokens
+    reached, spent = curve.accuracy_at(budget), curve.used_at(budget)
     return max(
         (
-            (accuracy - reached) / ((window + 1) * width - budget)
-            for window, accuracy in enumerate(curve)
-            if (window + 1) * width > budget
+            (accuracy - reached) / max(_NOTHING, curve.used_at(point) - spent)
+            for point, accuracy in zip(curve.points, curve.accuracy, strict=True)
+            if point > budget
         ),
         default=0.0,
     )

@@ -1,16 +1,14 @@
-"""From predictions to allocations: a window at once, or one request by the price. Pure."""
+"""From the predictions of a window to its allocations, by one plan. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scheduler_service.allocation import Plan, Policy, Problem, make_plan
-from scheduler_service.allocation.equal_accuracy import EqualAccuracy
-from scheduler_service.allocation.policy import Ints, accuracy_of, spread_evenly
-from scheduler_service.allocation.price import DualPrice
+from scheduler_service.allocation import Plan, Policy, make_plan
+from scheduler_service.allocation.problem import Ints, gather, spread_evenly
 from scheduler_service.allocation.shares import max_min_shares
 from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
 
@@ -24,135 +22,65 @@ class Rules:
 
     policy: Policy
     answer_tokens: int
-    budget_window_tokens: int = 16
     shares: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """A window's allocations, in the order of its jobs, and the plan behind them. ``total``: tokens it might spend."""
+    """A window's allocations, in the order of its jobs, and the plan behind them.
+
+    ``total``: tokens that it may be expected to use; ``planned``: tokens that it is expected to use.
+    """
 
     allocations: list[Allocation]
-    total: int
-    planned: int
+    total: float
+    planned: float
     saved_at_equal_accuracy: float
 
 
-def plan_window(jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, rules: Rules) -> WindowPlan:
+def plan_window(
+    jobs: Sequence[Job], predictions: Sequence[Prediction], total: float, rules: Rules, grant: float = 0.0
+) -> WindowPlan:
     """Split ``total`` tokens across ``jobs``. Jobs without a fresh prediction get the uniform budget.
 
-    Floors that the total cannot pay for are lowered together; curves are read as far as the highest cap. With shares,
-    the total is first split among the tenants of the window, by weighted max-min fairness.
+    Tokens are those that budgets are expected to use; a budget counts whole where that is not known. Floors that the
+    total cannot pay for are lowered together; what ``grant``, the window's own, pays of them is paid whatever the
+    account owes, and then nothing else is bought, so that no debt grows. With shares, the total is first split among
+    the tenants of the window, by weighted max-min fairness.
     """
+    floors = sum(job.floor_tokens for job in jobs)
+    indebted = total < min(floors, grant)
+    if indebted:
+        total = min(floors, grant)
     tenants = sorted({job.tenant for job in jobs})
     if not rules.shares or len(tenants) == 1:
-        return _plan(jobs, predictions, total, rules)
+        return _plan(jobs, predictions, total, rules, indebted)
     rows = {tenant: [at for at, job in enumerate(jobs) if job.tenant == tenant] for tenant in tenants}
     demands = {tenant: sum(jobs[at].cap_tokens for at in own) for tenant, own in rows.items()}
-    shares = max_min_shares(total, demands, rules.shares)
+    shares = max_min_shares(int(total), demands, rules.shares)
     planned: dict[int, Allocation] = {}
     saved = 0.0
     for tenant, own in rows.items():
-        part = _plan([jobs[at] for at in own], [predictions[at] for at in own], shares[tenant], rules)
+        part = _plan([jobs[at] for at in own], [predictions[at] for at in own], shares[tenant], rules, indebted)
         planned.update(zip(own, part.allocations, strict=True))
         saved += part.saved_at_equal_accuracy * len(own) / len(jobs)
     allocations = [planned[at] for at in range(len(jobs))]
-    return WindowPlan(allocations, total, sum(allocation.budget_tokens for allocation in allocations), saved)
+    return WindowPlan(allocations, total, sum(allocation.expected_tokens for allocation in allocations), saved)
 
 
-def _plan(jobs: Sequence[Job], predictions: Sequence[Prediction], total: int, rules: Rules) -> WindowPlan:
-    width = rules.budget_window_tokens
+def _plan(
+    jobs: Sequence[Job], predictions: Sequence[Prediction], total: float, rules: Rules, indebted: bool
+) -> WindowPlan:
     known = np.array([prediction.outcome is PredictionOutcome.FRESH for prediction in predictions])
-    caps = np.array([job.cap_tokens for job in jobs], dtype=np.int64)
-    windows = _windows(int(caps.max()), width)
-    curves = np.array([_fitted(prediction.curve, windows) for prediction in predictions])
     floors = np.array([job.floor_tokens for job in jobs], dtype=np.int64)
-    if int(floors.sum()) > total:
-        floors = spread_evenly(np.zeros_like(floors), floors, total, step=1)
-    problem = Problem(curves, floors, caps, total, width)
-    plan = make_plan(rules.policy, problem, known)
+    caps = floors if indebted else np.array([job.cap_tokens for job in jobs], dtype=np.int64)
+    nothing = np.zeros_like(floors)
+    problem = gather([prediction.curve for prediction in predictions], nothing, caps, total)
+    if float(problem.cost(floors).sum()) > total:
+        floors = spread_evenly(nothing, floors, total, 1, problem.cost)
+    plan = make_plan(rules.policy, replace(problem, floors=floors), known)
     allocations = [_allocation(job, predictions[at], plan, at, rules, floors, len(jobs)) for at, job in enumerate(jobs)]
-    return WindowPlan(allocations, total, int(plan.budgets.sum()), plan.saved_at_equal_accuracy)
-
-
-_GUARD_DECISIONS = 50  # that the price's guard looks back on; before, it has seen too little to judge
-
-
-@dataclass
-class PriceDesk:
-    """Decides requests one by one: the price, and a guard that watches what it is expected to gain over uniform.
-
-    ``baseline_tokens``: what uniform gives. The guard takes uniform while the expected gain of recent decisions, taken
-    or not, is negative: with predictions of worth it never is, since no plan of the same spend is expected to gain
-    more.
-    """
-
-    baseline_tokens: int
-    answer_tokens: int
-    pricing: DualPrice
-    expected_gain: float = 0.0
-    decisions: int = 0
-
-    def __post_init__(self) -> None:
-        """Start with nothing decided."""
-        self._saved = EqualAccuracy(self.pricing.window_tokens)
-
-    @property
-    def quoted(self) -> float:
-        """The price as it is told; 0 while none is known."""
-        return self.pricing.price if self.pricing.price < 1 else 0.0
-
-    def decide(self, job: Job, prediction: Prediction, *, grant: float, balance: float, overdraft: float) -> Allocation:
-        """Allocate one job. ``grant``: tokens earned with it; ``balance``: what the bank holds, negative for a debt."""
-        width = self.pricing.window_tokens
-        open_tokens = max(0, int(grant + balance + overdraft))
-        floor, baseline = affordable(job.floor_tokens, self.baseline_tokens, job.cap_tokens, open_tokens)
-        budget, policy, expected, uniform, saved = baseline, "uniform", 0.0, 0.0, 0.0
-        if prediction.outcome is PredictionOutcome.FRESH:
-            curve = _fitted(prediction.curve, _windows(job.cap_tokens, width))
-            limit = float(open_tokens - floor)
-            priced = self.pricing.decide(curve, floor, job.cap_tokens, grant, balance, limit)
-            expected, uniform = (accuracy_of(curve, tokens, width) for tokens in (priced, baseline))
-            self.decisions += 1
-            self.expected_gain += (expected - uniform - self.expected_gain) / min(self.decisions, _GUARD_DECISIONS)
-            if self.expected_gain >= 0 or self.decisions < _GUARD_DECISIONS:
-                budget, policy = priced, "price"
-            else:
-                expected = uniform
-            saved = self._saved.add(np.array(curve), budget, expected)
-        return Allocation(
-            request_id=job.request_id,
-            budget_tokens=budget,
-            baseline_tokens=baseline,
-            answer_tokens=self.answer_tokens,
-            floor_tokens=floor,
-            cap_tokens=job.cap_tokens,
-            policy=policy,
-            prediction=prediction,
-            expected_accuracy=expected,
-            baseline_expected_accuracy=uniform,
-            budget_window_tokens=width,
-            window_size=1,
-            saved_at_equal_accuracy_tokens=saved,
-            price=self.quoted if policy == "price" else 0.0,
-        )
-
-
-def affordable(floor: int, baseline: int, cap: int, open_tokens: int) -> tuple[int, int]:
-    """What ``open_tokens`` pay of a request's floor, and of the budget that uniform would give it."""
-    floor = min(floor, open_tokens)
-    return floor, max(floor, min(baseline, cap, open_tokens))
-
-
-def _windows(cap: int, width: int) -> int:
-    """How many windows of a curve a cap can make use of, 1 at least."""
-    return max(1, -(-cap // width))
-
-
-def _fitted(curve: Sequence[float], windows: int) -> list[float]:
-    """A curve of ``windows`` values: beyond what is predicted nothing more is expected to be gained."""
-    last = curve[-1] if curve else 0.0
-    return [*curve[:windows], *[last] * (windows - len(curve))]
+    return WindowPlan(allocations, total, float(plan.costs.sum()), plan.saved_at_equal_accuracy)
 
 
 def _allocation(
@@ -169,7 +97,7 @@ def _allocation(
         prediction=prediction,
         expected_accuracy=float(plan.expected[at]),
         baseline_expected_accuracy=float(plan.baseline_expected[at]),
-        budget_window_tokens=rules.budget_window_tokens,
+        expected_tokens=float(plan.costs[at]),
         window_size=size,
         saved_at_equal_accuracy_tokens=plan.saved_at_equal_accuracy,
     )

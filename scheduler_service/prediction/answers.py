@@ -1,25 +1,28 @@
 """What a predictor says, read once: from messages of the wire to values that nothing behind checks again.
 
-A curve is as long as its model announces, each value is a fraction, and it does not fall: who gives a request more
-tokens may leave them unspent, so that accuracy at a budget is the best at any budget up to it. Predicted curves do dip
-a little, by noise; such dips are filled up to the curve's running maximum. A curve that falls by more than
-``MOST_FALL`` says that reasoning hurts, which no budget can follow: it is unsound.
+A curve has a value for each of the points that its model announces, each value is a fraction, and it does not fall: who
+gives a request more tokens may leave them unspent, so that accuracy at a budget is the best at any budget up to it.
+Predicted curves do dip a little, by noise; such dips are filled up to the curve's running maximum. A curve that falls
+by more than ``MOST_FALL`` says that reasoning hurts, which no budget can follow: it is unsound. Expected use is read
+alike: it is from 0 to its budget, and its dips are filled.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from predictive_scheduling.budget_points import MOST_POINTS, CurveError, check_points, evenly_spaced, risen_usage
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
-from scheduler_service.domain import Job, Prediction, PredictionOutcome
+from scheduler_service.allocation.curve import Curve
+from scheduler_service.domain import NO_CURVE, Job, Prediction, PredictionOutcome
 
-MOST_WINDOWS = 4096
 MOST_FALL = 0.25
 _MOST_HIDDEN = 65536
 MOST_NAME = 256
+_ROUNDING = 1e-6
 
 
 class UnsoundAnswerError(Exception):
@@ -30,8 +33,8 @@ class UnsoundAnswerError(Exception):
 class PredictorInfo:
     """What the predictor's model takes and is. ``hidden_size``: 0 for no hidden state; ``max_text_bytes``: of a prompt.
 
-    ``windows``: the length of its curves. ``mean_curve``: mean accuracy of its training data per window, as far as it
-    is read; empty where it is unsound.
+    ``points``: the budgets at which its curves are known. ``mean_curve``: of its training data; empty where it is
+    unsound.
     """
 
     name: str
@@ -40,8 +43,8 @@ class PredictorInfo:
     layer: int
     max_text_bytes: int
     version: str = ""
-    windows: int = 0
-    mean_curve: tuple[float, ...] = ()
+    points: tuple[int, ...] = ()
+    mean_curve: Curve = NO_CURVE
 
     @property
     def label(self) -> str:
@@ -54,24 +57,24 @@ class PredictorInfo:
         return not too_long and (not self.hidden_size or job.hidden_state is not None)
 
 
-def read_model(model: pb.Model, window_tokens: int, most_windows: int) -> PredictorInfo:
-    """Read what a predictor says of its model; curves are read as far as ``most_windows``. Raises UnsoundAnswerError.
+def read_model(model: pb.Model) -> PredictorInfo:
+    """Read what a predictor says of its model. Raises UnsoundAnswerError.
 
     A mean curve that is none is left out: the model can be used without.
     """
     checks = {
         "name": 0 < len(model.name) <= MOST_NAME and model.name.isprintable(),
         "version": len(model.version) <= MOST_NAME and model.version.isprintable(),
-        "budget_window_tokens": model.budget_window_tokens == window_tokens,
-        "windows": 0 < model.windows <= MOST_WINDOWS,
+        "windows": 0 < model.windows <= MOST_POINTS,
         "hidden_size": model.hidden_size <= _MOST_HIDDEN,
         "takes_text, hidden_size": model.takes_text or model.hidden_size > 0,
     }
     if unsound := [name for name, sound in checks.items() if not sound]:
         raise UnsoundAnswerError(f"GetModel: {', '.join(unsound)}")
-    mean = None
-    if len(model.mean_curve) == model.windows:
-        mean = read_curve(model.mean_curve[:most_windows])
+    points = read_points(model.budget_points, model.windows, model.budget_window_tokens)
+    if points is None or len(points) != model.windows:
+        field = "budget_points" if model.budget_points else "budget_window_tokens"
+        raise UnsoundAnswerError(f"GetModel: {field}")
     return PredictorInfo(
         model.name,
         model.takes_text,
@@ -79,33 +82,50 @@ def read_model(model: pb.Model, window_tokens: int, most_windows: int) -> Predic
         model.layer,
         model.max_text_bytes,
         model.version,
-        model.windows,
-        mean or (),
+        points,
+        read_curve(points, model.mean_curve, model.mean_used_tokens) or NO_CURVE,
     )
 
 
-def read_prediction(prediction: pb.Prediction, info: PredictorInfo, most_windows: int) -> Prediction:
-    """Read a prediction of ``info``'s model, as far as ``most_windows``; an unsound one is INVALID."""
+def read_points(points: Sequence[int], count: int, step: int) -> tuple[int, ...] | None:
+    """Budget points as a predictor says them: a list, or, from older ones, ``count`` at ``step``; ``None`` for none."""
+    if not points and (step < 1 or not 0 < count <= MOST_POINTS):
+        return None
+    found = tuple(points[: MOST_POINTS + 1]) or evenly_spaced(count, step)
+    try:
+        check_points(found)
+    except CurveError:
+        return None
+    return found
+
+
+def read_prediction(prediction: pb.Prediction, info: PredictorInfo) -> Prediction:
+    """Read a prediction of ``info``'s model; an unsound one is INVALID."""
     invalid = Prediction(PredictionOutcome.INVALID, predictor=info.label)
     if prediction.status == pb.PREDICTION_STATUS_ABSTAIN:
         return Prediction(PredictionOutcome.ABSTAINED, predictor=info.label)
-    if prediction.status != pb.PREDICTION_STATUS_OK or len(prediction.curve) != info.windows:
+    if prediction.status != pb.PREDICTION_STATUS_OK or len(prediction.uncertainty) not in (0, len(info.points)):
         return invalid
-    if len(prediction.uncertainty) not in (0, info.windows):
-        return invalid
-    curve, uncertainty = read_curve(prediction.curve[:most_windows]), tuple(prediction.uncertainty[:most_windows])
+    curve, uncertainty = (
+        read_curve(info.points, prediction.curve, prediction.used_tokens),
+        tuple(prediction.uncertainty),
+    )
     if curve is None or not _fractions(uncertainty):
         return invalid
     return Prediction(PredictionOutcome.FRESH, curve, info.label, uncertainty)
 
 
-def read_curve(values: Iterable[float]) -> tuple[float, ...] | None:
+def read_curve(points: tuple[int, ...], accuracy: Iterable[float], used: Iterable[float] = ()) -> Curve | None:
     """The curve with its dips filled up to the running maximum; ``None`` for an unsound one."""
-    curve = tuple(values)
-    if not _fractions(curve):
+    values, spent = tuple(accuracy), tuple(used)
+    if len(values) != len(points) or not _fractions(values) or len(spent) not in (0, len(points)):
         return None
-    risen = tuple(accumulate(curve, max))
-    return risen if max(map(float.__sub__, risen, curve)) <= MOST_FALL else None
+    if not all(0 <= tokens <= point * (1 + _ROUNDING) for tokens, point in zip(spent, points, strict=False)):
+        return None
+    risen = tuple(accumulate(values, max))
+    if max(map(float.__sub__, risen, values)) > MOST_FALL:
+        return None
+    return Curve(points, risen, risen_usage(points, spent) if spent else ())
 
 
 def _fractions(values: tuple[float, ...]) -> bool:

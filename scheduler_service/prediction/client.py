@@ -15,13 +15,14 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
-from scheduler_service.domain import Job, Prediction, PredictionOutcome
+from scheduler_service.allocation.curve import Curve
+from scheduler_service.domain import NO_CURVE, Job, Prediction, PredictionOutcome
 from scheduler_service.prediction.answers import (
     MOST_NAME,
-    MOST_WINDOWS,
     PredictorInfo,
     UnsoundAnswerError,
     read_model,
+    read_points,
     read_prediction,
 )
 
@@ -49,7 +50,11 @@ class Predictor(Protocol):
         """Return one prediction, or the reason for none, per job."""
         ...
 
-    def mean_curve(self, predictor: str) -> Sequence[float]:
+    def points(self) -> tuple[int, ...]:
+        """Return the budget points of the model's curves as last heard; empty while they are not known."""
+        ...
+
+    def mean_curve(self, predictor: str) -> Curve:
         """Return the mean curve of ``predictor`` (name@version) as last heard; empty where it is not known."""
         ...
 
@@ -65,16 +70,20 @@ class NoPredictor:
         """Nothing is predicted."""
         return [Prediction(PredictionOutcome.DISABLED)] * len(jobs)
 
-    def mean_curve(self, predictor: str) -> Sequence[float]:
+    def points(self) -> tuple[int, ...]:
         """Nothing is known."""
         return ()
+
+    def mean_curve(self, predictor: str) -> Curve:
+        """Nothing is known."""
+        return NO_CURVE
 
 
 class GrpcPredictor:
     """The predictor service over gRPC; one call a window, cut off after ``timeout_seconds``.
 
     What its model takes is asked once, and again where a call fails, where another version answers, and every
-    ``info_seconds``. Curves are read as far as ``most_windows``.
+    ``info_seconds``.
     """
 
     def __init__(
@@ -83,8 +92,6 @@ class GrpcPredictor:
         *,
         model: str,
         timeout_seconds: float,
-        window_tokens: int = 16,
-        most_windows: int = MOST_WINDOWS,
         info_seconds: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -93,7 +100,6 @@ class GrpcPredictor:
         self._get_model = _method(channel, "GetModel", pb.GetModelResponse)
         self._model = model
         self._timeout = timeout_seconds
-        self._window_tokens, self._most_windows = window_tokens, most_windows
         self._info_seconds, self._clock = info_seconds, clock
         self._info: PredictorInfo | None = None
         self._info_until = 0.0
@@ -112,10 +118,14 @@ class GrpcPredictor:
         """Whether the model, as it is known, does not take the job: nobody need be asked."""
         return self._info is not None and self._clock() < self._info_until and not self._info.fits(job)
 
-    def mean_curve(self, predictor: str) -> Sequence[float]:
+    def points(self) -> tuple[int, ...]:
+        """The budget points of the model that is asked, as last heard."""
+        return () if self._info is None else self._info.points
+
+    def mean_curve(self, predictor: str) -> Curve:
         """The mean curve of a model that has answered, or is asked."""
         known = self._known.get(predictor)
-        return () if known is None else known.mean_curve
+        return NO_CURVE if known is None else known.mean_curve
 
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
         """Predict the jobs that the model takes in one call; the others are refused one by one."""
@@ -145,12 +155,14 @@ class GrpcPredictor:
         served = await self._served(response)
         if len(response.predictions) != len(jobs):
             raise self._unsound(f"Predict: {len(response.predictions)} predictions for {len(jobs)} queries")
-        if response.budget_window_tokens != self._window_tokens:
-            raise self._unsound(f"Predict: budget_window_tokens: {response.budget_window_tokens}")
-        predictions = [read_prediction(prediction, served, self._most_windows) for prediction in response.predictions]
+        if read_points(response.budget_points, len(served.points), response.budget_window_tokens) != served.points:
+            raise self._unsound("Predict: budget_points: not those that GetModel announces")
+        predictions = [read_prediction(prediction, served) for prediction in response.predictions]
         if any(prediction.outcome is PredictionOutcome.INVALID for prediction in predictions):
             self._ask_again = True
-            self._log(f"Predict: a curve of {served.label} is not {served.windows} rising fractions")
+            self._log(
+                f"Predict: a curve of {served.label} is not {len(served.points)} rising fractions, or its use is none"
+            )
         return predictions
 
     async def _served(self, response: pb.PredictResponse) -> PredictorInfo:
@@ -178,11 +190,11 @@ class GrpcPredictor:
             raise self._unsound("Predict: model: too long")
         response: pb.GetModelResponse = await self._call(self._get_model, pb.GetModelRequest(model=name))
         try:
-            info = read_model(response.model, self._window_tokens, self._most_windows)
+            info = read_model(response.model)
         except UnsoundAnswerError as error:
             raise self._unsound(str(error)) from None
-        if not info.mean_curve:
-            self._log(f"GetModel: mean_curve: not {info.windows} rising fractions, so it is not used")
+        if not info.mean_curve.points:
+            self._log(f"GetModel: mean_curve: not {len(info.points)} rising fractions, so it is not used")
         self._known[info.label] = info
         while len(self._known) > _MOST_MODELS:
             self._known.popitem(last=False)

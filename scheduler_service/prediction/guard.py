@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
 from scheduler_service.prediction.answers import PredictorInfo
 from scheduler_service.prediction.circuit_breaker import CircuitBreaker
@@ -59,7 +60,11 @@ class GuardedPredictor:
         """What the inner one says; ``None`` while it is left alone."""
         return None if self._breaker.resting(self._clock()) else await self._inner.info()
 
-    def mean_curve(self, predictor: str) -> Sequence[float]:
+    def points(self) -> tuple[int, ...]:
+        """The budget points of the model, as last heard."""
+        return self._inner.points()
+
+    def mean_curve(self, predictor: str) -> Curve:
         """What the inner one says."""
         return self._inner.mean_curve(predictor)
 
@@ -117,7 +122,8 @@ class GuardedPredictor:
 
 
 def _values(prediction: Prediction) -> int:
-    return len(prediction.curve) + len(prediction.uncertainty)
+    curve = prediction.curve
+    return len(curve.accuracy) + len(curve.used) + len(prediction.uncertainty)
 
 
 def _digest(job: Job) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from scheduler_service.allocation.policy import accuracy_of
 from scheduler_service.domain import Allocation, PredictionOutcome
 from scheduler_service.prediction.reliability import Reliability
 from scheduler_service.recent import Recent
@@ -57,5 +56,5 @@ class OutcomeBook:
 
 def _predicted(allocation: Allocation) -> float:
     """What the predictor itself said of the budget, before its curve was drawn toward the mean curve."""
-    curve = allocation.prediction.raw or allocation.prediction.curve
-    return accuracy_of(curve, allocation.budget_tokens, allocation.budget_window_tokens)
+    said = allocation.prediction.raw if allocation.prediction.raw.points else allocation.prediction.curve
+    return said.accuracy_at(allocation.budget_tokens)

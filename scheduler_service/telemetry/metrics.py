@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from opentelemetry import metrics
@@ -10,8 +11,10 @@ from opentelemetry.metrics import CallbackOptions, Observation
 
 from predictive_scheduling import semconv
 from predictive_scheduling.tally import Tally
+from scheduler_service.admission.admission import Admission
+from scheduler_service.budget.ledger import BudgetLedger
 from scheduler_service.domain import Allocation, FinishReason, Job, SchedulingError, Usage
-from scheduler_service.pipeline import Pipeline
+from scheduler_service.prediction.outcomes import OutcomeBook
 from scheduler_service.prediction.reliability import Reliability
 from scheduler_service.telemetry.journal import added_seconds
 
@@ -19,7 +22,9 @@ _STAGE_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5,
     1.0, 5.0,
 )  # fmt: skip
-_TOKEN_BUCKETS = (0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 16384)
+_TOKEN_BUCKETS = (
+    0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072,
+)  # fmt: skip
 _WINDOW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 OTHER = "other"
 
@@ -36,6 +41,21 @@ class BusyEndpoint(Protocol):
     def failures(self) -> int:
         """Failures in a row."""
         ...
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The parts of a scheduler whose state is measured. ``price``: reads the price as it is told.
+
+    ``endpoints``: those of its backend, in the order of their addresses.
+    """
+
+    admission: Admission
+    ledger: BudgetLedger
+    outcomes: OutcomeBook
+    price: Callable[[], float]
+    seconds_per_token: Callable[[], float]
+    endpoints: Iterable[BusyEndpoint] = ()
 
 
 class Tenants:
@@ -165,12 +185,14 @@ class MetricsObserver:
         """Count it."""
         self._requests.add(1, {"result": reason.removesuffix("Error"), "tenant": self._tenants.label(job.tenant)})
 
-    def watch(self, pipeline: Pipeline, endpoints: Iterable[BusyEndpoint] = ()) -> None:
-        """Observe the state of a pipeline and of its backend's ``endpoints`` whenever metrics are collected."""
-        known = list(endpoints)
-        ledger, house = pipeline.ledger, pipeline.admission
-        self._gauge("pending", "{request}", "Requests in the house", lambda: len(house))
-        self._gauge("pending.limit", "{request}", "Requests that may be in the house", lambda: house.max_pending)
+    def watch(self, state: Watched) -> None:
+        """Observe a scheduler's state whenever metrics are collected."""
+        known, ledger, admission = list(state.endpoints), state.ledger, state.admission
+        self._gauge("in_flight", "{request}", "Requests in flight", lambda: len(admission))
+        self._gauge("in_flight.limit", "{request}", "Most requests in flight", lambda: admission.max_in_flight)
+        # The older names, for one release.
+        self._gauge("pending", "{request}", "Deprecated: in_flight", lambda: len(admission))
+        self._gauge("pending.limit", "{request}", "Deprecated: in_flight.limit", lambda: admission.max_in_flight)
         self._gauge("bank", "{token}", "Unspent tokens; negative for a debt", lambda: ledger.state().bank)
         self._gauge("bank.limit", "{token}", "The most that the bank keeps", lambda: ledger.bank_limit)
         self._gauge("reserved", "{token}", "Tokens reserved by running requests", lambda: ledger.state().reserved)
@@ -181,12 +203,12 @@ class MetricsObserver:
             "price",
             "1",
             "Expected accuracy per token below which nothing is bought",
-            lambda: pipeline.collector.quoted_price,
+            state.price,
         )
-        self._gauge("token.duration", "s", "The backend's time per token", lambda: pipeline.pace.seconds_per_token)
+        self._gauge("token.duration", "s", "The backend's time per token", state.seconds_per_token)
 
         def predictors(read: Callable[[Reliability], float]) -> _ReadAll:
-            return lambda: _by_predictor(pipeline, read)
+            return lambda: _by_predictor(state.outcomes, read)
 
         def backends(read: Callable[[BusyEndpoint], float]) -> _ReadAll:
             return lambda: _by_endpoint(known, read)
@@ -228,9 +250,9 @@ class MetricsObserver:
         self._meter.create_observable_gauge(semconv.OWN + name, [observe], unit, description)
 
 
-def _by_predictor(pipeline: Pipeline, read: Callable[[Reliability], float]) -> Iterator[Observation]:
+def _by_predictor(outcomes: OutcomeBook, read: Callable[[Reliability], float]) -> Iterator[Observation]:
     """What is known of each predictor's outcomes."""
-    for name, known in list(pipeline.outcomes.known.items()):
+    for name, known in list(outcomes.known.items()):
         yield Observation(read(known), {"predictor": name})
 
 

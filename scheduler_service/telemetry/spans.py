@@ -26,6 +26,7 @@ class SpanObserver:
                 semconv.TENANT: job.tenant,
                 semconv.POLICY: allocation.policy,
                 semconv.BUDGET: allocation.budget_tokens,
+                semconv.EXPECTED_TOKENS: allocation.expected_tokens,
                 semconv.BASELINE: allocation.baseline_tokens,
                 semconv.FLOOR: allocation.floor_tokens,
                 semconv.CAP: allocation.cap_tokens,
@@ -45,7 +46,9 @@ class SpanObserver:
             {
                 semconv.LIMITED_BY: allocation.limited_by.value,
                 semconv.EXPLANATION: allocation.explanation,
-                semconv.CURVE: [round(accuracy, 4) for accuracy in allocation.prediction.curve],
+                semconv.CURVE: [round(accuracy, 4) for accuracy in allocation.prediction.curve.accuracy],
+                semconv.POINTS: list(allocation.prediction.curve.points),
+                semconv.EXPECTED_USE: [round(tokens, 1) for tokens in allocation.prediction.curve.used],
             },
         )
 

@@ -42,7 +42,7 @@ async def ends(channel, count):
 async def test_a_burst_on_one_channel_is_served_or_refused_and_never_cancelled():
     """More than gRPC's core keeps by default, which ends the rest with CANCELLED."""
     backend = ScriptedBackend(thinker, token_seconds=0.002)
-    async with scheduler(backend, policy="uniform", max_pending=64) as server:
+    async with scheduler(backend, policy="uniform", max_in_flight=64) as server:
         async with grpc.aio.insecure_channel(server) as channel, AsyncSchedulerClient(server) as client:
             seen = await ends(channel, 2500)
             await balanced(client)

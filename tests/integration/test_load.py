@@ -31,7 +31,7 @@ async def test_many_streams_with_a_tenth_cancelled_and_a_tenth_failing_leave_not
         return [" 7", "\n\n"] if prompt.endswith("Final answer:") else ["t"] * rng.randint(1, 60)
 
     backend = ScriptedBackend(script, slots=64, token_seconds=0.001)
-    settings = {"policy": policy, "tokens_per_query": 32, "cap_tokens": 64, "max_pending": count // 2}
+    settings = {"policy": policy, "tokens_per_query": 32, "cap_tokens": 64, "max_in_flight": count // 2}
     async with scheduler(backend, **settings) as server, AsyncSchedulerClient(server) as client:
         before = len(asyncio.all_tasks())
 

@@ -50,7 +50,7 @@ async def services(log):
     ):
         settings = {
             "backend": "tgi", "backend_url": f"{tgi.url},{broken.url}", "template": "demo", "predictor": predictions,
-            "predictor_timeout_ms": 5000, "policy": "price", "max_tenant_pending": 3, "backend_ready_seconds": 1,
+            "predictor_timeout_ms": 5000, "policy": "price", "max_tenant_in_flight": 3, "backend_ready_seconds": 1,
         }  # fmt: skip
         async with scheduler(reporting=reporting(), metrics_listen="127.0.0.1:0", **settings) as address:
             pages = [record.args[0] for record in log.records if record.msg == "metrics on port %d"]

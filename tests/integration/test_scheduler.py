@@ -256,9 +256,9 @@ async def test_a_client_that_leaves_while_its_window_is_open_costs_nothing():
     assert not backend.calls
 
 
-async def test_more_requests_than_the_house_holds_are_told_when_to_come_back():
+async def test_more_requests_than_may_be_in_flight_are_told_when_to_come_back():
     backend = ScriptedBackend(thinker, token_seconds=0.01)
-    async with scheduler(backend, max_pending=2) as address, AsyncSchedulerClient(address) as client:
+    async with scheduler(backend, max_in_flight=2) as address, AsyncSchedulerClient(address) as client:
         running = [asyncio.ensure_future(client.complete("q")) for _ in range(2)]
         await asyncio.sleep(0.1)
         error = await refused(client.complete("q"))
@@ -270,7 +270,7 @@ async def test_more_requests_than_the_house_holds_are_told_when_to_come_back():
 
 async def test_one_tenants_quota_leaves_room_for_the_others():
     backend = ScriptedBackend(thinker, token_seconds=0.02)
-    async with scheduler(backend, max_tenant_pending=1, policy="uniform") as address:
+    async with scheduler(backend, max_tenant_in_flight=1, policy="uniform") as address:
         async with AsyncSchedulerClient(address) as client:
             stream = client.generate("q", tenant="a")
             await anext(stream)
@@ -301,7 +301,7 @@ async def test_a_tenant_that_comes_too_fast_is_told_when_to_come_back(limit):
 
 async def test_requests_for_too_many_tokens_are_told_when_to_come_back():
     backend = ScriptedBackend(thinker, token_seconds=0.02)
-    settings = {"max_pending_tokens": 300, "cap_tokens": 200, "policy": "uniform"}
+    settings = {"max_in_flight_tokens": 300, "cap_tokens": 200, "policy": "uniform"}
     async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
         stream = client.generate("q")
         await anext(stream)

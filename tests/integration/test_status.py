@@ -37,7 +37,7 @@ async def work(client):
 @pytest.fixture
 async def running(unused_tcp_port):
     async with predictor() as predictions:
-        settings = {"predictor": predictions, "predictor_timeout_ms": 5000, "policy": "price", "max_pending": 12}
+        settings = {"predictor": predictions, "predictor_timeout_ms": 5000, "policy": "price", "max_in_flight": 12}
         page = f"127.0.0.1:{unused_tcp_port}"
         async with scheduler(ScriptedBackend(scripted), status_listen=page, **settings) as address:
             async with AsyncSchedulerClient(address) as client:

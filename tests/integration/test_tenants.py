@@ -69,7 +69,12 @@ async def refused(call):
 async def test_a_plan_passes_identity_admission_rates_and_drain(tokens):
     item, curve = pb.PlanItem(prompt="q"), pb.PlanItem(curve=[0.1, 0.5])
     backend = ScriptedBackend(lambda _: ["t"] * 400, token_seconds=0.02)
-    settings = {"auth_tokens": tokens, "tenant_requests_per_second": 1.0, "tenant_burst_seconds": 5.0, "max_pending": 1}
+    settings = {
+        "auth_tokens": tokens,
+        "tenant_requests_per_second": 1.0,
+        "tenant_burst_seconds": 5.0,
+        "max_in_flight": 1,
+    }
     async with scheduler(backend, **settings) as server:
         async with AsyncSchedulerClient(server) as nobody:
             assert (await refused(plan(nobody, [item]))).code() is grpc.StatusCode.UNAUTHENTICATED
@@ -84,7 +89,7 @@ async def test_a_plan_passes_identity_admission_rates_and_drain(tokens):
             assert (await plan(b, [curve] * 20)).allocations
             running = b.generate("long")
             await anext(running)
-            error = await refused(plan(b, [curve]))  # the house is full
+            error = await refused(plan(b, [curve]))  # too many requests are in flight
             assert detail(error, error_details_pb2.RetryInfo).retry_delay.ToSeconds() >= 1
             await running.aclose()
             budget = await balanced(b)

@@ -1,4 +1,4 @@
-"""What holds for the house whatever comes and goes: its sums are those of who is inside, and no limit is passed."""
+"""What holds for admission whatever comes and goes: its sums are those of who is inside, and no limit is passed."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,11 +17,11 @@ def job(number, tenant, cap):
 
 @given(STEPS, st.integers(1, 5), st.integers(0, 120), st.integers(0, 3))
 def test_sums_are_those_of_who_is_inside_and_limits_hold(steps, most, most_tokens, most_of_tenant):
-    house, inside = Admission(most, most_tokens, most_of_tenant), {}
+    admission, inside = Admission(most, most_tokens, most_of_tenant), {}
     for comes, number, tenant, cap in steps:
         if not comes:
             if (number, tenant) in inside:
-                house.leave(inside[number, tenant])
+                admission.leave(inside[number, tenant])
                 del inside[number, tenant]
             continue
         new = job(number, tenant, cap)
@@ -34,10 +34,10 @@ def test_sums_are_those_of_who_is_inside_and_limits_hold(steps, most, most_token
             and (not most_of_tenant or own < most_of_tenant)
         )
         try:
-            house.enter(new, 0.0)
+            admission.enter(new, 0.0)
         except SchedulingError:
             assert not fits
         else:
             assert fits
             inside[number, tenant] = new
-        assert len(house) == len(inside)
+        assert len(admission) == len(inside)

@@ -1,4 +1,4 @@
-"""A backend that writes a script, one token a piece: the fake of ``scheduler_service.generation.backends.base.Backend``."""
+"""A backend that writes a script, a token a piece: a fake of ``scheduler_service.generation.backends.base.Backend``."""
 
 from __future__ import annotations
 

@@ -3,15 +3,19 @@
 import numpy as np
 import pytest
 
-from scheduler_service.allocation import POLICIES, Problem, accuracy_at, make_plan
+from scheduler_service.allocation import POLICIES, Problem, make_plan
 from scheduler_service.allocation.envelope import envelope_segments
-from scheduler_service.allocation.policy import spread_evenly
+from scheduler_service.allocation.problem import accuracy_at, spread_evenly
 
 
 def problem(curves, total, floors=None, caps=None):
     count, windows = len(curves), len(curves[0])
     return Problem(
-        np.array(curves, float), np.array(floors or [0] * count), np.array(caps or [windows * 16] * count), total, 16
+        np.arange(16, windows * 16 + 1, 16),
+        np.array(curves, float),
+        np.array(floors or [0] * count),
+        np.array(caps or [windows * 16] * count),
+        total,
     )
 
 
@@ -23,13 +27,13 @@ def test_envelope_sees_the_gain_behind_a_window_without_gain():
 
 def test_segments_are_the_least_concave_majorant():
     segments = envelope_segments(problem([[0.1, 0.1, 0.6, 0.6]], total=64))
-    assert segments.tokens.tolist() == [48]
+    assert segments.cost.tolist() == [48]
     assert segments.slope.tolist() == pytest.approx([0.6 / 48])
 
 
 def test_a_straight_curve_is_bought_window_by_window():
     segments = envelope_segments(problem([[0.1, 0.2, 0.3]], total=48))
-    assert segments.tokens.tolist() == [16, 16, 16]
+    assert segments.cost.tolist() == [16, 16, 16]
 
 
 def test_a_curve_that_falls_is_bought_up_to_its_peak_only():
@@ -52,7 +56,9 @@ def test_leftovers_go_to_the_lowest_first():
 
 def test_accuracy_is_linear_between_windows_and_zero_without_tokens():
     curves = np.array([[0.4, 0.8]] * 4)
-    assert accuracy_at(curves, np.array([0, 8, 24, 64]), 16).tolist() == pytest.approx([0.0, 0.2, 0.6, 0.8])
+    assert accuracy_at(np.array([16, 32]), curves, np.array([0, 8, 24, 64])).tolist() == pytest.approx(
+        [0.0, 0.2, 0.6, 0.8]
+    )
 
 
 def test_the_guard_takes_uniform_where_the_policy_expects_no_gain():
@@ -71,24 +77,27 @@ def test_saved_at_equal_accuracy_counts_what_uniform_would_need():
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        ({"curves": np.array([[np.nan, 0.5]])}, "curves"),
-        ({"curves": np.array([[0.5, 1.5]])}, "curves"),
-        ({"curves": np.array([[-0.1, 0.5]])}, "curves"),
+        ({"accuracy": np.array([[np.nan, 0.5]])}, "accuracy"),
+        ({"accuracy": np.array([[0.5, 1.5]])}, "accuracy"),
+        ({"accuracy": np.array([[-0.1, 0.5]])}, "accuracy"),
         ({"floors": np.array([-1])}, "floors"),
         ({"floors": np.array([33])}, "floors"),
-        ({"caps": np.array([64])}, "caps"),
         ({"floors": np.array([16]), "total": 15}, "total"),
         ({"floors": np.array([1, 2])}, "floors, caps"),
-        ({"window_tokens": 0}, "window_tokens"),
+        ({"points": np.array([32, 16])}, "points"),
+        ({"points": np.array([16, 200_000])}, "points"),
+        ({"used": np.array([[16.0, 12.0]])}, "used"),
+        ({"used": np.array([[16.0, 33.0]])}, "used"),
+        ({"used": np.array([[16.0]])}, "used"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_by_name(change, field):
     good = {
-        "curves": np.array([[0.1, 0.2]]),
+        "points": np.array([16, 32]),
+        "accuracy": np.array([[0.1, 0.2]]),
         "floors": np.array([0]),
         "caps": np.array([32]),
         "total": 32,
-        "window_tokens": 16,
     }
     with pytest.raises(ValueError, match=f"^{field}: "):
         Problem(**{**good, **change})

@@ -12,7 +12,8 @@ from scheduler_service.allocation.equal_accuracy import EqualAccuracy
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.domain import BudgetLimit, Job, Prediction, PredictionOutcome
 from scheduler_service.planning.explain import best_further_gain, explain
-from scheduler_service.planning.plan import PriceDesk, Rules, plan_window
+from scheduler_service.planning.plan import Rules, plan_window
+from scheduler_service.planning.pricing import Pricing
 
 JOB = Job("r", "prompt", "", 16, 64)
 RISING = (0.1, 0.4, 0.6, 0.7)
@@ -73,10 +74,10 @@ curves = st.lists(st.floats(0, 1), min_size=4, max_size=4).map(lambda values: tu
 
 @given(st.lists(curves, min_size=5, max_size=60))
 def test_the_price_buys_all_that_is_worth_it_unless_something_else_is_named(curves):
-    desk, balance = PriceDesk(40, 8, DualPrice()), 0.0
+    pricing, balance = Pricing(40, 8, DualPrice()), 0.0
     for at, curve in enumerate(curves):
         job = replace(JOB, request_id=str(at))
-        allocation = desk.decide(job, fresh(*curve), grant=40, balance=balance, overdraft=400)
+        allocation = pricing.decide(job, fresh(*curve), grant=40, balance=balance, overdraft=400)
         balance += 40 - allocation.budget_tokens
         limit, _ = explain(job, allocation)
         if limit is BudgetLimit.PRICE:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.allocation.shares import max_min_shares
 from scheduler_service.budget.income import PerQuery, PerSecond, PerWindow
 from scheduler_service.budget.ledger import BudgetLedger
@@ -26,7 +27,9 @@ def test_the_pace_is_learned_and_leaves_time_for_the_answer():
 
 
 def running(name, curve, budget, grown, cap=64, reasons=lambda: True):
-    return Running(name, curve, budget, cap, lambda tokens: grown.__setitem__(name, tokens), reasons)
+    return Running(
+        name, Curve((16, 32, 48, 64), curve), budget, cap, lambda tokens: grown.__setitem__(name, tokens), reasons
+    )
 
 
 def test_what_is_left_goes_where_the_next_gain_is_best():

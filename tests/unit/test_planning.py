@@ -2,13 +2,14 @@
 
 import pytest
 
-from scheduler_service.allocation import POLICIES
+from scheduler_service.allocation import POLICIES, Curve
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
 from scheduler_service.planning.plan import Rules, plan_window
 
 RULES = Rules(POLICIES["envelope"], answer_tokens=8)
-EASY = Prediction(PredictionOutcome.FRESH, (0.9, 0.9, 0.9, 0.9), "p@1")
-SLOW = Prediction(PredictionOutcome.FRESH, (0.0, 0.0, 0.0, 0.9), "p@1")
+POINTS = (16, 32, 48, 64)
+EASY = Prediction(PredictionOutcome.FRESH, Curve(POINTS, (0.9, 0.9, 0.9, 0.9)), "p@1")
+SLOW = Prediction(PredictionOutcome.FRESH, Curve(POINTS, (0.0, 0.0, 0.0, 0.9)), "p@1")
 NONE = Prediction(PredictionOutcome.TIMEOUT)
 
 
@@ -46,7 +47,7 @@ def test_floors_that_the_total_cannot_pay_are_lowered_together():
     assert sum(budgets(plan)) == 60
 
 
-def test_a_cap_beyond_the_predicted_windows_is_allowed_but_promises_nothing():
+def test_a_cap_beyond_the_last_point_is_allowed_but_promises_nothing():
     plan = plan_window([job("a", cap=256)], [SLOW], 256, RULES)
     assert budgets(plan) == [256]
     assert plan.allocations[0].expected_accuracy == pytest.approx(0.9)

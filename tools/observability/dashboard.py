@@ -36,7 +36,7 @@ def dashboard() -> dict[str, Any]:
             QueryVariable("job")
             .label("Job")
             .datasource(_SOURCE)
-            .query(f"label_values({OWN}pending, job)")
+            .query(f"label_values({OWN}in_flight, job)")
             .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
             .multi(True)
             .include_all(True)
@@ -277,9 +277,9 @@ def _load() -> list[Any]:
             "Not admitted, by why",
         ),
         _lines(
-            "In the house",
+            "In flight",
             "short",
-            [(f"{OWN}pending{{{_BY}}}", "{{instance}}"), (f"{OWN}pending_limit{{{_BY}}}", "limit")],
+            [(f"{OWN}in_flight{{{_BY}}}", "{{instance}}"), (f"{OWN}in_flight_limit{{{_BY}}}", "limit")],
             "Requests that wait or run",
         ),
         _lines(

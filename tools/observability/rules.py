@@ -96,12 +96,12 @@ def _states() -> list[dict[str, Any]]:
             "{{ $value | humanize }} requests a second were not admitted.",
         ),
         _state(
-            "HouseFull",
-            f"{OWN}pending / {OWN}pending_limit > 0.9",
+            "TooManyInFlight",
+            f"{OWN}in_flight / {OWN}in_flight_limit > 0.9",
             "5m",
             "page",
             "{{ $labels.job }} is nearly full",
-            "{{ $value | humanizePercentage }} of the requests that may be in the house are there.",
+            "{{ $value | humanizePercentage }} of the requests that may be in flight are in flight.",
         ),
         _state(
             "EndpointFails",

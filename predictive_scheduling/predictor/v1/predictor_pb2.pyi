@@ -239,19 +239,26 @@ class Prediction(_message.Message):
     CURVE_FIELD_NUMBER: _builtins.int
     UNCERTAINTY_FIELD_NUMBER: _builtins.int
     DIFFICULTY_FIELD_NUMBER: _builtins.int
+    USED_TOKENS_FIELD_NUMBER: _builtins.int
     status: Global___PredictionStatus.ValueType
     """Whether the prediction may be used."""
     @_builtins.property
     def curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Expected accuracy, 0 to 1, after W, 2W, ... reasoning tokens, W being the model's budget_window_tokens."""
+        """Expected accuracy, 0 to 1, at each of the model's budget points."""
 
     @_builtins.property
     def uncertainty(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Standard deviation of the curve's error at each window, measured on validation data (fraction, 0 to 1)."""
+        """Standard deviation of the curve's error at each point, measured on validation data (fraction, 0 to 1)."""
 
     @_builtins.property
     def difficulty(self) -> Global___DifficultyProbabilities:
         """Class probabilities, where the model has them."""
+
+    @_builtins.property
+    def used_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Reasoning tokens that each of the points is expected to use: the mean of the lesser of the budget and the length
+        at which the model ends its reasoning by itself. It does not fall; empty where the model does not predict it.
+        """
 
     def __init__(
         self,
@@ -260,10 +267,11 @@ class Prediction(_message.Message):
         curve: _abc.Iterable[_builtins.float] | None = ...,
         uncertainty: _abc.Iterable[_builtins.float] | None = ...,
         difficulty: Global___DifficultyProbabilities | None = ...,
+        used_tokens: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["difficulty", b"difficulty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["curve", b"curve", "difficulty", b"difficulty", "status", b"status", "uncertainty", b"uncertainty"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["curve", b"curve", "difficulty", b"difficulty", "status", b"status", "uncertainty", b"uncertainty", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -283,12 +291,13 @@ class PredictResponse(_message.Message):
     TOKENIZE_SECONDS_FIELD_NUMBER: _builtins.int
     INFERENCE_SECONDS_FIELD_NUMBER: _builtins.int
     CANARY_FIELD_NUMBER: _builtins.int
+    BUDGET_POINTS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The name of the model that predicted."""
     version: _builtins.str
     """The version of the model that predicted."""
     budget_window_tokens: _builtins.int
-    """The budget window W: the step of every curve, in tokens."""
+    """The distance of two points in tokens where the points are W, 2W, ...; 0 where they are not evenly spaced."""
     queue_seconds: _builtins.float
     """Time the slowest query spent waiting for its batch, in seconds."""
     tokenize_seconds: _builtins.float
@@ -301,6 +310,12 @@ class PredictResponse(_message.Message):
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
         """One prediction per query, in the order of the request."""
 
+    @_builtins.property
+    def budget_points(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The budget points of every curve: reasoning budgets in tokens, rising. Empty from servers before version 0.2, whose
+        points are W, 2W, ..., W being budget_window_tokens.
+        """
+
     def __init__(
         self,
         *,
@@ -312,10 +327,11 @@ class PredictResponse(_message.Message):
         tokenize_seconds: _builtins.float = ...,
         inference_seconds: _builtins.float = ...,
         canary: _builtins.bool = ...,
+        budget_points: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_tokens", b"budget_window_tokens", "canary", b"canary", "inference_seconds", b"inference_seconds", "model", b"model", "predictions", b"predictions", "queue_seconds", b"queue_seconds", "tokenize_seconds", b"tokenize_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_points", b"budget_points", "budget_window_tokens", b"budget_window_tokens", "canary", b"canary", "inference_seconds", b"inference_seconds", "model", b"model", "predictions", b"predictions", "queue_seconds", b"queue_seconds", "tokenize_seconds", b"tokenize_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -341,6 +357,8 @@ class Model(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     TRIALS_FIELD_NUMBER: _builtins.int
     KIND_NAME_FIELD_NUMBER: _builtins.int
+    BUDGET_POINTS_FIELD_NUMBER: _builtins.int
+    MEAN_USED_TOKENS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name by which requests choose the model."""
     version: _builtins.str
@@ -348,9 +366,9 @@ class Model(_message.Message):
     kind: Global___ModelKind.ValueType
     """The family of the model."""
     budget_window_tokens: _builtins.int
-    """The budget window W: the step of a curve, in tokens."""
+    """The distance of two points in tokens where the points are W, 2W, ...; 0 where they are not evenly spaced."""
     windows: _builtins.int
-    """How many windows a curve has."""
+    """How many points a curve has."""
     takes_text: _builtins.bool
     """Whether a query must have text."""
     hidden_size: _builtins.int
@@ -367,11 +385,19 @@ class Model(_message.Message):
     """The kind as the manifest names it."""
     @_builtins.property
     def mean_curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The mean accuracy curve of the training data, fractions 0 to 1, one per window."""
+        """The mean accuracy curve of the training data, fractions 0 to 1, one per point."""
 
     @_builtins.property
     def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial]:
         """The models that are on trial beside this one, and what came of it since the server started."""
+
+    @_builtins.property
+    def budget_points(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The budget points of every curve: reasoning budgets in tokens, rising."""
+
+    @_builtins.property
+    def mean_used_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The mean usage curve of the training data, in tokens, one per point; empty where it is not known."""
 
     def __init__(
         self,
@@ -390,10 +416,12 @@ class Model(_message.Message):
         max_batch_size: _builtins.int = ...,
         trials: _abc.Iterable[Global___Trial] | None = ...,
         kind_name: _builtins.str = ...,
+        budget_points: _abc.Iterable[_builtins.int] | None = ...,
+        mean_used_tokens: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_window_tokens", b"budget_window_tokens", "hidden_size", b"hidden_size", "kind", b"kind", "kind_name", b"kind_name", "layer", b"layer", "max_batch_size", b"max_batch_size", "max_text_bytes", b"max_text_bytes", "mean_curve", b"mean_curve", "name", b"name", "reliability", b"reliability", "takes_text", b"takes_text", "trials", b"trials", "version", b"version", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_points", b"budget_points", "budget_window_tokens", b"budget_window_tokens", "hidden_size", b"hidden_size", "kind", b"kind", "kind_name", b"kind_name", "layer", b"layer", "max_batch_size", b"max_batch_size", "max_text_bytes", b"max_text_bytes", "mean_curve", b"mean_curve", "mean_used_tokens", b"mean_used_tokens", "name", b"name", "reliability", b"reliability", "takes_text", b"takes_text", "trials", b"trials", "version", b"version", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -391,6 +391,9 @@ class Allocation(_message.Message):
     LIMITED_BY_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
+    BUDGET_POINTS_FIELD_NUMBER: _builtins.int
+    USED_TOKENS_FIELD_NUMBER: _builtins.int
+    EXPECTED_TOKENS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     reasoning_budget_tokens: _builtins.int
@@ -412,7 +415,7 @@ class Allocation(_message.Message):
     predictor: _builtins.str
     """The predictor model that was used, as name@version; empty without one."""
     budget_window_tokens: _builtins.int
-    """The budget window W: the step of the curve, in tokens."""
+    """The distance of two points in tokens where the points are W, 2W, ...; 0 where they are not evenly spaced."""
     window_size: _builtins.int
     """How many requests were allocated together."""
     floor_tokens: _builtins.int
@@ -435,9 +438,19 @@ class Allocation(_message.Message):
     """The same in words, with the figures."""
     window: _builtins.int
     """Number of the window that the request was allocated in, counted from 1 since the scheduler started."""
+    expected_tokens: _builtins.float
+    """Reasoning tokens that the budget is expected to use; this is what is reserved in the ledger."""
     @_builtins.property
     def curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """The predicted curve: expected accuracy, 0 to 1, after W, 2W, ... tokens; empty without a prediction."""
+        """The predicted curve: expected accuracy, 0 to 1, at each of budget_points; empty without a prediction."""
+
+    @_builtins.property
+    def budget_points(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The budget points of the curve: reasoning budgets in tokens, rising."""
+
+    @_builtins.property
+    def used_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """The predicted usage curve: reasoning tokens that each point is expected to use; empty where that is not known."""
 
     def __init__(
         self,
@@ -464,10 +477,13 @@ class Allocation(_message.Message):
         limited_by: Global___BudgetLimit.ValueType = ...,
         explanation: _builtins.str = ...,
         window: _builtins.int = ...,
+        budget_points: _abc.Iterable[_builtins.int] | None = ...,
+        used_tokens: _abc.Iterable[_builtins.float] | None = ...,
+        expected_tokens: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_seconds", b"allocation_seconds", "answer_tokens", b"answer_tokens", "baseline_expected_accuracy", b"baseline_expected_accuracy", "baseline_tokens", b"baseline_tokens", "budget_window_tokens", b"budget_window_tokens", "cap_tokens", b"cap_tokens", "curve", b"curve", "expected_accuracy", b"expected_accuracy", "explanation", b"explanation", "floor_tokens", b"floor_tokens", "limited_by", b"limited_by", "policy", b"policy", "prediction_outcome", b"prediction_outcome", "prediction_seconds", b"prediction_seconds", "predictor", b"predictor", "price", b"price", "reasoning_budget_tokens", b"reasoning_budget_tokens", "request_id", b"request_id", "trace_id", b"trace_id", "window", b"window", "window_size", b"window_size", "window_wait_seconds", b"window_wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_seconds", b"allocation_seconds", "answer_tokens", b"answer_tokens", "baseline_expected_accuracy", b"baseline_expected_accuracy", "baseline_tokens", b"baseline_tokens", "budget_points", b"budget_points", "budget_window_tokens", b"budget_window_tokens", "cap_tokens", b"cap_tokens", "curve", b"curve", "expected_accuracy", b"expected_accuracy", "expected_tokens", b"expected_tokens", "explanation", b"explanation", "floor_tokens", b"floor_tokens", "limited_by", b"limited_by", "policy", b"policy", "prediction_outcome", b"prediction_outcome", "prediction_seconds", b"prediction_seconds", "predictor", b"predictor", "price", b"price", "reasoning_budget_tokens", b"reasoning_budget_tokens", "request_id", b"request_id", "trace_id", b"trace_id", "used_tokens", b"used_tokens", "window", b"window", "window_size", b"window_size", "window_wait_seconds", b"window_wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -669,6 +685,8 @@ class PlanItem(_message.Message):
     CURVE_FIELD_NUMBER: _builtins.int
     MIN_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     MAX_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    BUDGET_POINTS_FIELD_NUMBER: _builtins.int
+    USED_TOKENS_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The prompt to predict from; may be empty where a curve is given."""
     min_reasoning_tokens: _builtins.int
@@ -677,7 +695,15 @@ class PlanItem(_message.Message):
     """The largest budget, in tokens; the server's cap where not set."""
     @_builtins.property
     def curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """A known accuracy curve instead of a prediction: fractions 0 to 1 after W, 2W, ... tokens."""
+        """A known accuracy curve instead of a prediction: fractions 0 to 1 at each of budget_points."""
+
+    @_builtins.property
+    def budget_points(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The budget points of the curve: reasoning budgets in tokens, rising, one for each of its values. Empty for 16, 32, ..."""
+
+    @_builtins.property
+    def used_tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Reasoning tokens that each of the points is expected to use, one for each; empty where budgets count whole."""
 
     def __init__(
         self,
@@ -686,10 +712,12 @@ class PlanItem(_message.Message):
         curve: _abc.Iterable[_builtins.float] | None = ...,
         min_reasoning_tokens: _builtins.int | None = ...,
         max_reasoning_tokens: _builtins.int | None = ...,
+        budget_points: _abc.Iterable[_builtins.int] | None = ...,
+        used_tokens: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "curve", b"curve", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "budget_points", b"budget_points", "curve", b"curve", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "prompt", b"prompt", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_reasoning_tokens: _TypeAlias = _typing.Literal["max_reasoning_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_reasoning_tokens: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens"]  # noqa: Y015
@@ -745,9 +773,9 @@ class AllocateResponse(_message.Message):
     PLANNED_TOKENS_FIELD_NUMBER: _builtins.int
     TOKENS_SAVED_AT_EQUAL_ACCURACY_FIELD_NUMBER: _builtins.int
     total_tokens: _builtins.int
-    """The tokens that the plan may spend."""
+    """The tokens that the plan may be expected to use."""
     planned_tokens: _builtins.int
-    """The tokens that the plan reserves."""
+    """The tokens that the plan is expected to use."""
     tokens_saved_at_equal_accuracy: _builtins.float
     """Tokens that uniform would need for the plan's expected accuracy, less the plan's."""
     @_builtins.property

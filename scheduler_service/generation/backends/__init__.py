@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import Protocol, cast
 
-from scheduler_service.generation.backends import llama_cpp, openai, tgi
-from scheduler_service.generation.backends.base import Backend
-from scheduler_service.generation.backends.embedded import EmbeddedBackend
-from scheduler_service.generation.backends.gguf_files import ADAPTER
-from scheduler_service.generation.backends.pool import BackendPool
+from scheduler_service.generation.backends.base import Backend, BackendConfiguration
 
-if TYPE_CHECKING:
-    from scheduler_service.settings import SchedulerSettings
+EMBEDDED = "embedded"
+_HERE = "scheduler_service.generation.backends"
 
-# What makes a backend for one of the addresses of ``backend_url``.
-SERVERS: dict[str, Callable[[str, SchedulerSettings], Backend]] = {
-    "tgi": tgi.make,
-    "llama_cpp": llama_cpp.make,
-    "openai": openai.make,
-    "vllm": openai.make,
-    "sglang": openai.make,
+# By name, since a module needs what who only reads settings lacks (aiohttp, llama.cpp).
+SERVERS: dict[str, str] = {
+    "tgi": f"{_HERE}.tgi",
+    "vllm": f"{_HERE}.openai",
+    "sglang": f"{_HERE}.openai",
+    "openai": f"{_HERE}.openai",
+    "llama_cpp": f"{_HERE}.llama_cpp",
+    EMBEDDED: f"{_HERE}.embedded",
 }
 
 
-def make_backend(settings: SchedulerSettings) -> Backend:
-    """Return the backend that the settings name, not yet started."""
-    if settings.backend == "embedded":
-        model, adapter = (Path(name) if name else None for name in (settings.embedded_model, settings.embedded_adapter))
-        return EmbeddedBackend(
-            model=model,
-            adapter=adapter or (ADAPTER if model is None else None),
-            adapter_scale=settings.embedded_adapter_scale,
-            slots=settings.backend_slots or 8,
-        )
-    urls = [url.strip() for url in settings.backend_url.split(",") if url.strip()]
-    return BackendPool([SERVERS[settings.backend](url, settings) for url in urls])
+class ServerModule(Protocol):
+    """A module that talks to one or more kinds of LLM server."""
+
+    def make(self, url: str, configuration: BackendConfiguration) -> Backend:
+        """Return a backend for one endpoint (no address for one inside this process), not yet started."""
+        ...
+
+
+def make_backend(configuration: BackendConfiguration) -> Backend:
+    """Return the backend that is configured, not yet started. Raises KeyError for a kind that nobody has."""
+    module = cast("ServerModule", import_module(SERVERS[configuration.kind]))
+    if configuration.kind == EMBEDDED:
+        return module.make("", configuration)
+    from scheduler_service.generation.backends.pool import BackendPool
+
+    return BackendPool([module.make(url, configuration) for url in configuration.urls])

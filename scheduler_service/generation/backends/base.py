@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from scheduler_service.domain import BackendUnavailableError, Sampling
@@ -58,6 +58,32 @@ class EndpointBusyError(BackendUnavailableError):
         """Say what happened and when to come back."""
         super().__init__(description, retry_seconds)
         self.insists = insists
+
+
+@dataclass(frozen=True)
+class BackendConfiguration:
+    """Which LLM server to use, and how: what makes a backend is given no more than this.
+
+    ``kind``: one of ``SERVERS``. ``urls``: of its endpoints. ``token``: bearer token for them. ``model``: to ask for;
+    empty takes the first that the server lists. ``chat``: use its chat route. ``thinking_budget``: let it end the
+    thinking. ``idle_seconds``: longest wait for a call's next token; ``ready_seconds``: for the server at start.
+    ``slots``: calls at once, 0 asks it. ``gguf``, ``gguf_adapter``, ``gguf_adapter_scale``, ``context_tokens``: of an
+    LLM inside this process; empty names take the demo's.
+    """
+
+    kind: str
+    urls: tuple[str, ...] = ()
+    token: str = field(default="", repr=False)
+    model: str = ""
+    chat: bool = False
+    thinking_budget: bool = False
+    idle_seconds: float = 60.0
+    ready_seconds: float = 120.0
+    slots: int = 0
+    gguf: str = ""
+    gguf_adapter: str = ""
+    gguf_adapter_scale: float = 1.0
+    context_tokens: int = 1024
 
 
 class Backend(Protocol):

@@ -10,13 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from scheduler_service.domain import BackendUnavailableError, Sampling
-from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
+from scheduler_service.generation.backends.base import BackendConfiguration, Capabilities, Ended, Limits, Piece
 from scheduler_service.generation.backends.gguf_files import ADAPTER, base_model_path
 from scheduler_service.generation.backends.http import HttpServer
 from scheduler_service.generation.backends.llama_cpp import LlamaCppBackend
 from scheduler_service.generation.forcing import Call
 
 log = logging.getLogger(__name__)
+
+
+def make(_: str, configuration: BackendConfiguration) -> EmbeddedBackend:
+    """A backend inside this process; the demo's adapter goes with the demo's model only."""
+    model, adapter = (Path(name) if name else None for name in (configuration.gguf, configuration.gguf_adapter))
+    return EmbeddedBackend(
+        model=model,
+        adapter=adapter or (ADAPTER if model is None else None),
+        adapter_scale=configuration.gguf_adapter_scale,
+        slots=configuration.slots or 8,
+        context_tokens=configuration.context_tokens,
+    )
 
 
 class EmbeddedBackend:

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scheduler_service.domain import Sampling
-from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
+from scheduler_service.generation.backends.base import BackendConfiguration, Capabilities, Ended, Limits, Piece
 from scheduler_service.generation.backends.faults import ServerFault, http_error
 from scheduler_service.generation.backends.http import HttpBackend, HttpServer
 from scheduler_service.generation.backends.wire import ErrorObject, Wire
 from scheduler_service.generation.forcing import Call, CallEnd
 
-if TYPE_CHECKING:
-    from scheduler_service.settings import SchedulerSettings
 
-
-def make(url: str, settings: SchedulerSettings) -> LlamaCppBackend:
+def make(url: str, configuration: BackendConfiguration) -> LlamaCppBackend:
     """A backend for one address."""
     # It announces to keep a connection after a stream, and closes it.
     server = HttpServer(
         url,
-        token=settings.backend_token.get_secret_value(),
-        idle_seconds=settings.backend_idle_seconds,
+        token=configuration.token,
+        idle_seconds=configuration.idle_seconds,
         reuse_connections=False,
     )
-    return LlamaCppBackend(server, ready_seconds=settings.backend_ready_seconds)
+    return LlamaCppBackend(server, ready_seconds=configuration.ready_seconds)
 
 
 class LlamaCppBackend(HttpBackend):

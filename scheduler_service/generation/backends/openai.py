@@ -7,17 +7,14 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
-from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
+from scheduler_service.generation.backends.base import BackendConfiguration, Capabilities, Ended, Limits, Piece
 from scheduler_service.generation.backends.faults import ServerFault, http_error
 from scheduler_service.generation.backends.http import HttpBackend, HttpServer
 from scheduler_service.generation.backends.wire import ErrorObject, Wire
 from scheduler_service.generation.forcing import Call, CallEnd, Turn
-
-if TYPE_CHECKING:
-    from scheduler_service.settings import SchedulerSettings
 
 _ABORT_SECONDS = 1.0
 
@@ -45,15 +42,15 @@ DIALECTS = {
 }
 
 
-def make(url: str, settings: SchedulerSettings) -> OpenAiBackend:
-    """A backend for one address, in the dialect that the settings name."""
+def make(url: str, configuration: BackendConfiguration) -> OpenAiBackend:
+    """A backend for one address, in the dialect that is configured."""
     return OpenAiBackend(
-        HttpServer(url, token=settings.backend_token.get_secret_value(), idle_seconds=settings.backend_idle_seconds),
-        DIALECTS[settings.backend],
-        model=settings.backend_model,
-        ready_seconds=settings.backend_ready_seconds,
-        chat=settings.backend_chat,
-        thinking_budget=settings.backend_thinking_budget,
+        HttpServer(url, token=configuration.token, idle_seconds=configuration.idle_seconds),
+        DIALECTS[configuration.kind],
+        model=configuration.model,
+        ready_seconds=configuration.ready_seconds,
+        chat=configuration.chat,
+        thinking_budget=configuration.thinking_budget,
     )
 
 

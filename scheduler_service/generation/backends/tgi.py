@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scheduler_service.domain import PreconditionError, Sampling
-from scheduler_service.generation.backends.base import Capabilities, Ended, Limits, Piece
+from scheduler_service.generation.backends.base import BackendConfiguration, Capabilities, Ended, Limits, Piece
 from scheduler_service.generation.backends.faults import ServerFault, http_error
 from scheduler_service.generation.backends.http import HttpBackend, HttpServer
 from scheduler_service.generation.backends.wire import Wire
 from scheduler_service.generation.forcing import Call, CallEnd
 
-if TYPE_CHECKING:
-    from scheduler_service.settings import SchedulerSettings
 
-
-def make(url: str, settings: SchedulerSettings) -> TgiBackend:
+def make(url: str, configuration: BackendConfiguration) -> TgiBackend:
     """A backend for one address."""
-    server = HttpServer(
-        url, token=settings.backend_token.get_secret_value(), idle_seconds=settings.backend_idle_seconds
-    )
-    return TgiBackend(server, ready_seconds=settings.backend_ready_seconds)
+    server = HttpServer(url, token=configuration.token, idle_seconds=configuration.idle_seconds)
+    return TgiBackend(server, ready_seconds=configuration.ready_seconds)
 
 
 class TgiBackend(HttpBackend):

@@ -1,0 +1,81 @@
+"""What gives requests their budgets, seen from the pipeline, and what its two kinds share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
+from scheduler_service.generation.pace import Pace
+from scheduler_service.generation.voting import stretched
+from scheduler_service.planning.plan import Rules
+from scheduler_service.prediction.client import Predictor
+
+
+class Allocator(Protocol):
+    """Predicts a request's curve, decides its budget, and reserves it in the ledger.
+
+    ``outcomes``: where the curves of allocated requests came from. ``price``: the gain per token below which nothing is
+    bought now, 0 without a price; ``quoted_price``: the same as it is told, 0 while it is not known yet.
+    """
+
+    outcomes: Counter[PredictionOutcome]
+
+    @property
+    def price(self) -> float:
+        """The price that decides."""
+        ...
+
+    @property
+    def quoted_price(self) -> float:
+        """The price that is told."""
+        ...
+
+    async def allocate(self, job: Job) -> Allocation:
+        """Return the job's allocation, reserved. A caller that leaves gives its reservation back whole."""
+        ...
+
+    async def run(self) -> None:
+        """Do what happens beside the calls, until cancelled."""
+        ...
+
+
+def as_predicted(prediction: Prediction) -> Prediction:
+    """Believe a prediction as it is."""
+    return prediction
+
+
+@dataclass
+class Expectations:
+    """What is expected of jobs before they are allocated: their accuracy curves, and what their deadlines allow.
+
+    ``trust``: what to make of a prediction. ``pace``: how fast the backend is.
+    """
+
+    predictor: Predictor
+    rules: Rules
+    pace: Pace
+    trust: Callable[[Prediction], Prediction] = as_predicted
+
+    async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
+        """Ask the predictor for all jobs in one call; as far as its answers are trusted."""
+        found = await self.predictor.predict(jobs)
+        return [self.of(job, prediction) for job, prediction in zip(jobs, found, strict=True)]
+
+    def of(self, job: Job, prediction: Prediction) -> Prediction:
+        """What a prediction is worth to a job: as far as it is trusted, and for as many traces as the job has."""
+        return stretched(self.trust(prediction), job.traces)
+
+    def in_time(self, job: Job, now: float) -> Job:
+        """The job with a cap that its deadline allows at the backend's pace; its floor gives way too."""
+        if job.deadline is None:
+            return job
+        most = self.pace.budget_within(job.deadline - now, self.rules.answer_tokens)
+        if most is None:
+            return job
+        most *= job.traces  # they run side by side
+        if most >= job.cap_tokens:
+            return job
+        return replace(job, cap_tokens=most, floor_tokens=min(most, job.floor_tokens))
