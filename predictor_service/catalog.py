@@ -96,7 +96,7 @@ class Catalog(Mapping[str, Batcher]):
         try:
             await self._bring_up_to_date()
         except OSError as error:
-            raise ArtifactError(f"{self._folder}: cannot be listed: {error.strerror or error}") from error
+            raise ArtifactError(f"{self._folder}: no model folder can be seen: {error.strerror or error}") from error
         reasons = "; ".join(refused.reason for refused in self._refused.values())
         if not self._names:
             raise ArtifactError(reasons or f"{self._folder}: no model folder (one with a manifest.json) in it")

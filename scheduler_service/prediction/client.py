@@ -29,6 +29,7 @@ from scheduler_service.prediction.answers import (
 log = logging.getLogger(__name__)
 
 _MOST_MODELS = 32  # that are remembered: the one that is asked, its versions, canaries
+_MOST_LABELS = 10_000  # names and versions in all: books and metrics are kept by them, and never forget one
 _LOG_SECONDS = 10.0  # between lines about unsound answers
 _OUTCOMES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: PredictionOutcome.TIMEOUT,
@@ -105,6 +106,7 @@ class GrpcPredictor:
         self._info_until = 0.0
         self._ask_again = False
         self._known: OrderedDict[str, PredictorInfo] = OrderedDict()  # by name@version
+        self._labels: set[str] = set()
         self._log_from, self._unsaid = 0.0, 0
 
     async def info(self) -> PredictorInfo | None:
@@ -195,6 +197,9 @@ class GrpcPredictor:
             raise self._unsound(str(error)) from None
         if not info.mean_curve.points:
             self._log(f"GetModel: mean_curve: not {len(info.points)} rising fractions, so it is not used")
+        if info.label not in self._labels and len(self._labels) >= _MOST_LABELS:
+            raise self._unsound(f"GetModel: name, version: more than {_MOST_LABELS} since the start")
+        self._labels.add(info.label)
         self._known[info.label] = info
         while len(self._known) > _MOST_MODELS:
             self._known.popitem(last=False)

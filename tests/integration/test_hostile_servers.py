@@ -121,11 +121,11 @@ async def test_keep_alives_are_no_progress(kind):
 
 async def test_a_reader_that_takes_its_time_is_no_idle_server():
     async with TgiStandIn(lambda _: ["x" * 1000] * 400) as server:
-        settings = {"backend_idle_seconds": 0.3, "cap_tokens": 400, "tokens_per_query": 400}
+        settings = {"backend_idle_seconds": 2.0, "cap_tokens": 400, "tokens_per_query": 400}
         async with serving("tgi", server, **settings) as address, grpc.aio.insecure_channel(address) as channel:
             call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Generate(pb.GenerateRequest(job=pb.Job(prompt="q")))
             await call.read()
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(3.5)
             tokens = 0
             while (event := await call.read()) is not grpc.aio.EOF:
                 tokens += event.text.tokens
@@ -138,7 +138,7 @@ async def test_an_answer_is_not_lost_where_the_server_goes_on_without_an_end():
 
     async with (
         RawServer(body, keep_alives=0.02) as server,
-        serving("vllm", server, backend_idle_seconds=0.3) as address,
+        serving("vllm", server, backend_idle_seconds=1.5) as address,
     ):
         done = await once(address)
     assert done.usage.reasoning_tokens == 64
@@ -166,11 +166,11 @@ async def test_tokens_of_three_megabytes_are_refused(kind):
 
 
 async def test_retry_after_is_honoured_and_passed_on():
-    async with RawServer(status=429, headers={"Retry-After": "7"}) as server, serving("tgi", server) as address:
+    async with RawServer(status=429, headers={"Retry-After": "50"}) as server, serving("tgi", server) as address:
         errors = [await once(address) for _ in range(5)]
     assert {error.code() for error in errors} == {grpc.StatusCode.UNAVAILABLE}
     for error in errors:
-        assert 5 < detail(error, error_details_pb2.RetryInfo).retry_delay.ToTimedelta().total_seconds() <= 7
+        assert 5 < detail(error, error_details_pb2.RetryInfo).retry_delay.ToTimedelta().total_seconds() <= 50
     assert len(server.requests) == 1
 
 
@@ -208,7 +208,7 @@ async def test_failures_are_logged_a_few_times_with_masked_secrets_and_without_p
                 errors = [await once(address, "quote me: my secret question")]
                 errors += await asyncio.gather(*(once(address, "What is 40 + 2?") for _ in range(20)))
     failures = [message for message in caplog.messages if message.startswith("the LLM server at")]
-    assert 3 <= len(failures) <= 6  # of 42
+    assert 3 <= len(failures) <= 12  # of 42
     assert failures[0] == f"the LLM server at {server.url} answered HTTP 500: (its message quotes the prompt)"
     assert any(message.endswith(": worker died") for message in failures)
     assert "hunter2" not in caplog.text
@@ -220,7 +220,7 @@ async def test_failures_are_logged_a_few_times_with_masked_secrets_and_without_p
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_streams_that_are_nearly_right_end_with_a_documented_status_and_balance(kind):
+async def test_streams_that_are_nearly_right_end_with_a_documented_status_and_balance(kind, caplog):
     rng = random.Random(kind)
 
     def body(wanted):
@@ -239,5 +239,6 @@ async def test_streams_that_are_nearly_right_end_with_a_documented_status_and_ba
                     ended["OK" if isinstance(done, pb.CompleteResponse) else done.code()] += 1
             await balanced(client)
     assert set(ended) <= {"OK", *DOCUMENTED}
+    assert not [record for record in caplog.records if record.exc_info]
     assert ended["OK"] > 10
     assert ended[grpc.StatusCode.UNAVAILABLE] > 10

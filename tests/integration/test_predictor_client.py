@@ -133,12 +133,15 @@ async def test_a_model_that_is_exchanged_is_described_anew(scripted):
     assert await outcomes(predictor) == [INVALID]
 
 
-async def test_names_that_change_with_every_answer_take_no_memory(scripted):
+async def test_names_that_change_with_every_answer_take_bounded_memory(scripted, monkeypatch):
+    monkeypatch.setattr("scheduler_service.prediction.client._MOST_LABELS", 50)
     server, predictor = scripted
     for at in range(100):
         server.model, server.response = model(version=str(at)), response(RISING, version=str(at))
-        assert await outcomes(predictor) == [FRESH]
+        assert await outcomes(predictor) == [FRESH if at < 50 else INVALID]
     assert len(predictor._known) <= 32
+    server.model, server.response = model(version="7"), response(RISING, version="7")
+    assert await outcomes(predictor) == [FRESH]
 
 
 @pytest.mark.parametrize("raw", [b"\xff\xff\xff", b"\x0a\xff", b"\x0a\x02\x0a", bytes(100)])

@@ -1189,9 +1189,9 @@ class GetStatusResponse(_message.Message):
     uptime_seconds: _builtins.float
     """Seconds since it started."""
     pending_requests: _builtins.int
-    """Requests in the house now."""
+    """Requests in flight now."""
     max_pending_requests: _builtins.int
-    """Requests that may be in the house at once."""
+    """Requests that may be in flight at once."""
     price: _builtins.float
     """Expected accuracy per token below which nothing is bought now; 0 where windows are planned."""
     seconds_per_token: _builtins.float

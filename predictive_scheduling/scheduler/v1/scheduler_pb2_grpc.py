@@ -32,7 +32,7 @@ class SchedulerServiceStub:
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
     RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
     backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name. A failing predictor never fails a call: the request gets the uniform budget and
+    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
     its allocation says so.
     """
 
@@ -86,7 +86,7 @@ class SchedulerServiceServicer:
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
     RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
     backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name. A failing predictor never fails a call: the request gets the uniform budget and
+    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
     its allocation says so.
     """
 
@@ -105,7 +105,8 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Allocate(self, request, context):
-        """Allocate returns the plan that a window of these queries would get. It spends nothing.
+        """Allocate returns the plan that a window of these queries would get. It spends nothing; of a tenant's rate it counts
+        as a request for each query that is predicted.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,6 +114,7 @@ class SchedulerServiceServicer:
 
     def ReportOutcome(self, request, context):
         """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated.
+        A caller with an identity reports for its own requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,7 +195,7 @@ class SchedulerService:
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
     RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
     backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name. A failing predictor never fails a call: the request gets the uniform budget and
+    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
     its allocation says so.
     """
 

@@ -33,7 +33,7 @@ class SchedulerServiceStub:
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
     RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
     backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name. A failing predictor never fails a call: the request gets the uniform budget and
+    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
     its allocation says so.
     """
 
@@ -46,9 +46,13 @@ class SchedulerServiceStub:
     Complete: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.CompleteRequest, _scheduler_pb2.CompleteResponse]
     """Complete is Generate in one message."""
     Allocate: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.AllocateRequest, _scheduler_pb2.AllocateResponse]
-    """Allocate returns the plan that a window of these queries would get. It spends nothing."""
+    """Allocate returns the plan that a window of these queries would get. It spends nothing; of a tenant's rate it counts
+    as a request for each query that is predicted.
+    """
     ReportOutcome: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ReportOutcomeRequest, _scheduler_pb2.ReportOutcomeResponse]
-    """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated."""
+    """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated.
+    A caller with an identity reports for its own requests.
+    """
     GetBudget: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetBudgetRequest, _scheduler_pb2.GetBudgetResponse]
     """GetBudget returns the ledger: what may be spent, what is reserved, what was used."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetStatusRequest, _scheduler_pb2.GetStatusResponse]
@@ -66,7 +70,7 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
     RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
     backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name. A failing predictor never fails a call: the request gets the uniform budget and
+    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
     its allocation says so.
     """
 
@@ -76,9 +80,13 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     Complete: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.CompleteRequest, _scheduler_pb2.CompleteResponse]  # type: ignore[assignment]
     """Complete is Generate in one message."""
     Allocate: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.AllocateRequest, _scheduler_pb2.AllocateResponse]  # type: ignore[assignment]
-    """Allocate returns the plan that a window of these queries would get. It spends nothing."""
+    """Allocate returns the plan that a window of these queries would get. It spends nothing; of a tenant's rate it counts
+    as a request for each query that is predicted.
+    """
     ReportOutcome: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ReportOutcomeRequest, _scheduler_pb2.ReportOutcomeResponse]  # type: ignore[assignment]
-    """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated."""
+    """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated.
+    A caller with an identity reports for its own requests.
+    """
     GetBudget: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetBudgetRequest, _scheduler_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """GetBudget returns the ledger: what may be spent, what is reserved, what was used."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetStatusRequest, _scheduler_pb2.GetStatusResponse]  # type: ignore[assignment]
@@ -95,7 +103,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
     RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
     backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name. A failing predictor never fails a call: the request gets the uniform budget and
+    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
     its allocation says so.
     """
 
@@ -121,7 +129,9 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.AllocateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.AllocateResponse, _abc.Awaitable[_scheduler_pb2.AllocateResponse]]:
-        """Allocate returns the plan that a window of these queries would get. It spends nothing."""
+        """Allocate returns the plan that a window of these queries would get. It spends nothing; of a tenant's rate it counts
+        as a request for each query that is predicted.
+        """
 
     @_abc_1.abstractmethod
     def ReportOutcome(
@@ -129,7 +139,9 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.ReportOutcomeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.ReportOutcomeResponse, _abc.Awaitable[_scheduler_pb2.ReportOutcomeResponse]]:
-        """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated."""
+        """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated.
+        A caller with an identity reports for its own requests.
+        """
 
     @_abc_1.abstractmethod
     def GetBudget(

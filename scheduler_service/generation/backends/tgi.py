@@ -105,5 +105,5 @@ def stream_error(message: str, error_type: str) -> ServerFault | PreconditionErr
     if error_type == "validation":
         return http_error(422, message)
     if error_type == "overloaded":
-        return http_error(429, message)
+        return ServerFault("is overloaded", message, busy=True)
     return ServerFault("failed while it generated", f"{error_type or 'error'}: {message}")
