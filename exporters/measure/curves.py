@@ -1,8 +1,8 @@
 """The curves file: parquet with measured accuracy, and tokens used, of questions at rising budgets.
 
 Columns: ``question_id``, ``question``; ``budget_tokens`` (the points, the same in every row), ``accuracy`` and, where
-it was measured, ``used_tokens``; whatever else. Instead of the points a file may have ``accuracy_at_window``,
-accuracies after 16, 32, … tokens, as the paper's data; its used tokens then follow from ``reasoning_tokens``, where it is there.
+it was measured, ``used_tokens``; whatever else. Instead of the points a file may have ``accuracy_at_window``, values
+after 16, 32, … tokens, as the paper's data; its used tokens then follow from ``reasoning_tokens``, where it has them.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from exporters.measure.curves import Curves
+from exporters.measure.curves import Curves, window_points
 from exporters.predictors import kinds
 from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
 from exporters.predictors.export import export
@@ -79,7 +79,8 @@ def test_the_policy_keeps_the_laws_of_policies(module):
 
 async def test_policy_and_backend_are_served_by_their_names(module, monkeypatch):
     monkeypatch.setitem(POLICIES, "cautious", module("scheduler_service.allocation.cautious").Cautious())
-    monkeypatch.setitem(SERVERS, "plain", module("scheduler_service.generation.backends.plain").make)
+    module("scheduler_service.generation.backends.plain")
+    monkeypatch.setitem(SERVERS, "plain", "scheduler_service.generation.backends.plain")
     async with predictor() as predictions, PlainServer() as server:
         settings = {"backend": "plain", "backend_url": server.url}
         settings |= {"predictor": predictions, "predictor_timeout_ms": 5000}
@@ -96,7 +97,7 @@ async def test_the_kind_of_predictor_is_trained_kept_exported_and_served(module,
     rng = np.random.default_rng(0)
     states = rng.normal(size=(80, 6)).astype(np.float32)
     accuracy = np.clip(0.5 + 0.2 * states[:, :1] * np.linspace(0, 1, 16), 0, 1)
-    curves = Curves.measured([f"q{at}" for at in range(80)], ["?"] * 80, accuracy)
+    curves = Curves.measured([f"q{at}" for at in range(80)], ["?"] * 80, window_points(16), accuracy)
     trained = module_of("ridge").fit("ridge", Training(curves, states, data={"name": "x", "digest": ""}))
     save_checkpoint(trained, tmp_path / "checkpoint")
     export(

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from predictor_service.artifact import MOST_MANIFEST_BYTES, MOST_WINDOWS, ArtifactError, Manifest, read_manifest
+from predictive_scheduling.budget_points import MOST_POINTS, MOST_TOKENS
+from predictor_service.artifact import MOST_MANIFEST_BYTES, ArtifactError, Manifest, read_manifest
 from predictor_service.settings import SHIPPED_MODELS
 
 WHOLE = json.loads((SHIPPED_MODELS / "demo-text" / "manifest.json").read_text())
-FIELDS = st.sampled_from([*Manifest.model_fields, "surprise"])
+FIELDS = st.sampled_from([*Manifest.model_fields, *WHOLE, "surprise"])
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
@@ -42,8 +43,9 @@ def dumped(value):
 
 
 def check_bounds(manifest):
-    assert 1 <= manifest.windows == len(manifest.mean_curve) == len(manifest.uncertainty) <= MOST_WINDOWS
-    assert manifest.budget_window_tokens > 0
+    assert 1 <= manifest.windows == len(manifest.mean_curve) == len(manifest.uncertainty) <= MOST_POINTS
+    assert 0 <= manifest.budget_points[0] <= manifest.budget_points[-1] <= MOST_TOKENS
+    assert len(manifest.mean_used_tokens) in (0, manifest.windows)
     assert 0 <= manifest.hidden_size <= 65536
     assert all(0 <= value <= 1 for curve in (manifest.mean_curve, manifest.uncertainty) for value in curve)
     assert manifest.takes_text or manifest.hidden_size
@@ -60,7 +62,11 @@ def test_fields_of_any_type_are_read_within_bounds_or_refused(folder, changed):
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_fields_that_are_missing_renamed_or_cut_off_are_refused(folder, data):
-    name = data.draw(st.sampled_from([name for name in WHOLE if Manifest.model_fields[name].is_required()]))
+    name = data.draw(
+        st.sampled_from(
+            [name for name in WHOLE if name not in Manifest.model_fields or Manifest.model_fields[name].is_required()]
+        )
+    )
     rest = {key: value for key, value in WHOLE.items() if key != name}
     assert read(folder, dumped(rest)) is None
     assert read(folder, dumped(rest | {name.upper(): WHOLE[name]})) is None

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from scheduler_service.domain import Job, Prediction, PredictionOutcome
+from predictive_scheduling.budget_points import evenly_spaced
+from scheduler_service.allocation.curve import Curve
+from scheduler_service.domain import NO_CURVE, Job, Prediction, PredictionOutcome
 from scheduler_service.prediction.answers import PredictorInfo
 
 
 @dataclass
 class FakePredictor:
-    """``curve_of`` maps a prompt to a curve; ``outcome`` other than FRESH predicts nothing.
+    """``curve_of`` maps a prompt to accuracies after 16, 32, … tokens; ``outcome`` other than FRESH predicts nothing.
 
     ``most_characters``: longer prompts are known to be refused.
     """
@@ -31,12 +33,16 @@ class FakePredictor:
     def refuses(self, job: Job) -> bool:
         return self.most_characters is not None and len(job.prompt) > self.most_characters
 
-    def mean_curve(self, predictor: str) -> Sequence[float]:
+    def points(self) -> tuple[int, ...]:
         return ()
+
+    def mean_curve(self, predictor: str) -> Curve:
+        return NO_CURVE
 
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
         self.windows.append(len(jobs))
         await asyncio.sleep(self.seconds)
         if self.outcome is not PredictionOutcome.FRESH:
             return [Prediction(self.outcome)] * len(jobs)
-        return [Prediction(self.outcome, tuple(self.curve_of(job.prompt)), self.name) for job in jobs]
+        rows = [tuple(self.curve_of(job.prompt)) for job in jobs]
+        return [Prediction(self.outcome, Curve(evenly_spaced(len(row), 16), row), self.name) for row in rows]

@@ -1,15 +1,16 @@
 """Evaluation: what predictions are worth, what noise is worth, and files that do not fit."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from exporters.faults import CurvesFileError
-from exporters.measure.curves import write_curves
+from exporters.measure.curves import Curves, read_curves, window_points, write_curves
 from exporters.measure.hidden_states import read_hidden_states
-from exporters.replay.evaluate import BUDGETS, evaluate, split_samples
+from exporters.replay.evaluate import Predicted, evaluate, split_samples
 from predictive_scheduling_cli.main import app
 from predictor_service.settings import SHIPPED_MODELS
 from tests.integration.models import hidden_state_model
@@ -24,13 +25,20 @@ def measured():
     return rng.binomial(100, curve) / 100
 
 
+def scored(predicted, measured, model=None, *, used=(None, None)):
+    """Evaluate curves at 16, 32, … tokens; ``used``: predicted and measured use."""
+    names = [str(n) for n in range(len(measured))]
+    curves = Curves.measured(names, names, window_points(measured.shape[1]), measured, used[1])
+    return evaluate(Predicted(predicted, used[0]), curves, model or {})
+
+
 def at(evaluation, tokens):
     return next(one for one in evaluation.budgets if one.tokens_per_query == tokens)
 
 
 def test_every_budget_is_scored_and_no_plan_overspends(measured):
-    evaluation = evaluate(measured, measured, {"name": "m", "version": "1"})
-    assert [one.tokens_per_query for one in evaluation.budgets] == list(BUDGETS)
+    evaluation = scored(measured, measured, {"name": "m", "version": "1"})
+    assert [one.tokens_per_query for one in evaluation.budgets] == list(range(16, 257, 16))
     for one in evaluation.budgets:
         assert set(one.policies) == {"greedy", "envelope", "price"}
         assert all(scored.tokens_per_query <= one.tokens_per_query for scored in one.policies.values())
@@ -38,7 +46,7 @@ def test_every_budget_is_scored_and_no_plan_overspends(measured):
 
 
 def test_true_curves_reach_the_oracle_and_the_split_oracle_is_below_it(measured):
-    evaluation = evaluate(measured, measured, {})
+    evaluation = scored(measured, measured)
     assert evaluation.pearson == pytest.approx(1.0)
     for tokens in (32, 64, 128):
         one = at(evaluation, tokens)
@@ -48,7 +56,7 @@ def test_true_curves_reach_the_oracle_and_the_split_oracle_is_below_it(measured)
 
 def test_noise_gains_nothing_much_and_costs_little(measured):
     mean = measured.mean(axis=0)
-    flat = evaluate(np.tile(mean, (len(measured), 1)), measured, {})
+    flat = scored(np.tile(mean, (len(measured), 1)), measured)
     assert all(abs(one.policies["envelope"].gain) < 0.03 for one in flat.budgets)
 
 
@@ -78,6 +86,73 @@ def run(*words):
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+def test_where_use_is_known_plans_are_compared_at_equal_used_tokens(measured):
+    rng = np.random.default_rng(3)
+    points = window_points(16)
+    lengths = rng.uniform(10, 400, len(measured))[:, None]
+    used = np.minimum(lengths, points[None, :])
+    found = scored(measured, measured, used=(used, used))
+    assert (found.basis, found.used_pearson) == ("used", pytest.approx(1.0))
+    for one in found.budgets:
+        assert one.uniform_used_tokens_per_query == pytest.approx(np.minimum(lengths, one.tokens_per_query).mean())
+        for name, policy in one.policies.items():
+            reserved = one.policies_at_equal_reserved[name]
+            assert policy.used_tokens_per_query <= one.uniform_used_tokens_per_query + 0.01
+            assert reserved.tokens_per_query <= one.tokens_per_query + 1e-9
+        assert one.policies["envelope"].accuracy >= one.policies_at_equal_reserved["envelope"].accuracy - 1e-3
+
+
+def test_a_file_with_points_is_read_and_scored_at_them(tmp_path):
+    points = [0, 256, 1024, 8192]
+    rows = 40
+    rng = np.random.default_rng(0)
+    accuracy = np.sort(rng.random((rows, 4)), axis=1)
+    used = np.minimum(rng.uniform(100, 9000, rows)[:, None], np.array(points)[None, :])
+    names = [f"q{n}" for n in range(rows)]
+    columns = {
+        "question_id": names, "question": names, "budget_tokens": [points] * rows,
+        "accuracy": accuracy.tolist(), "used_tokens": used.tolist(),
+    }  # fmt: skip
+    write_curves(tmp_path / "c.parquet", columns)
+    curves = read_curves(tmp_path / "c.parquet")
+    assert curves.points.tolist() == points
+    found = evaluate(Predicted(accuracy, used), curves, {})
+    assert [one.tokens_per_query for one in found.budgets] == points[1:]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [
+        ("budget_tokens", [0, 256, 256, 8192], "row 0, budget_tokens: must rise; 256 at place 2 follows 256"),
+        ("budget_tokens", [0, 256, 1024], "row 0, accuracy: has 4 values for 3 points"),
+        ("budget_tokens", [0, 256, 1024, 200_000], "row 0, budget_tokens: must be from 0 to 131072 tokens"),
+        ("accuracy", [0.1, 0.2, 0.3, 1.5], "row 0, accuracy: is 1.5 at place 3"),
+        ("accuracy", [0.1, None, 0.3, 0.5], "row 0, accuracy: is nan at place 1"),
+        ("used_tokens", [0, 300, 500, 900], "row 0, used_tokens: is 300.0 at place 1, not from 0 to its budget of 256"),
+        ("used_tokens", [0, 200, 100, 900], "row 0, used_tokens: falls from 200.0 to 100.0 at place 2"),
+        ("used_tokens", [0, 200], "row 0, used_tokens: has 2 values for 4 points"),
+    ],
+)
+def test_a_file_whose_points_are_none_is_refused_with_row_and_field(tmp_path, column, value, fault):
+    row = {
+        "question_id": "a", "question": "a", "budget_tokens": [0, 256, 1024, 8192],
+        "accuracy": [0.1, 0.2, 0.3, 0.4], "used_tokens": [0.0, 200.0, 500.0, 900.0],
+    }  # fmt: skip
+    write_curves(tmp_path / "c.parquet", {name: [cell] for name, cell in (row | {column: value}).items()})
+    with pytest.raises(CurvesFileError, match=re.escape(f"{tmp_path / 'c.parquet'}: {fault}")):
+        read_curves(tmp_path / "c.parquet")
+
+
+def test_rows_at_other_points_than_the_first_are_refused(tmp_path):
+    rows = {
+        "question_id": ["a", "b"], "question": ["a", "b"], "budget_tokens": [[16, 64], [16, 128]],
+        "accuracy": [[0.1, 0.2]] * 2,
+    }  # fmt: skip
+    write_curves(tmp_path / "c.parquet", rows)
+    with pytest.raises(CurvesFileError, match="row 1, budget_tokens"):
+        read_curves(tmp_path / "c.parquet")
+
+
 def test_the_command_writes_figures_and_a_report(tmp_path):
     write_files(tmp_path)
     model = hidden_state_model(tmp_path / "model")
@@ -90,7 +165,10 @@ def test_the_command_writes_figures_and_a_report(tmp_path):
     found = json.loads(out.read_text())
     assert found["queries"] == 30
     assert found["model"] == {"name": "hidden", "version": "7"}
-    assert set(found["budgets"][0]) == {"tokens_per_query", "uniform", "oracle", "oracle_split", "policies"}
+    assert set(found["budgets"][0]) == {
+        "tokens_per_query", "uniform", "oracle", "oracle_split", "policies",
+        "policies_at_equal_reserved", "uniform_used_tokens_per_query",
+    }  # fmt: skip
     assert (tmp_path / "e.html").read_text().count("<svg") == 4
 
 

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_service.allocation import POLICIES
+from predictive_scheduling.budget_points import evenly_spaced
+from scheduler_service.allocation import POLICIES, Curve
 from scheduler_service.allocation.equal_accuracy import EqualAccuracy
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.domain import BudgetLimit, Job, Prediction, PredictionOutcome
@@ -20,7 +20,7 @@ RISING = (0.1, 0.4, 0.6, 0.7)
 
 
 def fresh(*curve):
-    return Prediction(PredictionOutcome.FRESH, curve, "p@1")
+    return Prediction(PredictionOutcome.FRESH, Curve(evenly_spaced(len(curve), 16), curve), "p@1")
 
 
 def given_to(job, prediction, budget, **fields):
@@ -89,8 +89,8 @@ def test_the_price_buys_all_that_is_worth_it_unless_something_else_is_named(curv
 
 def test_a_stream_saves_what_uniform_would_need_more():
     """Half the queries need 16 tokens, half need 64: with 16 and 64 uniform would need 64 to be as accurate."""
-    saved = EqualAccuracy(16)
-    easy, hard = np.array([1.0, 1.0, 1.0, 1.0]), np.array([0.0, 0.0, 0.0, 1.0])
+    saved = EqualAccuracy()
+    easy, hard = (Curve((16, 32, 48, 64), row) for row in ((1.0, 1.0, 1.0, 1.0), (0.0, 0.0, 0.0, 1.0)))
     for _ in range(300):
         saved.add(easy, 16, 1.0)
         figure = saved.add(hard, 64, 1.0)
@@ -98,14 +98,14 @@ def test_a_stream_saves_what_uniform_would_need_more():
 
 
 def test_what_uniform_would_do_as_well_saves_nothing():
-    saved = EqualAccuracy(16)
+    saved = EqualAccuracy()
     for _ in range(50):
-        assert saved.add(np.array([0.1, 0.2, 0.3, 0.4]), 32, 0.2) == 0.0
+        assert saved.add(Curve((16, 32, 48, 64), (0.1, 0.2, 0.3, 0.4)), 32, 0.2) == 0.0
 
 
 @given(st.lists(st.tuples(curves, st.integers(0, 4)), min_size=1, max_size=50))
 def test_savings_are_never_negative_and_never_more_than_the_longest_curve(decisions):
-    saved = EqualAccuracy(16)
+    saved = EqualAccuracy()
     for curve, windows in decisions:
         expected = curve[windows - 1] if windows else 0.0
-        assert 0 <= saved.add(np.array(curve), 16 * windows, expected) <= 64
+        assert 0 <= saved.add(Curve((16, 32, 48, 64), tuple(curve)), 16 * windows, expected) <= 64

@@ -2,13 +2,14 @@
 
 import pytest
 
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.domain import Allocation, Prediction, PredictionOutcome
 from scheduler_service.prediction.outcomes import OutcomeBook
 
 
 def allocation(name, expected, outcome=PredictionOutcome.FRESH):
-    shrunk = Prediction(outcome, (0.5,), "p@1", raw=(expected,))
-    return Allocation(name, 16, 16, 8, 0, 64, "envelope", shrunk, 0.5, 0.1, 16, 1)
+    shrunk = Prediction(outcome, Curve((16,), (0.5,)), "p@1", raw=Curve((16,), (expected,)))
+    return Allocation(name, 16, 16, 8, 0, 64, "envelope", shrunk, 0.5, 0.1, 16.0, 1)
 
 
 def test_outcomes_are_averaged_by_predictor():

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from exporters.measure.curves import write_curves
-from exporters.replay.simulation import Scenario, Traffic, ask, bursts, poisson, simulate
+from exporters.measure.curves import Curves, window_points, write_curves
+from exporters.replay.evaluate import Predicted
+from exporters.replay.simulation import Scenario, Traffic, ask, bursts, poisson
+from exporters.replay.simulation import simulate as replay
 from exporters.replay.simulation_report import write_report
 from predictive_scheduling_cli.main import app
 
@@ -21,6 +23,16 @@ def curves():
     steps = np.arange(1, 17)[None, :]
     needed = np.concatenate([rng.uniform(0, 2, 70), rng.uniform(3, 14, 90), np.full(40, 40.0)])[:, None]
     return 0.9 / (1 + np.exp(-(steps - needed) * 1.5)) + 0.05 * steps / 16  # more never hurts
+
+
+def known(curves, used=None):
+    names = [str(n) for n in range(len(curves))]
+    return Curves.measured(names, names, window_points(curves.shape[1]), curves, used)
+
+
+def simulate(predicted, measured, given, scenario, used=(None, None)):
+    """Replay arrays of curves at 16, 32, … tokens; ``used``: predicted and measured use."""
+    return replay(Predicted(predicted, used[0]), known(measured, used[1]), given, scenario)
 
 
 def traffic(curves, times=None, order="shuffled", seed=1):
@@ -84,9 +96,29 @@ def test_replicas_share_traffic_and_budget(curves):
 
 
 def test_tokens_that_end_early_come_back(curves):
-    lengths = np.full(len(curves), 24.0)
-    short, whole = (simulate(curves, curves, traffic(curves), Scenario(), given) for given in (lengths, None))
+    ends = np.minimum(24.0, np.tile(window_points(16), (len(curves), 1)))
+    short, whole = (simulate(curves, curves, traffic(curves), Scenario(), (None, used)) for used in (ends, None))
     assert short.tokens_per_query > whole.tokens_per_query  # what came back was given again
+
+
+def test_where_use_is_predicted_the_whole_grant_is_used(curves):
+    """Half of the questions end their reasoning early: counted whole, their budgets leave tokens idle."""
+    rng = np.random.default_rng(5)
+    lengths = np.where(rng.random(len(curves)) < 0.5, 40.0, 400.0)[:, None]
+    used = np.minimum(lengths, window_points(16)[None, :])
+    scenario = Scenario(tokens_per_query=48)
+    blind, seeing = (simulate(curves, curves, traffic(curves), scenario, (given, used)) for given in (None, used))
+    assert seeing.spend == pytest.approx(1.0, abs=0.02)
+    assert seeing.used_tokens_per_query == pytest.approx(48, rel=0.02)
+    assert seeing.accuracy > blind.accuracy
+
+
+def test_lengths_that_were_not_expected_stay_within_the_account(curves):
+    """Every request uses its whole budget, though a tenth was expected: the overdraft ends what the price would buy."""
+    whole = np.tile(window_points(16).astype(float), (len(curves), 1))
+    scenario = Scenario(seconds_per_token=0.0001)
+    result = simulate(curves, curves, traffic(curves), scenario, (whole / 10, whole))
+    assert result.used_tokens_per_query * COUNT <= 64 * COUNT + 64 * scenario.burst_requests + 40 * 256
 
 
 def test_arrivals_have_the_rate_that_was_asked_for():
@@ -118,7 +150,7 @@ def test_the_command_reads_a_trace_of_times_and_writes_figures_and_a_page(curves
 def test_the_page_has_its_three_plots(curves, tmp_path, monkeypatch):
     monkeypatch.setattr("exporters.replay.simulation_report._SWEEP_REQUESTS", 300)
     result = simulate(curves, curves, traffic(curves), Scenario())
-    write_report(tmp_path / "page.html", curves, curves, Scenario(), result)
+    write_report(tmp_path / "page.html", Predicted(curves), known(curves), Scenario(), result)
     text = (tmp_path / "page.html").read_text()
     assert text.count("<svg") == 3
     assert "points over uniform" in text

@@ -2,6 +2,7 @@
 
 import pytest
 
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.domain import Prediction, PredictionOutcome
 from scheduler_service.generation.voting import stretched, winner
 
@@ -23,8 +24,11 @@ def test_the_first_of_the_most_frequent_answers_wins(answers, expected):
 
 
 def test_traces_that_share_tokens_stretch_the_curve():
-    prediction = Prediction(PredictionOutcome.FRESH, (0.2, 0.4, 0.6, 0.8), "p@1")
-    assert stretched(prediction, 2, 16).curve == pytest.approx((0.1, 0.2, 0.3, 0.4))
-    assert stretched(prediction, 1, 16) == prediction
+    one = Curve((16, 32, 48, 64), (0.2, 0.4, 0.6, 0.8), (16.0, 30.0, 40.0, 40.0))
+    prediction = Prediction(PredictionOutcome.FRESH, one, "p@1")
+    shared = stretched(prediction, 2).curve
+    assert [shared.accuracy_at(tokens) for tokens in (16, 32, 48, 64)] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert [shared.used_at(tokens) for tokens in (32, 64, 128)] == [32.0, 60.0, 80.0]
+    assert stretched(prediction, 1) == prediction
     none = Prediction(PredictionOutcome.TIMEOUT)
-    assert stretched(none, 3, 16) == none
+    assert stretched(none, 3) == none
