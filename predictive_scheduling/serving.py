@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from predictive_scheduling.credentials import TlsFiles, server_credentials
 from predictive_scheduling.interceptors import ServerTracing
+from predictive_scheduling.listening import Scarcity
 from predictive_scheduling.malformed import RefuseMalformed
 from predictive_scheduling.metrics_page import MetricsPage
 from predictive_scheduling.page_access import PageAccess
@@ -26,7 +27,6 @@ LIVENESS = "liveness"
 # Calls that core has accepted and Python has not yet taken. Core's own limit, 1,000 and at random up to 3,000, ends
 # the rest of a burst with CANCELLED; so many are refused one by one, with a reason, within core's 30 seconds.
 _MOST_UNTAKEN = 16_384
-_QUIET_SECONDS = 5.0  # the longest wait for callers that do not leave
 _ABORT_SECONDS = 1.0  # for the statuses of calls that were ended
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,7 @@ class Serving:
             self.port = self.server.add_insecure_port(self.address)
         else:
             self.port = self.server.add_secure_port(self.address, server_credentials(self.tls))
+        Scarcity().watch(asyncio.get_running_loop())
         if self.metrics is not None:
             self.metrics.start()
         await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -134,11 +135,15 @@ class Serving:
             await self.draining.wait()
             await self.drain()
         finally:
-            await asyncio.gather(self.server.stop(None), *(stop() for stop in self.also_drains))
-            if self._health_server is not None:
-                await self._health_server.stop(None)
-            if self.metrics is not None:
-                await asyncio.to_thread(self.metrics.stop)
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """End at once, whatever was started; no server may outlive its event loop."""
+        await asyncio.gather(self.server.stop(None), *(stop() for stop in self.also_drains))
+        if self._health_server is not None:
+            await self._health_server.stop(None)
+        if self.metrics is not None:
+            await asyncio.to_thread(self.metrics.stop)
 
     async def drain(self) -> None:
         """Turn health to NOT_SERVING, serve what was sent, then refuse new calls and let running ones end.
@@ -151,7 +156,7 @@ class Serving:
         await asyncio.sleep(self.lame_duck_seconds)
         loop = asyncio.get_running_loop()
         end = loop.time() + self.drain_seconds
-        await self.calls.quiet(min(self.drain_seconds, _QUIET_SECONDS))
+        await self.calls.quiet(self.drain_seconds / 2)
         self.refuses = True
         ending = loop.call_at(end, self.calls.end)
         grace = max(0.0, end - loop.time()) + _ABORT_SECONDS

@@ -106,3 +106,10 @@ def current_trace_id() -> str:
     """Return the current trace's id as 32 hexadecimal digits, or an empty string outside a recorded trace."""
     context = trace.get_current_span().get_span_context()
     return format(context.trace_id, "032x") if context.is_valid else ""
+
+
+def add_event(name: str) -> None:
+    """Add an event to the current span, unless it has ended: a caller may have left its generation to others."""
+    span = trace.get_current_span()
+    if span.is_recording():
+        span.add_event(name)

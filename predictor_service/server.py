@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +51,7 @@ async def serve(
             for missing in {name, trial.model} - set(catalog):
                 log.warning("model %s is part of a trial, but is not served yet", missing)
         serving = Serving.by_settings(settings, SERVICE, reporting)
-        async with asyncio.TaskGroup() as group:
+        async with aclosing(serving), asyncio.TaskGroup() as group:
             trials = Trials(settings.canary, settings.shadow)
             predictions = Predictions(catalog, settings.default_model, group, trials)
             measured.watch(predictions, lambda: catalog.refused)

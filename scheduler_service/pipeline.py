@@ -9,8 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 
-from opentelemetry import trace
-
+from predictive_scheduling import telemetry
 from scheduler_service.admission.admission import Admission
 from scheduler_service.allocation import POLICIES
 from scheduler_service.budget.ledger import BudgetLedger
@@ -165,7 +164,7 @@ class Pipeline:
         per_token = max(self.pace.seconds_per_token, timing.seconds_per_token())
         if per_token and now + answer_seconds(answer_tokens, per_token) >= job.deadline:
             forcing.cut()
-            trace.get_current_span().add_event("cut by deadline")
+            telemetry.add_event("cut by deadline")
 
     def _settle(self, job: Job, runs: Sequence[_Run]) -> None:
         """Count what was used, end the reservation, and offer what it left to the requests that still reason."""
@@ -265,7 +264,7 @@ class _Timing:
             return
         if not self.tokens:
             self.first = now
-            trace.get_current_span().add_event("first token")
+            telemetry.add_event("first token")
         self.last = now
         self.tokens += text.tokens
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 from predictive_scheduling import telemetry
@@ -78,7 +78,7 @@ async def serve(
         tokens = read_tokens(Path(settings.auth_tokens)) if settings.auth_tokens else {}
         identity = Identity(tokens, by_certificate=bool(settings.tls_client_ca))
         intake = Intake(offer, identity, pipeline.clock, lambda: serving.refuses)
-        async with asyncio.TaskGroup() as group:
+        async with aclosing(serving), asyncio.TaskGroup() as group:
             generations = Generations(pipeline.generate, group, most_stalled_seconds=settings.slow_reader_seconds)
             board = StatusBoard(pipeline, journal, offer.model, settings.policy, settings.backend)
             servicer = SchedulerServicer(pipeline, generations, board, intake)
@@ -99,12 +99,12 @@ async def serve(
                     limits=HttpLimits(settings.http_connections, write_seconds=settings.slow_reader_seconds),
                     tls=settings.tls,
                 )
-                await front.start(settings.http_listen)
                 serving.also_drains.append(front.stop)
+                await front.start(settings.http_listen)
             if settings.status_listen:
                 page = StatusPage(board, PageAccess(settings.pages_token.get_secret_value()))
-                await page.start(settings.status_listen)
                 serving.also_drains.append(page.stop)
+                await page.start(settings.status_listen)
             await serving.ready()
             on_started(serving)
             await serving.run_until_signal()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +12,9 @@ from typing import Any
 
 import aiohttp
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.programs import PROGRAMS
+from tests.waiting import PATIENCE
+
 _KEYS = {"Tab": 9, "Enter": 13, "Space": 32}
 
 
@@ -54,7 +55,7 @@ class Page:
         result = await self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         return result["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 20.0) -> Any:
+    async def until(self, expression: str, seconds: float = PATIENCE) -> Any:
         """Wait until an expression is true; returns its value."""
         async with asyncio.timeout(seconds):
             while not (value := await self.value(expression)):  # noqa: ASYNC110  # the page tells nobody
@@ -76,17 +77,18 @@ class Page:
 @asynccontextmanager
 async def browser(*, dark: bool = False, width: int = 1200) -> AsyncIterator[Page]:
     """Run a browser with one empty tab."""
-    assert CHROMIUM is not None
+    chromium = PROGRAMS["chromium"].path
+    assert chromium is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
             "--remote-debugging-port=0", f"--user-data-dir={profile}", f"--window-size={width},1400",
             *(["--force-dark-mode"] if dark else []), "about:blank",
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         try:
             port_file = Path(profile) / "DevToolsActivePort"
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE):
                 while not port_file.exists() or not port_file.read_text().strip():  # noqa: ASYNC110  # nor does it
                     await asyncio.sleep(0.05)
             port = port_file.read_text().split()[0]

@@ -97,7 +97,7 @@ async def main() -> int:
     """Start both, generate once; returns the exit code."""
     async with TgiStandIn(thinker) as tgi, running("predictor-cpu") as (predictions, predictor_ready):
         settings = {"backend": "tgi", "backend_url": tgi.url, "template": "demo", "predictor": predictions}
-        settings |= {"predictor_timeout_ms": 5000}
+        settings |= {}
         async with running("scheduler", **settings) as (address, scheduler_ready):
             async with AsyncSchedulerClient(address, timeout=20) as client:
                 done = await client.complete("What is 40 + 2?")

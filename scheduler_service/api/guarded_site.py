@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from predictive_scheduling.credentials import TlsFiles
+from predictive_scheduling.listening import listening
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +80,9 @@ class GuardedSite(web.BaseSite):
     async def start(self) -> None:
         """Listen. Raises OSError where the address is taken."""
         await super().start()
-        host, _, port = self._address.rpartition(":")
         self._server = await asyncio.get_running_loop().create_server(
             self._connection,
-            host.strip("[]") or None,
-            int(port),
+            sock=listening(self._address),
             ssl=self._ssl_context,
             ssl_handshake_timeout=None if self._ssl_context is None else self._limits.head_seconds,
             backlog=self._backlog,

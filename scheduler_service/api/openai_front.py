@@ -129,6 +129,7 @@ class OpenAiFront:
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         context = context_of(request.headers.items())
         with self._tracer.start_as_current_span(f"POST {_CHAT}", context=context, kind=trace.SpanKind.SERVER):
+            self._calls.came()
             who = _credentials(request)
             self._intake.admit(who)
             seconds = _seconds(request.headers.get(_TIMEOUT_HEADER))

@@ -9,7 +9,7 @@ from scheduler_service.domain import Allocation, FinishReason, Job, SchedulingEr
 
 
 class SpanObserver:
-    """Writes to the current span."""
+    """Writes to the current span, unless that has ended: whoever began a generation may leave it to others."""
 
     def rejected(self, job: Job, error: SchedulingError) -> None:
         """Say why."""
@@ -55,6 +55,8 @@ class SpanObserver:
     def finished(self, job: Job, allocation: Allocation, usage: Usage) -> None:
         """Say what was used and saved."""
         span = trace.get_current_span()
+        if not span.is_recording():
+            return
         span.set_attributes(
             {
                 semconv.USED: usage.reasoning_tokens,
@@ -71,4 +73,6 @@ class SpanObserver:
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
         """Say why."""
-        trace.get_current_span().set_attribute(semconv.ERROR_TYPE, reason)
+        span = trace.get_current_span()
+        if span.is_recording():
+            span.set_attribute(semconv.ERROR_TYPE, reason)

@@ -7,14 +7,17 @@ import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from exporters.measure.curves import read_curves
 from exporters.measure.hidden_states import read_hidden_states
 from exporters.measure.merge import merge
 from exporters.measure.on_ray import run_on_ray
 from exporters.measure.questions import read_questions
+from predictive_scheduling_cli.main import app
 from tests.standins.tgi import TgiStandIn
 from tests.unit.test_features import folder  # noqa: F401  # a fixture: a tiny LLM
+from tests.waiting import eventually
 
 COUNT = 24
 OPTIONS = ["--backend", "tgi", "--template", "demo", "--check", "exact", "--samples", "1", "--windows", "2"]
@@ -46,8 +49,7 @@ async def test_a_worker_killed_midway_goes_on_where_it_was(tmp_path, questions):
     progress = parts[1].with_suffix(".progress.jsonl")
     async with TgiStandIn(script=thinker, token_seconds=0.01) as server:
         whole, killed = [await worker(questions, part, f"{at}/2", server.url) for at, part in enumerate(parts)]
-        while not progress.exists() or len(progress.read_text().splitlines()) < 3:  # noqa: ASYNC110  # another process
-            await asyncio.sleep(0.02)
+        await eventually(lambda: progress.exists() and len(progress.read_text().splitlines()) >= 3)
         killed.kill()
         assert await killed.wait() < 0
         done = [json.loads(line)["question_id"] for line in progress.read_text().splitlines()]
@@ -74,7 +76,6 @@ def ray_without_noise(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 async def test_a_ray_cluster_collects_the_same(tmp_path, questions, ray_without_noise):
-    pytest.importorskip("ray")
     done = []
     async with TgiStandIn(script=thinker) as server:
         command = ["collect", *OPTIONS, "--backend-url", server.url]
@@ -89,25 +90,21 @@ async def test_a_ray_cluster_collects_the_same(tmp_path, questions, ray_without_
 
 @pytest.mark.filterwarnings("ignore")
 async def test_a_ray_cluster_says_why_a_shard_failed(tmp_path, questions, ray_without_noise):
-    pytest.importorskip("ray")
     with pytest.raises(RuntimeError, match="backend_url"):
         await asyncio.to_thread(run_on_ray, ["collect", "--backend", "tgi"], questions, tmp_path / "all.parquet", 1)
     with pytest.raises(ValueError, match="collect or features, not train"):
         run_on_ray(["train"], questions, tmp_path / "all.parquet", 1)
 
 
-async def test_hidden_states_of_shards_merge_to_those_of_one_run(tmp_path, questions, folder):  # noqa: F811
-    async def read(out, shard):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "predictive_scheduling_cli", "features", "--questions", str(questions), "--model",
-            str(folder), "--template", "demo", "--layers", "1,2", "--out", str(out), "--shard", shard,
-            stdout=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        assert await process.wait() == 0
+def test_hidden_states_of_shards_merge_to_those_of_one_run(tmp_path, questions, folder):  # noqa: F811
+    def read(out, shard):
+        options = ["--questions", str(questions), "--model", str(folder), "--template", "demo", "--layers", "1,2"]
+        done = CliRunner().invoke(app, ["features", *options, "--out", str(out), "--shard", shard])
+        assert done.exit_code == 0, done.output
 
-    await read(tmp_path / "whole", "0/1")
+    read(tmp_path / "whole", "0/1")
     for index in range(2):
-        await read(tmp_path / f"part-{index}", f"{index}/2")
+        read(tmp_path / f"part-{index}", f"{index}/2")
     asked = read_questions(questions)
     merge([tmp_path / "part-0", tmp_path / "part-1"], asked, tmp_path / "all")
     ids = [question.question_id for question in asked]

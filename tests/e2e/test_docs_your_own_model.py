@@ -32,7 +32,7 @@ def write_questions(path, tasks):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1800)
 async def test_the_five_commands_lead_from_questions_to_a_served_predictor(tmp_path):
     tasks = split_tasks()
     write_questions(tmp_path / "questions.jsonl", tasks.curves[:12])

@@ -14,7 +14,8 @@ from scheduler_service.generation.backends.embedded import EmbeddedBackend
 from scheduler_service.generation.backends.http import HttpServer
 from scheduler_service.generation.backends.openai import OpenAiBackend
 from scheduler_service.generation.forcing import Call, CallEnd
-from tests.integration.running import predictor, scheduler
+from tests.integration.running import balanced, predictor, scheduler
+from tests.waiting import eventually
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -34,9 +35,10 @@ async def busy_slots(backend):
 
 
 async def until_free(backend):
-    async with asyncio.timeout(1.0):
-        while await busy_slots(backend):  # noqa: ASYNC110  (the server tells nobody)
-            await asyncio.sleep(0.05)
+    async def free():
+        return not await busy_slots(backend)
+
+    await eventually(free)
 
 
 async def test_tokens_are_counted_and_limits_known(backend):
@@ -55,7 +57,7 @@ async def test_a_prompt_beyond_the_context_is_the_callers_fault(backend):
         [piece async for piece in backend.stream(Call("word " * 3000, 5), GREEDY, {})]
 
 
-async def test_a_closed_stream_frees_its_slot_within_a_second(backend):
+async def test_a_closed_stream_frees_its_slot(backend):
     stream = backend.stream(Call("Question: Tell me a story.\n", 900), Sampling(temperature=1.0), {})
     await anext(stream)
     assert await busy_slots(backend) == 1
@@ -71,9 +73,7 @@ async def test_a_client_that_leaves_frees_the_slot_and_returns_its_tokens():
             if event.WhichOneof("event") == "text":
                 break
         await until_free(embedded)
-        async with asyncio.timeout(1.0):
-            while (budget := await client.budget()).reserved_tokens:  # noqa: ASYNC110  # the ledger tells nobody
-                await asyncio.sleep(0.02)
+        budget = await balanced(client)
     assert 0 < budget.used_tokens < 256
     assert budget.returned_tokens == 256 - budget.used_tokens
 
@@ -96,9 +96,7 @@ async def test_the_tuned_model_answers_through_the_whole_path():
     tasks = [task for task in split_tasks().test if task.family in ("lookup", "largest")][:8]
     settings = {"tokens_per_query": 96, "window_size": 8, "answer_tokens": 12, "template": "demo", "temperature": 0.0}
     async with predictor() as predictions:
-        async with scheduler(
-            EmbeddedBackend(slots=4), predictor=predictions, predictor_timeout_ms=5000, **settings
-        ) as address:
+        async with scheduler(EmbeddedBackend(slots=4), predictor=predictions, **settings) as address:
             async with AsyncSchedulerClient(address) as client:
                 answers = await asyncio.gather(*(client.complete(task.question) for task in tasks))
                 budget = await client.budget()

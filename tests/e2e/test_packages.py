@@ -71,7 +71,7 @@ async def test_a_client_needs_grpcio_and_protobuf_and_nothing_else(built, tmp_pa
     code = (
         "from predictive_scheduling import SchedulerClient, extract_answer\n"
         "import sys\n"
-        "with SchedulerClient(sys.argv[1], timeout=20) as client:\n"
+        "with SchedulerClient(sys.argv[1], timeout=60) as client:\n"
         "    print(extract_answer(client.complete('What is 6 * 7?').answer))\n"
     )
     async with scheduler(ScriptedBackend(thinker)) as address:

@@ -19,6 +19,7 @@ from predictor_service.settings import SHIPPED_MODELS, PredictorSettings
 from scheduler_service import server as scheduler_server
 from scheduler_service.generation.backends.base import Backend
 from scheduler_service.settings import SchedulerSettings
+from tests.waiting import PATIENCE, eventually
 
 NO_TELEMETRY = Telemetry()
 
@@ -47,6 +48,7 @@ async def scheduler(
     started: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
     defaults = {
         "backend": "embedded" if fake else "tgi",
+        "predictor_timeout_ms": 1000 * PATIENCE,
         "window_ms": 5.0,
         "window_adaptive": False,
         "policy": "envelope",
@@ -76,11 +78,15 @@ DOCUMENTED = {
 }
 
 
+async def settled(client):
+    """Whether no request holds tokens."""
+    return not (await client.budget()).reserved_tokens
+
+
 async def balanced(client):
     """The ledger once everything has ended."""
-    async with asyncio.timeout(5):
-        while (budget := await client.budget()).reserved_tokens:  # noqa: ASYNC110  # it tells nobody
-            await asyncio.sleep(0.02)
+    await eventually(lambda: settled(client))
+    budget = await client.budget()
     assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
     return budget
 

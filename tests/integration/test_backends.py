@@ -1,7 +1,5 @@
 """The TGI backend on the wire: what our adapter makes of what a server sends."""
 
-import asyncio
-
 import pytest
 from aiohttp import web
 
@@ -11,12 +9,13 @@ from scheduler_service.generation.backends.http import HttpServer
 from scheduler_service.generation.backends.tgi import TgiBackend
 from scheduler_service.generation.forcing import Call, CallEnd
 from tests.standins.tgi import TgiStandIn
+from tests.waiting import PATIENCE, eventually
 
 GREEDY = Sampling(temperature=0.0)
 
 
 async def started(url, **options):
-    backend = TgiBackend(HttpServer(url, **options), ready_seconds=5.0)
+    backend = TgiBackend(HttpServer(url, **options), ready_seconds=PATIENCE)
     await backend.start()
     return backend
 
@@ -53,16 +52,13 @@ async def test_the_bearer_token_and_the_trace_context_are_sent():
 
 
 async def test_closing_a_stream_frees_the_slot_at_once():
-    async with TgiStandIn(lambda _: ["x"] * 500, token_seconds=0.005) as tgi:
+    async with TgiStandIn(lambda _: ["x"] * 500, token_seconds=0.2) as tgi:
         backend = await started(tgi.url)
         stream = backend.stream(Call("p", 500), GREEDY, {})
         await anext(stream)
         assert tgi.running == 1
         await stream.aclose()
-        for _ in range(100):
-            if not tgi.running:
-                break
-            await asyncio.sleep(0.01)
+        await eventually(lambda: not tgi.running)
         await backend.close()
     assert tgi.running == 0
     assert tgi.cancelled == 1

@@ -28,6 +28,7 @@ from predictor_service.predictions import Predictions
 from predictor_service.servicer import PredictorServicer
 from tests.integration.models import hidden_state_model
 from tests.integration.running import DOCUMENTED, bad_fields, predictor
+from tests.waiting import eventually
 
 STATE = [0.1, 0.2, 0.3, 0.4]
 
@@ -80,15 +81,14 @@ async def test_a_changed_folder_is_exchanged_under_load_without_a_dropped_call(m
     async with asyncio.TaskGroup() as group:
         for _ in range(8):
             group.create_task(caller())
-        for version in ("8", "9"):
-            await asyncio.sleep(0.05)
-            hidden_state_model(folder / "a", version=version)
+        for old, new in (("7", "8"), ("8", "9")):
+            await eventually(lambda old=old: old in served)
+            hidden_state_model(folder / "a", version=new)
             await found.refresh()
-        await asyncio.sleep(1.3)  # the old ones retire meanwhile
+        await eventually(lambda: "9" in served and not found._retiring)  # the old ones retire meanwhile
         stop.set()
-    assert {"7", "8", "9"} >= set(served) >= {"7", "9"}
+    assert set(served) == {"7", "8", "9"}
     assert served[-1] == "9"
-    assert not found._retiring
 
 
 async def test_a_folder_that_cannot_be_served_leaves_the_old_model_and_is_tried_again_when_mended(models, caplog):
@@ -359,6 +359,8 @@ async def test_the_running_predictor_sees_a_new_version(tmp_path):
             query = pb.Query(hidden_state=pb.HiddenState(values=STATE))
             assert (await stub.Predict(pb.PredictRequest(queries=[query]))).version == "7"
             hidden_state_model(tmp_path / "a", version="8")
-            async with asyncio.timeout(10):
-                while (await stub.Predict(pb.PredictRequest(queries=[query]))).version != "8":  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
+
+            async def exchanged():
+                return (await stub.Predict(pb.PredictRequest(queries=[query]))).version == "8"
+
+            await eventually(exchanged)

@@ -83,7 +83,7 @@ async def test_policy_and_backend_are_served_by_their_names(module, monkeypatch)
     monkeypatch.setitem(SERVERS, "plain", "scheduler_service.generation.backends.plain")
     async with predictor() as predictions, PlainServer() as server:
         settings = {"backend": "plain", "backend_url": server.url}
-        settings |= {"predictor": predictions, "predictor_timeout_ms": 5000}
+        settings |= {"predictor": predictions}
         async with scheduler(policy="cautious", **settings) as address, AsyncSchedulerClient(address) as client:
             reply = await client.complete("What is 3 + 9 - 4?")
     assert reply.answer == " 42"

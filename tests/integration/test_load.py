@@ -16,6 +16,7 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
 from scheduler_service.domain import BackendUnavailableError
 from tests.integration.running import DOCUMENTED, balanced, scheduler
 from tests.standins.backend import ScriptedBackend
+from tests.waiting import PATIENCE, eventually
 
 
 @pytest.mark.parametrize(("policy", "count"), [("price", 1000), ("envelope", 400)])
@@ -37,7 +38,7 @@ async def test_many_streams_with_a_tenth_cancelled_and_a_tenth_failing_leave_not
 
         async def one(at):
             try:
-                async for _ in client.generate(f"q{at}", timeout=30):
+                async for _ in client.generate(f"q{at}", timeout=PATIENCE):
                     if at % 10 == 3:
                         return "left"
             except grpc.aio.AioRpcError as error:
@@ -46,9 +47,7 @@ async def test_many_streams_with_a_tenth_cancelled_and_a_tenth_failing_leave_not
 
         ended = Counter(await asyncio.gather(*(one(at) for at in range(count))))
         budget = await balanced(client)
-        async with asyncio.timeout(5):
-            while backend.open or len(asyncio.all_tasks()) > before + 5:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        await eventually(lambda: not backend.open and len(asyncio.all_tasks()) <= before + 5)
     assert set(ended) <= {"served", "left", *(code.name for code in DOCUMENTED)}
     assert ended["served"] > 50
     assert ended["left"] > 10
@@ -67,21 +66,19 @@ async def test_readers_that_do_not_read_stop_their_backend_calls_and_nobody_else
         for call in stuck:
             await call.read()
         before = -1
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while backend.pieces != before:  # until the last one stands still
                 before = backend.pieces
                 await asyncio.sleep(0.3)
         assert backend.pieces < 5 * 2000, "the backend was read to its end though nobody listened"
         async with grpc.aio.insecure_channel(server) as other:
             quick = pb.CompleteRequest(job=pb.Job(prompt="quick", max_reasoning_tokens=16))
-            assert (await scheduler_pb2_grpc.SchedulerServiceStub(other).Complete(quick, timeout=10)).usage
+            assert (await scheduler_pb2_grpc.SchedulerServiceStub(other).Complete(quick, timeout=PATIENCE)).usage
         for call in stuck:
             call.cancel()
         async with AsyncSchedulerClient(server) as client:
             await balanced(client)
-        async with asyncio.timeout(5):
-            while backend.open:  # noqa: ASYNC110  # it tells nobody
-                await asyncio.sleep(0.02)
+        await eventually(lambda: not backend.open)
 
 
 class Counting(ScriptedBackend):
@@ -101,11 +98,7 @@ async def test_a_reader_that_stalls_too_long_gives_its_slot_back():
     async with scheduler(backend, **settings) as server, grpc.aio.insecure_channel(server) as channel:
         call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Generate(pb.GenerateRequest(job=pb.Job(prompt="slow")))
         await call.read()
-        async with asyncio.timeout(20):
-            while not backend.open:  # noqa: ASYNC110  # it tells nobody
-                await asyncio.sleep(0.02)
-            while backend.open:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
+        await eventually(lambda: backend.calls and not backend.open)
         async with AsyncSchedulerClient(server) as client:
             await balanced(client)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -121,17 +114,17 @@ async def read_all(call):
 async def test_a_rolling_restart_under_load_loses_no_request(unused_tcp_port_factory):
     ports = [unused_tcp_port_factory() for _ in range(3)]
     target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
-    settings = {"policy": "price", "tokens_per_query": 32, "drain_seconds": 10.0, "lame_duck_seconds": 0.5}
-    answered = Counter()
+    settings = {"policy": "price", "tokens_per_query": 32, "drain_seconds": PATIENCE, "lame_duck_seconds": 2.0}
+    answered, backends = Counter(), {}
     stopping = asyncio.Event()
 
     def replica(port):
-        backend = ScriptedBackend(lambda prompt: ["t"] * 30, token_seconds=0.002)
-        return scheduler(backend, listen=f"127.0.0.1:{port}", **settings)
+        backends[port] = ScriptedBackend(lambda prompt: ["t"] * 30, token_seconds=0.002)
+        return scheduler(backends[port], listen=f"127.0.0.1:{port}", **settings)
 
     async def load(client, at):
         while not stopping.is_set():
-            response = await client.complete(f"question {at}", timeout=20)
+            response = await client.complete(f"question {at}", timeout=PATIENCE)
             answered[at] += 1
             assert response.usage.reasoning_tokens
 
@@ -145,11 +138,11 @@ async def test_a_rolling_restart_under_load_loses_no_request(unused_tcp_port_fac
         async with asyncio.TaskGroup() as group:
             for at in range(24):
                 group.create_task(load(client, at))
+            await eventually(lambda: all(backend.calls for backend in backends.values()))
             for at, port in enumerate(ports):
-                await asyncio.sleep(1.0)  # a rollout waits for what it restarted, and clients have to find it again
                 await running[at].aclose()
                 await running[at].enter_async_context(replica(port))
-            await asyncio.sleep(0.5)
+                await eventually(lambda port=port: backends[port].calls)  # its clients have found it again
             stopping.set()
     assert len(answered) == 24
     assert sum(answered.values()) > 100
@@ -161,11 +154,11 @@ async def test_the_wall_clock_may_jump(monkeypatch, jump):
     backend = ScriptedBackend(lambda prompt: ["t"] * 20, token_seconds=0.002)
     async with scheduler(backend, policy="price") as server, AsyncSchedulerClient(server) as client:
         running = [asyncio.ensure_future(client.complete(f"q{at}")) for at in range(8)]
-        await asyncio.sleep(0.02)
+        await eventually(lambda: backend.calls)
         monkeypatch.setattr(time, "time", lambda: real() + jump)  # gRPC's own deadlines go by it, so none are set
         running += [asyncio.ensure_future(client.complete(f"r{at}")) for at in range(8)]
         for response in await asyncio.gather(*running):
-            assert response.answer is not None
-            assert 0 <= response.usage.total_seconds < 20
-            assert response.allocation.window_wait_seconds < 20
+            assert response.usage.reasoning_tokens == 20
+            assert 0 <= response.usage.total_seconds < 3600
+            assert response.allocation.window_wait_seconds < 3600
         await balanced(client)

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import re
-import shutil
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,12 +20,13 @@ from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.telemetry import Telemetry
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
+from tests.programs import needs
 from tests.standins.tgi import TgiStandIn
+from tests.waiting import PATIENCE
 from tools.observability.dashboard import dashboard
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "observability"
-needs_prometheus = pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs prometheus")
 
 
 def reporting():
@@ -50,7 +50,7 @@ async def services(log):
     ):
         settings = {
             "backend": "tgi", "backend_url": f"{tgi.url},{broken.url}", "template": "demo", "predictor": predictions,
-            "predictor_timeout_ms": 5000, "policy": "price", "max_tenant_in_flight": 3, "backend_ready_seconds": 1,
+            "policy": "price", "max_tenant_in_flight": 3, "backend_ready_seconds": 1,
         }  # fmt: skip
         async with scheduler(reporting=reporting(), metrics_listen="127.0.0.1:0", **settings) as address:
             pages = [record.args[0] for record in log.records if record.msg == "metrics on port %d"]
@@ -98,7 +98,7 @@ async def prometheus(folder, targets, listen):
                     assert body["status"] == "success", f"{parameters}: {body}"
                     return body["data"]
 
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE):
                 while True:
                     try:
                         async with session.get(f"{url}/-/ready") as reply:
@@ -121,11 +121,11 @@ def queries():
             yield panel["title"], query
 
 
-@needs_prometheus
+@needs("prometheus")
 async def test_every_query_of_the_dashboard_has_data(tmp_path, caplog, unused_tcp_port_factory):
     async with services(caplog) as (client, ports):
         async with prometheus(tmp_path, ports, unused_tcp_port_factory()) as ask:
-            async with asyncio.timeout(90):
+            async with asyncio.timeout(5 * PATIENCE):
                 while True:
                     await work(client, 10)
                     answers = {
@@ -154,7 +154,7 @@ async def test_every_query_of_the_dashboard_has_data(tmp_path, caplog, unused_tc
     assert exposed == documented, "docs/metrics.md lists every metric, and no other"
 
 
-@needs_prometheus
+@needs("promtool")
 @pytest.mark.parametrize("tests", ["rules_test.yaml", "rules_days_test.yaml"])
 async def test_the_alerts_fire_when_they_should_and_only_then(tests):
     process = await asyncio.create_subprocess_exec(
@@ -204,7 +204,7 @@ async def test_the_figures_are_those_that_the_caller_got():
     report = reporting()
     async with TgiStandIn(thinker) as tgi, predictor() as predictions:
         settings = {"backend": "tgi", "backend_url": tgi.url, "template": "demo", "predictor": predictions}
-        settings |= {"predictor_timeout_ms": 5000, "policy": "price", "metrics_tenants": 2}
+        settings |= {"policy": "price", "metrics_tenants": 2}
         async with scheduler(reporting=report, **settings) as address, AsyncSchedulerClient(address) as client:
             done = [await client.complete(f"What is {at} + 2?", tenant=f"t{at}") for at in range(5)]
             measured = points(report.scraped)

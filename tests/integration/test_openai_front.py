@@ -11,6 +11,7 @@ import pytest
 from scheduler_service.domain import BackendUnavailableError
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
+from tests.waiting import eventually
 
 
 def thinker(prompt):
@@ -29,7 +30,7 @@ def free_address():
 async def front():
     address, backend = free_address(), ScriptedBackend(thinker)
     async with predictor() as predictions:
-        settings = {"http_listen": address, "predictor": predictions, "predictor_timeout_ms": 5000, "policy": "uniform"}
+        settings = {"http_listen": address, "predictor": predictions, "policy": "uniform"}
         async with scheduler(backend, **settings):
             yield address, backend
 
@@ -122,27 +123,29 @@ async def test_an_error_after_the_first_token_is_told_in_the_stream(client, fron
 
 async def test_a_client_that_leaves_frees_the_backend(client, front):
     backend = front[1]
-    backend.token_seconds = 0.02
+    backend.gate = asyncio.Event()
     stream = await client.chat.completions.create(model="", messages=MESSAGES, stream=True)
     await anext(aiter(stream))
     assert backend.open == 1
     await stream.close()
-    async with asyncio.timeout(2):
-        while backend.open:  # noqa: ASYNC110  # the backend tells nobody
-            await asyncio.sleep(0.02)
+    await eventually(lambda: not backend.open)
 
 
 async def test_health_says_no_while_the_lame_duck_still_serves():
     """As gRPC's health does: balancers leave first, and whoever comes meanwhile is served."""
     address = free_address()
-    settings = {"http_listen": address, "policy": "uniform", "lame_duck_seconds": 2.0}
+    settings = {"http_listen": address, "policy": "uniform", "lame_duck_seconds": 3600.0}
     async with AsyncExitStack() as stack, aiohttp.ClientSession() as session:
         server = await stack.enter_async_context(AsyncExitStack())
         await server.enter_async_context(scheduler(ScriptedBackend(thinker), **settings))
         stopping = asyncio.ensure_future(server.aclose())
-        async with asyncio.timeout(1.5):
-            while (await session.get(f"http://{address}/health")).status == 200:  # noqa: ASYNC110  # it tells nobody
-                await asyncio.sleep(0.02)
+
+        async def says_no():
+            async with session.get(f"http://{address}/health") as response:
+                return response.status == 503
+
+        await eventually(says_no)
         async with session.post(f"http://{address}/v1/chat/completions", json={"messages": MESSAGES}) as response:
             assert response.status == 200
-        await stopping
+        stopping.cancel()  # which ends the wait
+        await asyncio.wait([stopping])

@@ -14,6 +14,7 @@ from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictor_service.settings import SHIPPED_MODELS
 from tests.integration.models import hidden_state_model
 from tests.integration.running import bad_fields, detail, predictor
+from tests.waiting import PATIENCE
 
 
 @pytest.fixture
@@ -154,13 +155,13 @@ async def test_an_abandoned_call_does_not_hold_up_others(text_stub):
 
 async def test_clients_predict_texts_and_hidden_states(tmp_path):
     hidden_state_model(tmp_path / "h")
-    async with predictor() as address, AsyncPredictorClient(address, timeout=5) as client:
+    async with predictor() as address, AsyncPredictorClient(address, timeout=PATIENCE) as client:
         response = await client.predict(["What is 1 + 1?", "And 2 + 2?"])
         assert [len(one.curve) for one in response.predictions] == [16, 16]
         assert (await client.models()).models[0].name == "demo-text"
 
         def blocking():
-            with PredictorClient(address, timeout=5) as other:
+            with PredictorClient(address, timeout=PATIENCE) as other:
                 return other.predict(["What is 1 + 1?"]).model, len(other.models().models)
 
         assert await asyncio.to_thread(blocking) == ("demo-text", len(list(SHIPPED_MODELS.iterdir())))

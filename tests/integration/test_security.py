@@ -19,6 +19,7 @@ from scheduler_service.domain import PermissionDeniedError, UnauthenticatedError
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_openai_front import MESSAGES, free_address
 from tests.standins.backend import ScriptedBackend
+from tests.waiting import PATIENCE
 
 
 def quick(prompt):
@@ -66,13 +67,13 @@ async def test_both_services_speak_tls_and_the_scheduler_checks_the_predictor(au
     files = authority.issue("server")
     credentials = channel_credentials(authority.ca_file)
     async with predictor(**tls(files)) as predictions:
-        async with AsyncPredictorClient(on_localhost(predictions), credentials=credentials, timeout=5) as direct:
+        async with AsyncPredictorClient(on_localhost(predictions), credentials=credentials, timeout=PATIENCE) as direct:
             assert len((await direct.predict(["hello"])).predictions) == 1
         settings = {
-            "predictor": on_localhost(predictions), "predictor_tls_ca": authority.ca_file, "predictor_timeout_ms": 5000,
+            "predictor": on_localhost(predictions), "predictor_tls_ca": authority.ca_file,
         }  # fmt: skip
         async with scheduler(ScriptedBackend(quick), **tls(files), **settings) as address:
-            async with AsyncSchedulerClient(on_localhost(address), credentials=credentials, timeout=10) as client:
+            async with AsyncSchedulerClient(on_localhost(address), credentials=credentials, timeout=PATIENCE) as client:
                 done = await client.complete("q")
             assert done.allocation.prediction_outcome == 1  # fresh
             async with AsyncSchedulerClient(address, timeout=1) as plain:
@@ -82,7 +83,7 @@ async def test_both_services_speak_tls_and_the_scheduler_checks_the_predictor(au
                 )
 
             def blocking():
-                with SchedulerClient(on_localhost(address), credentials=credentials, timeout=10) as other:
+                with SchedulerClient(on_localhost(address), credentials=credentials, timeout=PATIENCE) as other:
                     return other.complete("q").answer
 
             assert (await asyncio.to_thread(blocking)).strip() == "42"
@@ -101,7 +102,7 @@ async def test_a_client_without_a_certificate_is_not_let_in_and_one_with_it_is_i
                 grpc.StatusCode.DEADLINE_EXCEEDED,
             )
         known = channel_credentials(authority.ca_file, own["cert"], own["key"])
-        async with AsyncSchedulerClient(target, credentials=known, timeout=10) as client:
+        async with AsyncSchedulerClient(target, credentials=known, timeout=PATIENCE) as client:
             assert (await client.complete("q", tenant="team-a")).answer
             assert await code_of(client.complete("q", tenant="team-b")) is grpc.StatusCode.PERMISSION_DENIED
 
@@ -110,7 +111,7 @@ async def test_a_renewed_certificate_is_served_without_a_restart(tmp_path, autho
     files = authority.issue("server")
     async with scheduler(ScriptedBackend(quick), **tls(files)) as address:
         async with AsyncSchedulerClient(
-            on_localhost(address), credentials=channel_credentials(authority.ca_file), timeout=10
+            on_localhost(address), credentials=channel_credentials(authority.ca_file), timeout=PATIENCE
         ) as client:
             assert (await client.complete("q")).answer
         (tmp_path / "new").mkdir()
@@ -120,7 +121,7 @@ async def test_a_renewed_certificate_is_served_without_a_restart(tmp_path, autho
             with open(files[name], "wb") as old, open(renewed[name], "rb") as new:  # noqa: ASYNC230, PTH123
                 old.write(new.read())
         async with AsyncSchedulerClient(
-            on_localhost(address), credentials=channel_credentials(other.ca_file), timeout=10
+            on_localhost(address), credentials=channel_credentials(other.ca_file), timeout=PATIENCE
         ) as client:
             assert (await client.complete("q")).answer
 
@@ -196,7 +197,7 @@ async def test_prompts_answers_and_tokens_never_enter_logs_metrics_or_the_journa
     reporting = Telemetry(TracerProvider(), MeterProvider([page]), page)
     backend = ScriptedBackend(lambda _: ["hush", "\nFinal answer:", " treasure", "\n\n"])
     async with predictor(reporting=reporting, log_level="debug") as predictions:
-        settings = {"predictor": predictions, "predictor_timeout_ms": 5000, "policy": "price", "log_level": "debug"}
+        settings = {"predictor": predictions, "policy": "price", "log_level": "debug"}
         settings |= {"auth_tokens": str(tmp_path / "tokens"), "backend_token": "opensesame"}
         async with scheduler(backend, reporting=reporting, **settings) as address:
             async with AsyncSchedulerClient(address, token="swordfish") as client:

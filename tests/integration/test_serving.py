@@ -13,6 +13,7 @@ from predictive_scheduling import AsyncSchedulerClient, probe
 from predictive_scheduling.serving import LIVENESS
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
+from tests.waiting import PATIENCE, eventually
 
 
 @pytest.mark.parametrize(
@@ -45,10 +46,10 @@ async def test_reflection_is_off_unless_it_is_asked_for():
 
 async def test_liveness_stays_while_readiness_goes(unused_tcp_port):
     """A draining server is alive: a probe must not have it killed with calls in flight."""
-    backend = ScriptedBackend(lambda _: ["t"] * 60, token_seconds=0.01)
+    backend = ScriptedBackend(lambda _: ["t"] * 60, gate=asyncio.Event())
     probed = f"127.0.0.1:{unused_tcp_port}"
     async with AsyncExitStack() as stack:
-        settings = {"health_listen": probed, "drain_seconds": 5.0, "policy": "uniform"}
+        settings = {"health_listen": probed, "drain_seconds": PATIENCE, "policy": "uniform"}
         server = await stack.enter_async_context(AsyncExitStack())
         address = await server.enter_async_context(scheduler(backend, **settings))
         client = await stack.enter_async_context(AsyncSchedulerClient(address))
@@ -61,10 +62,15 @@ async def test_liveness_stays_while_readiness_goes(unused_tcp_port):
 
         assert await states() == ["SERVING", "SERVING"]
         call = asyncio.ensure_future(client.complete("q"))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: backend.open)
         stopping = asyncio.ensure_future(server.aclose())
-        await asyncio.sleep(0.2)
+
+        async def changed():
+            return await states() != ["SERVING", "SERVING"]
+
+        await eventually(changed)
         assert await states() == ["NOT_SERVING", "SERVING"]
+        backend.gate.set()
         assert (await call).usage.reasoning_tokens
         await stopping
         reflected = channel.unary_unary("/predictive_scheduling.scheduler.v1.SchedulerService/GetBudget")

@@ -13,9 +13,10 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling_cli.main import app
 from predictive_scheduling_cli.top import bars, view
 from scheduler_service.domain import BackendUnavailableError
-from tests.browser import CHROMIUM, browser
+from tests.browser import browser
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
+from tests.programs import needs
 from tests.standins.backend import ScriptedBackend
 
 
@@ -37,7 +38,7 @@ async def work(client):
 @pytest.fixture
 async def running(unused_tcp_port):
     async with predictor() as predictions:
-        settings = {"predictor": predictions, "predictor_timeout_ms": 5000, "policy": "price", "max_in_flight": 12}
+        settings = {"predictor": predictions, "policy": "price", "max_in_flight": 12}
         page = f"127.0.0.1:{unused_tcp_port}"
         async with scheduler(ScriptedBackend(scripted), status_listen=page, **settings) as address:
             async with AsyncSchedulerClient(address) as client:
@@ -97,7 +98,7 @@ async def test_a_tenant_sees_its_own_requests_only(tmp_path):
             assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@needs("chromium")
 async def test_the_page_shows_it_in_a_browser_and_is_used_by_keyboard(running):
     _, client, url = running
     async with browser() as page:
@@ -130,7 +131,7 @@ async def test_the_page_shows_it_in_a_browser_and_is_used_by_keyboard(running):
         assert await page.value("document.documentElement.scrollWidth <= window.innerWidth")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@needs("chromium")
 async def test_the_page_fits_a_phone(running):
     _, _, url = running
     async with browser(width=500) as page:

@@ -1,6 +1,7 @@
 """One trace from the caller through scheduler, predictor and backend, with the figures on it."""
 
 import asyncio
+import logging
 
 import grpc
 import pytest
@@ -13,10 +14,12 @@ from predictive_scheduling import AsyncSchedulerClient, semconv
 from predictive_scheduling.interceptors import client_tracing
 from predictive_scheduling.scheduler.v1 import scheduler_pb2
 from predictive_scheduling.telemetry import Telemetry
+from scheduler_service.generation.pace import answer_seconds
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
 from tests.standins.backend import ScriptedBackend
 from tests.standins.tgi import TgiStandIn
+from tests.waiting import eventually
 
 GENERATE = "predictive_scheduling.scheduler.v1.SchedulerService/Generate"
 PREDICT = "predictive_scheduling.predictor.v1.PredictorService/Predict"
@@ -37,7 +40,7 @@ def find(spans, name, kind):
 async def test_one_request_is_one_trace_with_prediction_latency_and_savings(memory):
     provider, exporter = memory
     async with TgiStandIn(thinker) as tgi, predictor(reporting=Telemetry(provider)) as predictions:
-        settings = {"backend": "tgi", "backend_url": tgi.url, "predictor": predictions, "predictor_timeout_ms": 5000}
+        settings = {"backend": "tgi", "backend_url": tgi.url, "predictor": predictions}
         async with (
             scheduler(reporting=Telemetry(provider), **settings) as address,
             AsyncSchedulerClient(address, interceptors=client_tracing(provider)) as client,
@@ -65,7 +68,7 @@ async def test_one_request_is_one_trace_with_prediction_latency_and_savings(memo
 
 async def test_a_window_links_all_its_requests(memory):
     provider, exporter = memory
-    settings = {"window_size": 4, "window_ms": 5000.0}
+    settings = {"window_size": 4, "window_ms": 60_000.0}
     async with (
         scheduler(ScriptedBackend(thinker), reporting=Telemetry(provider), **settings) as address,
         AsyncSchedulerClient(address) as client,
@@ -96,7 +99,7 @@ async def test_a_refused_request_is_no_error_of_the_server_and_prompts_stay_out(
 async def test_a_span_says_why_and_when_and_the_tenant_travels_as_baggage(memory):
     provider, exporter = memory
     async with TgiStandIn(thinker, token_seconds=0.001) as tgi, predictor(reporting=Telemetry(provider)) as predictions:
-        settings = {"backend": "tgi", "backend_url": tgi.url, "predictor": predictions, "predictor_timeout_ms": 5000}
+        settings = {"backend": "tgi", "backend_url": tgi.url, "predictor": predictions}
         settings |= {"policy": "price", "cap_tokens": 16, "tokens_per_query": 16}
         async with scheduler(reporting=Telemetry(provider), **settings) as address:
             async with AsyncSchedulerClient(address) as client:
@@ -114,11 +117,43 @@ async def test_a_span_says_why_and_when_and_the_tenant_travels_as_baggage(memory
 
 async def test_a_generation_that_is_cut_in_time_says_so(memory):
     provider, exporter = memory
-    backend = ScriptedBackend(lambda p: [" 7"] if p.endswith("Final answer:") else ["t"] * 400, token_seconds=0.005)
-    settings = {"policy": "uniform", "cap_tokens": 400, "tokens_per_query": 400, "answer_tokens": 2}
+    backend = ScriptedBackend(lambda p: [" 7"] if p.endswith("Final answer:") else ["t"] * 400, token_seconds=0.03)
+    # Time is kept for 1,024 tokens of an answer that has one, so that no machine is too slow for it.
+    settings = {"policy": "uniform", "cap_tokens": 400, "tokens_per_query": 400, "answer_tokens": 1024}
     async with scheduler(backend, reporting=Telemetry(provider), **settings) as address:
         async with AsyncSchedulerClient(address) as client:
-            done = await client.complete("q", timeout=1.0)
+            done = await client.complete("q", timeout=answer_seconds(1024, 0.03) + 0.5)
     assert done.usage.reasoning_tokens < 400
     server = next(span for span in exporter.get_finished_spans() if span.name.endswith("/Complete"))
     assert "cut by deadline" in [event.name for event in server.events]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_readers_that_leave_a_generation_of_many_leave_its_trace_in_order(memory, caplog, busy):
+    """``busy``: they leave while the server writes to them, so that the event loop closes their calls' generators.
+
+    It does so in a context where no span of theirs was ever current. The others leave while the server waits for text.
+    """
+    provider, exporter = memory
+    gate = asyncio.Event()
+    if busy:
+        backend = ScriptedBackend(lambda prompt: ["x" * 4096] * 1000)
+    else:
+        backend = ScriptedBackend(thinker, gate=gate, gate_after=3)
+    settings = {"policy": "uniform", "tokens_per_query": 1000, "cap_tokens": 1000}
+    request = scheduler_pb2.GenerateRequest(job=scheduler_pb2.Job(prompt="q", request_id="same"))
+    async with scheduler(backend, reporting=Telemetry(provider), **settings) as address:
+        async with AsyncSchedulerClient(address) as client:
+            readers = [client.stub.Generate(request) for _ in range(20)]
+            for reader in readers:
+                assert (await reader.read()).allocation.request_id == "same"
+                assert (await reader.read()).text.text
+            for reader in readers[:-1]:
+                reader.cancel()
+            await eventually(lambda: len(find(exporter.get_finished_spans(), GENERATE, SpanKind.SERVER)) == 19)
+            gate.set()
+            while await readers[-1].read() is not grpc.aio.EOF:
+                pass
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    spans = find(exporter.get_finished_spans(), GENERATE, SpanKind.SERVER)
+    assert sorted(span.attributes[semconv.RPC_STATUS] for span in spans) == ["CANCELLED"] * 19 + ["OK"]

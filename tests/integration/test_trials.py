@@ -15,6 +15,7 @@ from predictor_service.trials import Trial
 from tests.integration.models import hidden_state_model
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -56,9 +57,12 @@ async def test_a_shadow_changes_no_answer_and_its_difference_is_measured(models)
     async with predictor(models, default_model="old", shadow="old=new") as address:
         async with AsyncPredictorClient(address) as client:
             answers = await ask(client, 50)
-            async with asyncio.timeout(5):
-                while (record := await trial(client)).queries < 50:  # noqa: ASYNC110  # it runs after the answers
-                    await asyncio.sleep(0.02)
+
+            async def compared():  # after the answers
+                return (await trial(client)).queries == 50
+
+            await eventually(compared)
+            record = await trial(client)
     assert {answer.model for answer in answers} == {"old"}
     assert not any(answer.canary for answer in answers)
     logits = 4 * np.linspace(-1, 1, 50)
@@ -82,7 +86,7 @@ async def test_outcomes_are_kept_apart_for_the_canary(models):
     """The scheduler learns the canary's reliability beside the old model's, and shrinks each to its own mean curve."""
     backend = ScriptedBackend(lambda _: ["t"] * 10)
     async with predictor(models, default_model="old", canary="old=new:0.5") as predictions:
-        settings = {"predictor": predictions, "predictor_timeout_ms": 5000, "policy": "price"}
+        settings = {"predictor": predictions, "policy": "price"}
         async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
             seen = {}
             for at in range(40):
@@ -109,10 +113,13 @@ async def test_a_canary_is_loaded_later_without_a_restart(models):
     (models / "new").rename(models.parent / "elsewhere")
     try:
         async with predictor(models, default_model="old", canary="old=new", reload_seconds=0.05) as address:
-            async with AsyncPredictorClient(address) as client, asyncio.timeout(10):
+            async with AsyncPredictorClient(address) as client:
                 assert {answer.model for answer in await ask(client, 5)} == {"old"}
                 (models.parent / "elsewhere").rename(models / "new")
-                while {answer.model for answer in await ask(client, 5)} != {"new"}:  # noqa: ASYNC110  # nobody tells
-                    await asyncio.sleep(0.05)
+
+                async def loaded():
+                    return {answer.model for answer in await ask(client, 5)} == {"new"}
+
+                await eventually(loaded)
     except grpc.aio.AioRpcError as error:
         pytest.fail(f"a call was lost: {error}")

@@ -15,13 +15,19 @@ Script = Callable[[str], Sequence[str]]
 
 @dataclass
 class ScriptedBackend:
-    """``script`` maps a prompt to the tokens that follow it; ``error`` is raised after ``error_after`` tokens."""
+    """``script`` maps a prompt to the tokens that follow it; ``error`` is raised after ``error_after`` tokens.
+
+    ``gate``: calls whose prompt contains ``gated`` write ``gate_after`` tokens and wait until it is set.
+    """
 
     script: Script
     slots: int = 8
     token_seconds: float = 0.0
     error: Exception | None = None
     error_after: int = 0
+    gate: asyncio.Event | None = None
+    gate_after: int = 0
+    gated: str = ""
     name: str = "scripted"
     capabilities: Capabilities = field(default_factory=Capabilities)
     calls: list[Call] = field(default_factory=list)
@@ -44,6 +50,8 @@ class ScriptedBackend:
             for at, token in enumerate(tokens[: call.max_tokens]):
                 if self.error is not None and at >= self.error_after:
                     raise self.error
+                if self.gate is not None and at == self.gate_after and self.gated in call.prompt:
+                    await self.gate.wait()
                 await asyncio.sleep(self.token_seconds)
                 yield Piece(token, 1)
             if self.error is not None:

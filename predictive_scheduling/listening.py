@@ -1,0 +1,81 @@
+"""How a server listens that may run out of file descriptors: it says so now and then, and goes on once some are free.
+
+asyncio removes a listening socket from its selector for a second where ``accept`` fails so, but first tries again as
+often as its backlog is long, with a traceback each, and each of those tries begins the next second's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import time
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+REST_SECONDS = 0.5  # asyncio waits for a second before it accepts again
+_EVERY_SECONDS = 10.0
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def is_scarcity(error: object) -> bool:
+    """Whether the process or the machine has run out of what a connection takes."""
+    return isinstance(error, OSError) and error.errno in _SCARCE
+
+
+class Scarcity:
+    """Tells the log that connections have to wait, once in ten seconds."""
+
+    def __init__(self) -> None:
+        """Nothing has been told yet."""
+        self._told = float("-inf")
+
+    def tell(self, error: OSError, now: float) -> None:
+        """Write a line, where the last one is old enough; ``now``: monotonic seconds."""
+        if now - self._told >= _EVERY_SECONDS:
+            self._told = now
+            log.error("new connections have to wait: %s (the limit is 'ulimit -n')", error.strerror)
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell of the connections that ``loop`` could not accept; its other errors go where they went."""
+        before = loop.get_exception_handler() or (lambda _, context: loop.default_exception_handler(context))
+
+        def handle(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+            error = context.get("exception")
+            if isinstance(error, OSError) and is_scarcity(error) and "socket" in context:
+                self.tell(error, time.monotonic())
+            else:
+                before(loop, context)
+
+        loop.set_exception_handler(handle)
+
+
+class _Listening(socket.socket):
+    """Has nobody to accept for a while after ``accept`` found no descriptor, so that asyncio tries once a second."""
+
+    _resting_until = float("-inf")
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if time.monotonic() < self._resting_until:
+            raise BlockingIOError(errno.EAGAIN, "resting")
+        try:
+            return super().accept()
+        except OSError as error:
+            if is_scarcity(error):
+                self._resting_until = time.monotonic() + REST_SECONDS
+            raise
+
+
+def listening(address: str) -> socket.socket:
+    """Return a socket bound to ``host:port``, for IPv4 and IPv6 where there is no host.
+
+    Raises OSError where the address is taken.
+    """
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    both = not host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
+    bound = socket.create_server((host, int(port)), family=family, dualstack_ipv6=both)
+    return _Listening(fileno=bound.detach())
