@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling.budget_points import evenly_spaced
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
-from scheduler_service.domain import HiddenState, Job, PredictionOutcome
+from scheduler_service.allocation.curve import Curve
+from scheduler_service.domain import NO_CURVE, HiddenState, Job, PredictionOutcome
 from scheduler_service.prediction.client import GrpcPredictor
 from tests.integration.running import balanced, scheduler
 from tests.properties.test_prediction_laws import MODELS, PREDICTIONS
@@ -96,7 +98,7 @@ async def test_a_sound_curve_is_fresh_and_its_dips_are_filled(scripted):
     server.response = response([0.25, 0.5, 0.375, *[0.75] * 13])
     (found,) = await predictor.predict([job()])
     assert (found.outcome, found.predictor) == (FRESH, "m@1")
-    assert found.curve == (0.25, 0.5, 0.5, *[0.75] * 13)
+    assert found.curve == Curve(evenly_spaced(16, 16), (0.25, 0.5, 0.5, *[0.75] * 13))
 
 
 @pytest.mark.parametrize("mean", [[float("nan")] * 16, [0.5] * 15, [0.5] * 6000, [2.0] * 16])
@@ -105,8 +107,28 @@ async def test_a_mean_curve_that_is_none_is_left_out_and_said_once(scripted, cap
     server.model = model(mean_curve=mean)
     for _ in range(3):
         assert await outcomes(predictor) == [FRESH]
-    assert predictor.mean_curve("m@1") == ()
+    assert predictor.mean_curve("m@1") == NO_CURVE
     assert caplog.text.count("mean_curve") == 1
+
+
+async def test_points_that_are_not_evenly_spaced_come_with_what_they_use(scripted):
+    server, predictor = scripted
+    points = [0, 256, 1024, 8192]
+    server.model = model(windows=4, budget_window_tokens=0, budget_points=points, mean_curve=[0.5] * 4)
+    server.response = response(budget_points=points, budget_window_tokens=0)
+    server.response.predictions.add(
+        status=pb.PREDICTION_STATUS_OK, curve=[0.1, 0.25, 0.5, 0.75], used_tokens=[0, 250, 700, 650]
+    )
+    (found,) = await predictor.predict([job()])
+    assert found.curve.points == (0, 256, 1024, 8192)
+    assert found.curve.accuracy == pytest.approx((0.1, 0.25, 0.5, 0.75))
+    assert found.curve.used == (0.0, 250.0, 700.0, 700.0)
+    assert predictor.points() == (0, 256, 1024, 8192)
+    server.response.predictions[0].used_tokens[:] = [0, 257, 700, 900]  # more than its budget
+    assert await outcomes(predictor) == [INVALID]
+    server.response.predictions[0].used_tokens[:] = [0, 250, 700, 900]
+    server.response.budget_points[1] = 128  # not those of GetModel
+    assert await outcomes(predictor) == [INVALID]
 
 
 async def test_unsound_answers_are_invalid_and_said_a_few_times_only(scripted, caplog):
@@ -127,8 +149,8 @@ async def test_a_model_that_is_exchanged_is_described_anew(scripted):
         response([0.5] * 8, version="2"),
     )
     (found,) = await predictor.predict([job()])
-    assert (found.outcome, len(found.curve), found.predictor) == (FRESH, 8, "m@2")
-    assert tuple(predictor.mean_curve("m@2")) == pytest.approx([0.1] * 8)
+    assert (found.outcome, len(found.curve.points), found.predictor) == (FRESH, 8, "m@2")
+    assert predictor.mean_curve("m@2").accuracy == pytest.approx([0.1] * 8)
     server.response = response([0.5] * 8, version="1")  # another replica has the old one
     assert await outcomes(predictor) == [INVALID]
 
@@ -244,10 +266,10 @@ async def test_whatever_a_predictor_answers_every_request_is_served_and_the_ledg
     assert sum(budget.prediction_outcomes.values()) == len(answers)
 
 
-async def test_thousands_of_values_take_no_more_memory_than_the_message():
+async def test_hundreds_of_values_take_no_more_memory_than_the_message():
     server = Scripted()
-    server.model = model(windows=4096, mean_curve=[0.5] * 4096)
-    server.response = response([at / 4096 for at in range(4096)])
+    server.model = model(windows=512, mean_curve=[0.5] * 512)
+    server.response = response([at / 512 for at in range(512)])
     options = {"policy": "envelope", "cap_tokens": 256, "predictor_timeout_ms": 5000}
     async with server.running() as address:
         async with scheduler(ScriptedBackend(endless), predictor=address, **options) as listening:

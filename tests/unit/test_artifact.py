@@ -63,5 +63,5 @@ def test_a_manifest_that_is_not_json_is_refused(folder):
 
 def test_a_graph_with_other_windows_than_the_manifest_says_is_refused(folder):
     change(folder, windows=8, mean_curve=[0.5] * 8, uncertainty=[0.1] * 8)
-    with pytest.raises(ArtifactError, match="16 windows, the manifest says 8"):
+    with pytest.raises(ArtifactError, match="16 points, the manifest says 8"):
         LoadedModel(folder)

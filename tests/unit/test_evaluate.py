@@ -99,7 +99,8 @@ def test_where_use_is_known_plans_are_compared_at_equal_used_tokens(measured):
             reserved = one.policies_at_equal_reserved[name]
             assert policy.used_tokens_per_query <= one.uniform_used_tokens_per_query + 0.01
             assert reserved.tokens_per_query <= one.tokens_per_query + 1e-9
-        assert one.policies["envelope"].accuracy >= one.policies_at_equal_reserved["envelope"].accuracy - 1e-3
+    tight = at(found, 64)  # where tokens are short, those that would have lain idle buy more
+    assert tight.policies["envelope"].accuracy > tight.policies_at_equal_reserved["envelope"].accuracy
 
 
 def test_a_file_with_points_is_read_and_scored_at_them(tmp_path):

@@ -10,8 +10,8 @@ from exporters.experiments.compare import compare
 from exporters.experiments.robustness import noise, starvation
 from exporters.experiments.table import Table, gains, save
 from exporters.experiments.training import generalisation, other_model
-from exporters.measure.curves import Curves
-from exporters.replay.evaluate import Evaluation, evaluate
+from exporters.measure.curves import Curves, window_points
+from exporters.replay.evaluate import Evaluation, Predicted, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_higher_floor_starves_fewer(measured):
 
 def test_true_classes_gain_by_their_curves(measured):
     classes = np.where(measured[:, 7] > 0.5, "easy", "hard")
-    curves = Curves.measured([str(n) for n in range(200)], [""] * 200, measured)
+    curves = Curves.measured([str(n) for n in range(200)], [""] * 200, window_points(16), measured)
     table = buckets(curves, {"true": classes}, curves, classes, {"model": measured})
     assert [row[0] for row in table.rows] == ["true: curves", "true: lengths", "model: curves", "model: lengths"]
     best = [max(float(cell) for cell in row[1:]) for row in table.rows]
@@ -57,8 +57,8 @@ def test_no_curve_gains_nothing(measured):
 
 def test_another_model_is_allocated_by_the_first_ones_predictions(measured):
     names = [str(n) for n in range(len(measured))]
-    own = Curves.measured(names, names, measured)
-    weaker = Curves.measured(names, names, measured * 0.5)
+    own = Curves.measured(names, names, window_points(16), measured)
+    weaker = Curves.measured(names, names, window_points(16), measured * 0.5)
     rows = other_model(measured, own, {"weaker": weaker}).rows
     assert [row[0] for row in rows] == ["the model it was trained on", "weaker", "weaker"]
     assert float(rows[1][3]) > 0.9
@@ -69,7 +69,7 @@ def test_kinds_of_task_are_left_out_in_turn():
     needed = rng.integers(1, 8, 120)
     accuracy = (np.arange(1, 9)[None, :] >= needed[:, None]).astype(float)
     words = [f"task {'ab'[n % 2]} with {need * 'step '}" for n, need in enumerate(needed)]
-    curves = Curves.measured([str(n) for n in range(120)], words, accuracy)
+    curves = Curves.measured([str(n) for n in range(120)], words, window_points(accuracy.shape[1]), accuracy)
     groups = np.array(["ab"[n % 2] for n in range(120)])
     hidden = rng.normal(size=(120, 4)).astype(np.float32)
     hidden[:, 0] = needed
@@ -79,7 +79,9 @@ def test_kinds_of_task_are_left_out_in_turn():
 
 
 def test_predictors_stand_side_by_side_with_both_oracles(measured, tmp_path):
-    found = evaluate(measured, measured, {"name": "m", "version": "1"})
+    names = [str(n) for n in range(len(measured))]
+    curves = Curves.measured(names, names, window_points(16), measured)
+    found = evaluate(Predicted(measured), curves, {"name": "m", "version": "1"})
     table = compare({"m": Evaluation.from_json(json.loads(json.dumps(found.as_json())))})
     assert [row[0] for row in table.rows[:1]] == ["m"]
     assert float(table.rows[-1][4]) >= float(table.rows[-2][4]) - 2

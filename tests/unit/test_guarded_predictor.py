@@ -36,7 +36,7 @@ async def test_what_was_predicted_is_not_asked_again_until_it_is_old():
     inner, clock, predictor = guarded(seconds=10)
     first = await predictor.predict([job("a"), job("bb")])
     again = await predictor.predict([job("bb"), job("ccc"), job("a")])
-    assert [prediction.curve[0] for prediction in again] == [0.02, 0.03, 0.01]
+    assert [prediction.curve.accuracy[0] for prediction in again] == [0.02, 0.03, 0.01]
     assert first[1] == again[0]
     assert inner.windows == [2, 1]
     clock.now = 11

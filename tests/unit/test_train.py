@@ -6,7 +6,7 @@ import pytest
 from exporters.demo.tasks import split_tasks
 from exporters.faults import CurvesFileError
 from exporters.measure.classes import difficulty_of, size_of, soft_difficulty
-from exporters.measure.curves import Curves
+from exporters.measure.curves import Curves, window_points
 from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
 from exporters.predictors.ensemble import Recipe, best_shrinkage
 from exporters.predictors.export import export
@@ -30,7 +30,7 @@ def learnable():
     accuracy = (np.arange(1, 17)[None, :] * 2.5 > needed[:, None]).astype(float)
     hidden = np.random.default_rng(0).normal(size=(len(TEXTS), 6)).astype(np.float32)
     hidden[:, 0] = needed / 10
-    return Curves.measured(TEXTS, TEXTS, accuracy), hidden
+    return Curves.measured(TEXTS, TEXTS, window_points(accuracy.shape[1]), accuracy), hidden
 
 
 def test_text_is_split_into_numbers_words_and_signs():
@@ -87,7 +87,7 @@ def test_stored_in_float16_a_model_takes_half_the_room(tmp_path, learnable):
 def test_a_classifier_serves_the_curve_of_its_classes(tmp_path, learnable, kind, with_states):
     _, hidden = learnable
     accuracy = np.clip(np.arange(1, 17)[None, :] / 16 * (1.2 - hidden[:, :1] / 4), 0, 1).astype(float)
-    curves = Curves.measured(TEXTS, TEXTS, accuracy)
+    curves = Curves.measured(TEXTS, TEXTS, window_points(accuracy.shape[1]), accuracy)
     states = hidden if with_states else None
     trained, held_out = train(kind, curves, states, RECIPE, TextRecipe(min_texts=3))
     manifest, _ = export(trained, tmp_path / "m", TEXTS, states, name="m", version="1", precision="float32")

@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from exporters.measure.classes import soft_difficulty
-from exporters.measure.curves import Curves
+from exporters.measure.curves import Curves, window_points
 from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
 from exporters.predictors.ensemble import Recipe
 from exporters.predictors.export import export
@@ -34,7 +34,7 @@ def curves():
     hard = rng.integers(0, 10, COUNT)
     texts = [" ".join([f"w{h}", *(f"w{w}" for w in rng.integers(0, 10, rng.integers(0, 12)))]) for h in hard]
     accuracy = np.clip((np.arange(1, 17)[None, :] - hard[:, None]) / 16 + rng.normal(0, 0.01, (COUNT, 16)), 0, 1)
-    return Curves.measured([f"q{n}" for n in range(COUNT)], texts, accuracy)
+    return Curves.measured([f"q{n}" for n in range(COUNT)], texts, window_points(accuracy.shape[1]), accuracy)
 
 
 def save(path, model):
