@@ -8,7 +8,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from predictive_scheduling import semconv
-from predictive_scheduling.tally import Tally
+from predictive_scheduling.plain_counter import PlainCounter
 from predictor_service.artifact import Manifest
 from predictor_service.model import BatchResult
 from predictor_service.predictions import Answer, Predictions
@@ -25,7 +25,7 @@ class PredictorMetrics:
     def __init__(self, meters: metrics.MeterProvider) -> None:
         """Measure with ``meters``."""
         self._meter = meters.get_meter("predictor_service")
-        self._queries = Tally(self._meter, _PREFIX + "queries", "{query}", "Queries predicted, by model")
+        self._queries = PlainCounter(self._meter, _PREFIX + "queries", "{query}", "Queries predicted, by model")
         self._size = self._histogram("batch.size", "{query}", "Queries that ran as one batch", _BATCHES)
         self._queue = self._histogram("queue.duration", "s", "Time that a call waited for its batch", _SECONDS)
         self._tokenize = self._histogram("tokenize.duration", "s", "Time from queries to a graph's inputs", _SECONDS)

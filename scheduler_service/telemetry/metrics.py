@@ -10,7 +10,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from predictive_scheduling import semconv
-from predictive_scheduling.tally import Tally
+from predictive_scheduling.plain_counter import PlainCounter
 from scheduler_service.admission.admission import Admission
 from scheduler_service.budget.ledger import BudgetLedger
 from scheduler_service.domain import Allocation, FinishReason, Job, SchedulingError, Usage
@@ -223,8 +223,8 @@ class MetricsObserver:
         self._observe("endpoint.outstanding", "{call}", "Calls that run on an endpoint", outstanding)
         self._observe("endpoint.failures", "{call}", "Failures of an endpoint in a row", failures)
 
-    def _counter(self, name: str, unit: str, description: str) -> Tally:
-        return Tally(self._meter, semconv.OWN + name, unit, description)
+    def _counter(self, name: str, unit: str, description: str) -> PlainCounter:
+        return PlainCounter(self._meter, semconv.OWN + name, unit, description)
 
     def _histogram(self, name: str, unit: str, description: str, buckets: Iterable[float]) -> metrics.Histogram:
         return self._meter.create_histogram(
