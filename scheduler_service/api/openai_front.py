@@ -123,7 +123,7 @@ class OpenAiFront:
 
     async def _models(self, request: web.Request) -> web.Response:
         self._intake.tenant(_credentials(request))
-        model = {"id": self._intake.offer.model, "object": "model", "created": 0, "owned_by": "predictive-scheduling"}
+        model = {"id": self._intake.served.model, "object": "model", "created": 0, "owned_by": "predictive-scheduling"}
         return web.json_response({"object": "list", "data": [model]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
@@ -242,7 +242,7 @@ class OpenAiFront:
             "id": f"chatcmpl-{allocation.request_id}",
             "object": kind,
             "created": int(time.time()),
-            "model": self._intake.offer.model,
+            "model": self._intake.served.model,
             "choices": choices,
         }
 
