@@ -32,13 +32,13 @@ class RunningCalls:
     """The calls of a server: each ``came``, and waits ``async with running():``."""
 
     def __init__(self) -> None:
-        """Nothing runs."""
+        """Start without calls."""
         self._limits: dict[asyncio.Timeout, Callable[[], bool]] = {}
         self._ended = False
         self._came = 0
 
     def came(self) -> None:
-        """Count a call that has just come."""
+        """Count a call that has just come; ``quiet`` waits until there are no more."""
         self._came += 1
 
     @asynccontextmanager
@@ -74,7 +74,7 @@ class RunningCalls:
             await asyncio.sleep(_ROUND_SECONDS)
 
     def end(self) -> None:
-        """End what runs, and what comes, too."""
+        """End the calls that run; calls that come later end at once."""
         self._ended = True
         for limit, told in self._limits.items():
             if not told():
@@ -85,7 +85,7 @@ class CountCalls(WrappingInterceptor):
     """A server interceptor that counts our methods' calls; ended ones get UNAVAILABLE with RetryInfo."""
 
     def __init__(self, calls: RunningCalls) -> None:
-        """Count in ``calls``."""
+        """Count the server's calls in ``calls``."""
         super().__init__()
         self._calls = calls
 

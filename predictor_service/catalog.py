@@ -72,7 +72,7 @@ class Catalog(Mapping[str, Batcher]):
         self._retiring: set[asyncio.Task[None]] = set()
 
     def __getitem__(self, name: str) -> Batcher:
-        """The batcher of a model."""
+        """Return the batcher of a model. Raises KeyError for a name that no model has."""
         return self._names[name]
 
     @property
@@ -81,11 +81,11 @@ class Catalog(Mapping[str, Batcher]):
         return len(self._refused)
 
     def __iter__(self) -> Iterator[str]:
-        """The names."""
+        """Iterate over the names of the served models."""
         return iter(self._names)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of served models."""
         return len(self._names)
 
     async def load(self) -> None:
@@ -120,7 +120,7 @@ class Catalog(Mapping[str, Batcher]):
             log.warning("%s cannot be listed, what was served goes on: %s", self._folder, error)
 
     async def close(self) -> None:
-        """End all batchers."""
+        """Cancel every batcher, and wait for their ends."""
         kept = [self._kept] if self._kept is not None else []
         tasks = [served.task for served in (*self._served.values(), *kept)] + list(self._retiring)
         for task in tasks:

@@ -51,7 +51,7 @@ class Predictions:
         self._shadows: set[asyncio.Task[None]] = set()
 
     def batcher(self, name: str) -> Batcher:
-        """The batcher of a model. Raises RefusedQueryError for a name that nobody has."""
+        """Return the batcher of a model. Raises RefusedQueryError for a name that no model has."""
         batcher = self.batchers.get(name or self.default)
         if batcher is None:
             wrong = f"{name or self.default!r} is not served; served are {', '.join(sorted(self.batchers))}"
@@ -101,7 +101,7 @@ class Predictions:
     async def _try(
         self, asked: Batcher, trial: Trial, record: TrialRecord, queries: Sequence[Query], layers: Sequence[int]
     ) -> tuple[Manifest, Predicted] | None:
-        """Predict by a model on trial; whatever goes wrong is noted, and hurts nobody."""
+        """Predict by a model on trial; an error is counted, and not raised."""
         try:
             batcher = self.batcher(trial.model)
             _check_alike(asked.model.manifest, batcher.model.manifest)

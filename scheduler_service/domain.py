@@ -32,7 +32,7 @@ class UnknownModelError(PreconditionError):
 
 
 class UnauthenticatedError(SchedulingError):
-    """The caller does not say who it is, or nobody knows it (UNAUTHENTICATED)."""
+    """The caller gives no token, or one that is not known (UNAUTHENTICATED)."""
 
 
 class PermissionDeniedError(SchedulingError):

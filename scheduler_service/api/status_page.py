@@ -41,7 +41,7 @@ class StatusPage:
     """Serves ``/``, ``/status.json`` and ``/request.json?id=…`` of a ``board``."""
 
     def __init__(self, board: StatusBoard, access: PageAccess | None = None) -> None:
-        """Show ``board`` to whom ``access`` allows it; to everybody without."""
+        """Show ``board``. ``access``: who may see it; everybody where it is not given."""
         self._board, self._access = board, access or PageAccess()
         self._html = (files("scheduler_service") / "status_page.html").read_text()
         app = web.Application()

@@ -65,11 +65,11 @@ class Deposits:
     pending: float = 0.0
 
     def of(self, requests: int, seconds: float) -> float:
-        """All that was deposited."""
+        """Return what was deposited since it was last taken; requests and seconds do not matter."""
         return self.pending
 
     def taken(self) -> None:
-        """It is in the bank now."""
+        """Start again from nothing: the ledger has it in its bank."""
         self.pending = 0.0
 
 
@@ -118,7 +118,7 @@ class SharedBudget:
         self.away = False
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Renew the lease every interval until cancelled."""
         while True:
             await self.beat()
             task = asyncio.current_task()

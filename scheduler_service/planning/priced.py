@@ -40,7 +40,7 @@ class PricedAllocator:
         return self.pricing.quoted
 
     async def run(self) -> None:
-        """Nothing happens beside the calls."""
+        """Return at once: the price decides within each call, and needs no task."""
 
     async def allocate(self, job: Job) -> Allocation:
         """Predict, price, and reserve one job's budget."""

@@ -39,7 +39,7 @@ class BusyEndpoint(Protocol):
 
     @property
     def failures(self) -> int:
-        """Failures in a row."""
+        """How many calls to it failed since the last one that succeeded."""
         ...
 
 
@@ -62,12 +62,12 @@ class Tenants:
     """Names of tenants as a label: the first ``most`` keep their own, all later ones share one."""
 
     def __init__(self, most: int) -> None:
-        """Tell ``most`` tenants apart."""
+        """Give ``most`` tenants a label of their own."""
         self._most = most
         self._known: set[str] = set()
 
     def label(self, tenant: str) -> str:
-        """What to call a tenant."""
+        """Return the label of a tenant."""
         if tenant not in self._known:
             if len(self._known) >= self._most:
                 return OTHER
@@ -79,7 +79,7 @@ class MetricsObserver:
     """An observer that measures every request. ``tenants``: how many of them are told apart."""
 
     def __init__(self, meters: metrics.MeterProvider, model: str, backend: str, *, tenants: int = 50) -> None:
-        """Measure with ``meters``."""
+        """Create the instruments with ``meters``."""
         self._meter = meters.get_meter("scheduler_service")
         self._tenants = Tenants(tenants)
         self._gen_ai = {
@@ -133,7 +133,7 @@ class MetricsObserver:
         )
 
     def rejected(self, job: Job, error: SchedulingError) -> None:
-        """Count it."""
+        """Count the refusal by its kind."""
         reason = type(error).__name__.removesuffix("Error")
         self._rejected.add(1, {"reason": reason, "tenant": self._tenants.label(job.tenant)})
 
@@ -154,7 +154,7 @@ class MetricsObserver:
         self._budget.record(allocation.budget_tokens, policy)
 
     def finished(self, job: Job, allocation: Allocation, usage: Usage) -> None:
-        """Measure what was used and saved."""
+        """Record tokens used and saved, and how long it took."""
         tenant = self._tenants.label(job.tenant)
         forced = usage.finish_reason is not FinishReason.NATURAL
         self._requests.add(1, {"result": "forced" if forced else "natural", "tenant": tenant})
@@ -182,7 +182,7 @@ class MetricsObserver:
             self._usage.record(count, {**self._gen_ai, semconv.GEN_AI_TOKEN_TYPE: kind})
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
-        """Count it."""
+        """Count the failure by its reason."""
         self._requests.add(1, {"result": reason.removesuffix("Error"), "tenant": self._tenants.label(job.tenant)})
 
     def watch(self, state: Watched) -> None:

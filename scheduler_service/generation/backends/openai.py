@@ -139,7 +139,7 @@ class OpenAiBackend(HttpBackend):
             yield bounds.ended(end, prompt_tokens)
 
     async def _abort(self, request_id: str) -> None:
-        """Tell the server that nobody reads a call any more; it may have seen the connection close already."""
+        """Tell the server to end a call that was abandoned; it may have seen the connection close already."""
         with suppress(BackendUnavailableError, PreconditionError), self._server.translated():
             async with asyncio.timeout(_ABORT_SECONDS):
                 await self._server.post(self._dialect.abort_path, {"rid": request_id})
