@@ -23,6 +23,7 @@ SMOOTHINGS = {
     EACH: ("none", "isotonic", "beta-binomial", "by kind", "beta-binomial, isotonic", "joint"),
     SHARED: ("none", "isotonic", "beta-binomial", "joint"),
 }
+_NEEDS_TWO = ("beta-binomial", "by kind", "beta-binomial, isotonic")  # of one sample they are as without
 _AS_IT_IS = 100  # samples of the paper's files
 
 
@@ -113,7 +114,7 @@ class Study:
             for samples in counts
             for drawn, names in SMOOTHINGS.items()
             for name in names
-            if samples > 1 or not name.startswith(("beta", "by"))  # which leave one sample as it is
+            if samples > 1 or name not in _NEEDS_TWO
         ]
         return [*rows, self._median(every, _AS_IT_IS, "", "the file as it is")]
 
@@ -131,20 +132,18 @@ class Study:
         truth = self.test.accuracy
         predicted = self._trained(self.training, self.states, 0).reference(self.test.questions, self.test_states)
         rows = []
-        for samples in (*counts, _AS_IT_IS):
-            for name in ("none", "beta-binomial", "joint") if samples in counts else ("none",):
-                found = []
-                for seed in range(draws if samples in counts else 1):
-                    measured = truth
-                    if samples in counts:
-                        rng = np.random.default_rng(seed)
-                        measured = smoothed(name, draw(truth, samples, rng), samples)
-                    oracles = [
-                        gains(measured, scored, [tokens], Envelope(spread=False))[0] for scored in (measured, truth)
-                    ]
-                    found.append((pearson(predicted, measured), *gains(predicted, measured, [tokens]), *oracles))
-                correlation, gain, itself, true = np.median(found, axis=0).tolist()
-                rows.append([f"{samples}", name, f"{correlation:.3f}", *points([gain, itself, true])])
+        few = [(samples, name) for samples in counts for name in ("none", "beta-binomial", "joint")]
+        for samples, name in [one for one in few if one[0] > 1 or one[1] not in _NEEDS_TWO] + [(0, "none")]:
+            found = []
+            for seed in range(draws if samples else 1):
+                measured = truth
+                if samples:
+                    measured = smoothed(name, draw(truth, samples, np.random.default_rng(seed)), samples)
+                best = Envelope(spread=False)
+                oracles = [gains(measured, scored, [tokens], best)[0] for scored in (measured, truth)]
+                found.append((pearson(predicted, measured), *gains(predicted, measured, [tokens]), *oracles))
+            correlation, gain, itself, true = np.median(found, axis=0).tolist()
+            rows.append([f"{samples or _AS_IT_IS}", name, f"{correlation:.3f}", *points([gain, itself, true])])
         names = ["predictor's gain", "oracle's, by the same samples", "oracle's, by the file's curves"]
         return Table(["samples", "smoothed", "r", *names], rows)
 
@@ -201,15 +200,18 @@ def few_figure(rows: Sequence[Row]) -> Figure:
     """Correlation against samples a question, a line for each smoothing; dashed: the file as it is."""
     *drawn, whole = rows
     names = [(kind, name) for kind, smoothings in SMOOTHINGS.items() for name in smoothings]
+    colours = {name: f"C{at}" for at, name in enumerate(SMOOTHINGS[EACH])}
     drawing = Figure(figsize=(7, 3.4))
     axis = drawing.subplots()
     for kind, name in names:
         line = [(row.samples, row.pearson) for row in drawn if (row.drawn, row.smoothing) == (kind, name)]
         if line:
             style = "o-" if kind == EACH else "s:"
-            axis.plot(*zip(*line, strict=True), style, markersize=3, label=f"{name}, {kind}")
+            axis.plot(*zip(*line, strict=True), style, markersize=3, color=colours[name], label=f"{name}, {kind}")
     axis.axhline(whole.pearson, color="#8a93a3", linewidth=1, linestyle="--", label=f"{whole.samples} samples")
     axis.set_xscale("log", base=2)
+    counts = sorted({row.samples for row in drawn})
+    axis.set_xticks(counts, [f"{count}" for count in counts])
     axis.set_xlabel("samples a question")
     axis.set_ylabel("correlation on the test file")
     axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

@@ -215,5 +215,5 @@ def test_the_command_compares_smoothings_on_a_small_file(truth, tmp_path):
     assert {row["smoothing"] for row in rows} == {*METHODS, "the file as it is"}
     assert (rows[-1]["error"], rows[-1]["questions"]) == (0, 150)
     assert [line.split(" | ")[1:3] for line in equal] == [["80", "2"], ["40", "4"], ["20", "8"]]
-    assert len(scored) == 2 * 3 + 1
+    assert len(scored) == 2 + 3 + 1
     assert "samples a question" in (tmp_path / "plot.svg").read_text()
