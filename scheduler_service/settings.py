@@ -142,6 +142,11 @@ class BudgetSettings(ServiceSettings):
     reclaim: bool = _set(True, EXPERIMENTS, "give what finished requests leave to running ones")
 
     @property
+    def largest_exact(self) -> int:
+        """The largest budget that policy exact plans: it must be known, since its tables grow with it."""
+        return self.cap_tokens or max(256, self.tokens_per_query)
+
+    @property
     def bank_tokens(self) -> int:
         """The bank's limit, in tokens."""
         if self.bank_limit_tokens >= 0:
@@ -260,6 +265,6 @@ class SchedulerSettings(
     def _groups_fit(self) -> SchedulerSettings:
         if self.policy == "price" and self.tenant_shares:
             raise ValueError("policy: price has no windows, and so no tenant_shares")
-        if self.policy == "exact" and (not self.cap_tokens or self.window_size**2 * self.cap_tokens > MOST_STATES):
-            raise ValueError("window_size, cap_tokens: too large for policy exact, which needs both; use envelope")
+        if self.policy == "exact" and self.window_size**2 * self.largest_exact > MOST_STATES:
+            raise ValueError("window_size, cap_tokens: too large for policy exact; use envelope")
         return self

@@ -60,7 +60,7 @@ async def bare_front(limits, identity=None):
 
     async with asyncio.TaskGroup() as group:
         loop = asyncio.get_running_loop()
-        intake = Intake(Offer("m", 16, 256, 0.6), identity or Identity(), loop.time)
+        intake = Intake(Offer("m", BudgetRange(64, 16, 256, 32), 0.6), identity or Identity(), loop.time)
         found = OpenAiFront(Generations(nothing, group), intake, trace.NoOpTracer(), limits=limits)
         await found.start("127.0.0.1:0")
         try:
