@@ -22,8 +22,9 @@ class Calibration:
     """What held-out questions say of a predictor: metrics; at each point mean accuracy and the error's deviation.
 
     ``points``: budgets in reasoning tokens. ``uncertainty``: deviation of the predictor's own error. Where the training
-    file says how many samples it averages, from two on, their chance is taken out of it: four samples alone are off by 0.17. ``validation`` is as measured.
-    ``mean_used``: mean tokens used at each point, where the training file has them; empty otherwise.
+    file says how many samples it averages, from two on, their chance is taken out of it: four samples alone are off by
+    0.17. ``validation`` is as measured. ``mean_used``: mean tokens used at each point, where the training file has
+    them; empty otherwise.
     """
 
     validation: dict[str, float]

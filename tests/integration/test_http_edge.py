@@ -21,6 +21,7 @@ from scheduler_service.api.identity import Identity
 from scheduler_service.api.intake import Intake, Offer
 from scheduler_service.api.openai_front import OpenAiFront
 from scheduler_service.domain import Allocation
+from scheduler_service.planning.budget_range import BudgetRange
 from tests.integration.running import balanced, scheduler
 from tests.integration.test_openai_front import MESSAGES, free_address, thinker
 from tests.integration.test_security import Authority, tls
