@@ -89,7 +89,7 @@ def budget_range(settings: SchedulerSettings, limits: Limits, predictor: Predict
     return BudgetRange(
         settings.tokens_per_query,
         None if settings.floor_tokens < 0 else settings.floor_tokens,
-        settings.cap_tokens or None,
+        settings.largest_exact if settings.policy == "exact" else settings.cap_tokens or None,
         settings.answer_tokens,
         limits.max_total_tokens,
         predictor.points,

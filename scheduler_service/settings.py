@@ -170,6 +170,11 @@ class BudgetSettings(ServiceSettings):
     reclaim: bool = setting(True, EXPERIMENTS, "give tokens that finished requests leave to running ones")
 
     @property
+    def largest_exact(self) -> int:
+        """The largest budget that policy exact plans: it must be known, since its tables grow with it."""
+        return self.cap_tokens or max(256, self.tokens_per_query)
+
+    @property
     def bank_tokens(self) -> int:
         """The bank's limit, in tokens."""
         if self.bank_limit_tokens >= 0:
@@ -302,9 +307,9 @@ class SchedulerSettings(
     def _groups_fit(self) -> SchedulerSettings:
         if self.policy == "price" and self.tenant_shares:
             raise ValueError("policy: price has no windows, and so no tenant_shares")
-        if self.policy == "exact" and (not self.cap_tokens or self.window_size**2 * self.cap_tokens > MOST_STATES):
+        if self.policy == "exact" and self.window_size**2 * self.largest_exact > MOST_STATES:
             raise ValueError(
-                f"window_size, cap_tokens: policy exact needs cap_tokens set, and window_size² × cap_tokens of at most"
-                f" {MOST_STATES:,}; use policy envelope"
+                f"window_size, cap_tokens: policy exact takes window_size² × cap_tokens of at most {MOST_STATES:,};"
+                " use policy envelope"
             )
         return self

@@ -9,6 +9,19 @@ import typer
 
 from exporters.cli.options import QuestionsOption, ShardOption, TemplateOption, failed
 from exporters.faults import CurvesFileError
+from predictive_scheduling.budget_points import check_points, evenly_spaced
+
+
+def budget_points(budgets: str, windows: int) -> tuple[int, ...]:
+    """The points that ``--budgets`` names, or ``windows`` of them 16 tokens apart. Raises ValueError for others."""
+    if not budgets:
+        return evenly_spaced(windows, 16)
+    try:
+        points = tuple(int(part) for part in budgets.split(","))
+        check_points(points)
+    except ValueError as error:
+        raise ValueError(f"--budgets: {error}") from None
+    return points
 
 
 def collect(
@@ -21,16 +34,27 @@ def collect(
     template: TemplateOption = "deepseek-r1",
     check: Annotated[str, typer.Option(help="How answers are checked: exact, maths, or module:function.")] = "maths",
     samples: Annotated[int, typer.Option(min=1, help="Traces a question.")] = 4,
-    windows: Annotated[int, typer.Option(min=1, help="Budget windows of 16 tokens.")] = 16,
+    budgets: Annotated[
+        str, typer.Option(help="Budget points in reasoning tokens, such as 0,256,1024,8192; empty for windows.")
+    ] = "",
+    windows: Annotated[int, typer.Option(min=1, help="Without budgets: how many points, 16 tokens apart.")] = 16,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a forced answer.")] = 16,
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 for greedy.")] = 0.6,
     concurrency: Annotated[int, typer.Option(min=1, help="Questions measured at once.")] = 8,
+    settled: Annotated[
+        int, typer.Option(min=0, help="Stop forcing once so many answers in a row are the trace's own; 0 for never.")
+    ] = 0,
+    pilot: Annotated[
+        int, typer.Option(min=0, help="Measure so many questions only, and say what all of them will cost.")
+    ] = 0,
+    backend_model: Annotated[str, typer.Option(help="Model to ask the server for; empty takes its first.")] = "",
     gguf: Annotated[str, typer.Option(help="The embedded LLM's GGUF file; empty for the demo's.")] = "",
     adapter_scale: Annotated[float, typer.Option(help="Strength of the embedded LLM's adapter; 0 for none.")] = 1.0,
     shard: ShardOption = "",
 ) -> None:
-    """Measure accuracy curves of a model: force an answer at every budget window. A killed run goes on where it was."""
+    """Measure curves of a model: force an answer at every budget point. A killed run goes on where it was."""
     import asyncio
+    import time
 
     from exporters.measure import collect as collecting
     from exporters.measure.checkers import checker
@@ -44,14 +68,25 @@ def collect(
         server = make_backend(settings.backend_configuration)
         await server.start()
         try:
-            with typer.progressbar(length=len(wanted), label="measured") as bar:
+            limits = await server.limits()  # which also asks the server what its model is called
+            room = limits.max_total_tokens
+            if room and plan.points[-1] + plan.answer_tokens >= room:
+                raise ValueError(
+                    f"--budgets: {plan.points[-1]} tokens leave no room for a prompt; the server takes {room}"
+                )
+            began = time.monotonic()
+            with typer.progressbar(length=pilot or len(wanted), label="measured") as bar:
 
-                def advance(_: object) -> None:
+                def advance(_: object, rest: collecting.Estimate) -> None:
+                    bar.label = f"measured; left {rest}"
                     bar.update(1)
 
                 found = await collecting.collect(
-                    server, plan, wanted, check_answer, out, concurrency=concurrency, on_measured=advance
-                )
+                    server, plan, wanted, check_answer, out,
+                    concurrency=concurrency, on_measured=advance, pilot=min(pilot, len(wanted)),
+                )  # fmt: skip
+            if pilot:
+                typer.echo(str(collecting.estimate(found, time.monotonic() - began, len(wanted))))
             return len(found)
         finally:
             await server.close()
@@ -59,20 +94,22 @@ def collect(
     try:
         wanted = Shard.named(shard).of(read_questions(questions))
         check_answer = checker(check)
+        points = budget_points(budgets, windows)
         settings = SchedulerSettings(
             backend=backend, backend_url=backend_url, template=template, embedded_model=gguf,
-            embedded_adapter_scale=adapter_scale,
+            embedded_adapter_scale=adapter_scale, backend_model=backend_model,
+            embedded_context_tokens=max(1024, points[-1] + answer_tokens + 512),
         )  # fmt: skip
         plan = collecting.Plan(
-            TEMPLATES[template], windows=windows, samples=samples, answer_tokens=answer_tokens,
-            sampling=Sampling(temperature=temperature),
+            TEMPLATES[template], points=points, samples=samples, answer_tokens=answer_tokens,
+            sampling=Sampling(temperature=temperature), settled=settled,
         )  # fmt: skip
         count = asyncio.run(measure())
     except (CurvesFileError, ValueError, BackendUnavailableError) as error:
         raise failed(error) from None
     except ExceptionGroup as errors:  # the workers' faults; what they measured is kept
         raise failed(errors.exceptions[0]) from None
-    typer.echo(f"{count} questions in {out}")
+    typer.echo(f"{count} questions measured as a pilot" if pilot else f"{count} questions in {out}")
 
 
 def merge(

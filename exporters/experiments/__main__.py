@@ -16,6 +16,7 @@ from exporters.experiments.classes import buckets
 from exporters.experiments.compare import compare
 from exporters.experiments.envelope import envelope_figure
 from exporters.experiments.robustness import noise, starvation
+from exporters.experiments.samples import Study, equal_traces_table, few_figure, few_table
 from exporters.experiments.table import Floats, Table, save
 from exporters.experiments.traces import traces_table, vote_curves
 from exporters.experiments.training import generalisation, layer_sweep, other_model, training_size
@@ -23,6 +24,7 @@ from exporters.measure.checkers import canonical, checker
 from exporters.measure.curves import Curves, read_curves
 from exporters.measure.hidden_states import read_hidden_states
 from exporters.measure.questions import read_questions
+from exporters.predictors.ensemble import Recipe
 from exporters.replay.evaluate import Evaluation, predictions
 from exporters.replay.report import overview_figure
 from predictor_service.model import LoadedModel
@@ -115,6 +117,40 @@ def training_size_command(
     states = read_hidden_states(training_states, train.ids), read_hidden_states(hidden_states, test.ids)
     table = training_size(train, states[0], test, states[1])
     _show(table, plot, table.columns("training questions", "points over uniform", first=2))
+
+
+@app.command("few-samples")
+def few_samples_command(
+    curves: FileOption,
+    hidden_states: Annotated[Path, typer.Option("--hidden-states")],
+    test: Annotated[Path, typer.Option("--test")],
+    test_states: Annotated[Path, typer.Option("--test-states")],
+    samples: Annotated[list[int] | None, typer.Option("--samples", min=1, help="Samples a question.")] = None,
+    traces: Annotated[list[int] | None, typer.Option("--traces", min=100, help="Traces of a whole collection.")] = None,
+    questions: Annotated[int, typer.Option(min=4, help="Train on as many questions at most.")] = 10**9,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws of the samples.")] = 3,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over 3,000 questions or more.")] = 8,
+    plot: PlotOption = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Where the first table goes as JSON.")] = None,
+) -> None:
+    """How few samples a question suffice, for training and for scoring; whether smoothing them helps."""
+    training, scored = read_curves(curves), read_curves(test)
+    states = read_hidden_states(hidden_states, training.ids), read_hidden_states(test_states, scored.ids)
+    part = np.random.default_rng(0).permutation(len(training.ids))[:questions]
+    recipe = Recipe(members=2, epochs=epochs)
+    study = Study(training.chosen(part), states[0][part], scored, states[1], recipe, repeats)
+    counts = samples or [1, 2, 4, 8, 16]
+    rows = study.few(counts)
+    _show(few_table(rows), plot, few_figure(rows))
+    for table in (
+        equal_traces_table(
+            [row for total in traces or [1500, 7450] for row in study.equal_traces(total, [1, 2, 4, 8, 16, 64])]
+        ),
+        study.scoring(counts),
+    ):
+        typer.echo("\n" + table.markdown())
+    if as_json is not None:
+        as_json.write_text(json.dumps([row.as_json() for row in rows], indent=1))
 
 
 @app.command("layers")

@@ -1,21 +1,25 @@
-"""Measure accuracy curves: let a model reason, cut the reasoning at every budget window, force an answer, check it.
+"""Measure curves: let a model reason, cut the reasoning at every budget point, force an answer, and check it.
 
-One trace of a question serves all its windows: its reasoning is generated once, up to the last window, and every
-window's forced answer continues a prefix of it. From the window on in which the reasoning ended by itself, the answer
-is the model's own. Progress is kept line by line beside the output, so that a killed run goes on where it stopped.
+One trace of a question serves all its points: its reasoning is generated once, up to the last point, and the forced
+answer of every point continues a prefix of it. An engine with a prefix cache computes those prefixes once. From the
+point on at which the reasoning ended by itself, the answer is the model's own; and where forced answers in a row were
+that answer already, the points between are taken to be so, too. Progress is kept line by line beside the output, so
+that a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from exporters.measure.checkers import Checker
-from exporters.measure.curves import WINDOW_TOKENS, write_curves
+from exporters.measure.curves import write_curves
 from exporters.measure.questions import Question
+from predictive_scheduling.budget_points import check_points, evenly_spaced
 from scheduler_service.domain import Sampling, TextKind
 from scheduler_service.generation.backends.base import Backend, Piece
 from scheduler_service.generation.driver import drive
@@ -25,33 +29,55 @@ from scheduler_service.generation.templates import PromptTemplate
 
 @dataclass(frozen=True)
 class Measured:
-    """A question's measured curve: fractions per window; ``reasoning_tokens``: mean length of the uncut reasoning.
+    """A question's measured curves: at each of ``budget_tokens``, accuracy (fraction) and mean tokens used.
 
-    ``answers``: what each trace answered after each window (traces × windows), for votes over traces.
+    ``reasoning_tokens``: mean length of the reasoning, cut at the last point at most. ``answers``: what each trace
+    answered at each point (traces × points), for votes over traces. ``generated_tokens``: what measuring it cost.
     """
 
     question_id: str
     question: str
     group: str
-    accuracy_at_window: list[float]
+    budget_tokens: list[int]
+    accuracy: list[float]
+    used_tokens: list[float]
     reasoning_tokens: float
     samples: int
     answers: list[list[str]]
+    generated_tokens: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to measure: windows of a curve, samples a question, the longest answer, and how the model samples."""
+    """How to measure: budget points, samples a question, the longest answer, and how the model samples.
+
+    ``settled``: after so many forced answers in a row that are the trace's own answer, later points are not asked any
+    more; 0 asks at every point. Raises CurveError, a ValueError, for points that do not rise.
+    """
 
     template: PromptTemplate
-    windows: int = 16
+    points: tuple[int, ...] = evenly_spaced(16, 16)
     samples: int = 1
     answer_tokens: int = 12
     sampling: Sampling = field(default_factory=lambda: Sampling(temperature=0.0))
+    settled: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse points that are none."""
+        check_points(self.points)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One trace: the answer at each point, the length of its reasoning, and the tokens that were generated for it."""
+
+    answers: list[str]
+    reasoning_tokens: int
+    generated_tokens: int
 
 
 class _Recording:
-    """A trace's reasoning, token by token, so that it can be cut at any window."""
+    """A trace's reasoning, token by token, so that it can be cut at any point."""
 
     def __init__(self, forcing: BudgetForcing) -> None:
         self._forcing = forcing
@@ -70,37 +96,71 @@ async def _answer(
 ) -> str:
     """Run a generation to its end; returns the answer."""
     texts = [text async for text in drive(backend, forcing, sampling, on_piece=on_piece)]
-    return "".join(text.text for text in texts if text.kind is TextKind.ANSWER)
+    return "".join(text.text for text in texts if text.kind is TextKind.ANSWER).strip()
 
 
-async def measure_trace(backend: Backend, plan: Plan, question: Question) -> tuple[list[str], int]:
-    """Measure one trace; returns each window's answer, and the uncut reasoning's tokens."""
+async def measure_trace(backend: Backend, plan: Plan, question: Question) -> Trace:
+    """Measure one trace. Raises what the backend raises."""
 
     def forcing_of(budget: int, begun: str = "") -> BudgetForcing:
         limit = backend.capabilities.call_limit
         return BudgetForcing(plan.template, question.question, budget, plan.answer_tokens, limit, begun=begun)
 
-    forcing = forcing_of(plan.windows * WINDOW_TOKENS)
+    forcing = forcing_of(plan.points[-1])
     record = _Recording(forcing)
     own_answer = await _answer(backend, forcing, plan.sampling, record.take)
+    generated = forcing.reasoning_tokens + forcing.answer_used
     answers: list[str] = []
-    for window in range(1, plan.windows + 1):
-        tokens = window * WINDOW_TOKENS
-        if tokens >= forcing.reasoning_tokens:
-            answers += [own_answer] * (plan.windows + 1 - window)
+    agreed = 0
+    for tokens in plan.points:
+        if tokens >= forcing.reasoning_tokens or (plan.settled and agreed >= plan.settled):
             break
-        answers.append(await _answer(backend, forcing_of(0, record.prefix(tokens)), plan.sampling))
-    return [answer.strip() for answer in answers], forcing.reasoning_tokens
+        cut = forcing_of(0, record.prefix(tokens))
+        answers.append(await _answer(backend, cut, plan.sampling))
+        generated += cut.answer_used
+        agreed = agreed + 1 if answers[-1] == own_answer else 0
+    answers += [own_answer] * (len(plan.points) - len(answers))
+    return Trace(answers, forcing.reasoning_tokens, generated)
 
 
 async def measure_question(backend: Backend, plan: Plan, question: Question, is_right: Checker) -> Measured:
-    """Measure a question's curve over all its samples."""
+    """Measure a question's curves over all its samples."""
     traces = [await measure_trace(backend, plan, question) for _ in range(plan.samples)]
-    answers = [given for given, _ in traces]
+    answers = [trace.answers for trace in traces]
     right = {answer: is_right(question.expected, answer) for answer in {text for given in answers for text in given}}
-    curve = [sum(right[text] for text in window) / plan.samples for window in zip(*answers, strict=True)]
-    length = sum(tokens for _, tokens in traces) / plan.samples
-    return Measured(question.question_id, question.question, question.group, curve, length, plan.samples, answers)
+    lengths = [trace.reasoning_tokens for trace in traces]
+    return Measured(
+        question.question_id,
+        question.question,
+        question.group,
+        list(plan.points),
+        [sum(right[text] for text in at) / plan.samples for at in zip(*answers, strict=True)],
+        [sum(min(length, point) for length in lengths) / plan.samples for point in plan.points],
+        sum(lengths) / plan.samples,
+        plan.samples,
+        answers,
+        sum(trace.generated_tokens for trace in traces),
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What measuring costs, by what some questions have cost: of so many ``questions``, tokens and seconds."""
+
+    questions: int
+    tokens: float
+    seconds: float
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        hours, minutes = divmod(round(self.seconds / 60), 60)
+        return f"{self.questions} questions: about {self.tokens:,.0f} tokens and {hours} h {minutes:02} min"
+
+
+def estimate(measured: Sequence[Measured], seconds: float, questions: int) -> Estimate:
+    """Expect of ``questions`` what the ``measured`` ones took in ``seconds``, as many of them at once."""
+    share = questions / max(1, len(measured))
+    return Estimate(questions, share * sum(item.generated_tokens for item in measured), share * seconds)
 
 
 async def collect(
@@ -111,18 +171,22 @@ async def collect(
     out: Path,
     *,
     concurrency: int = 8,
-    on_measured: Callable[[Measured], None] = lambda _: None,
+    on_measured: Callable[[Measured, Estimate], None] = lambda *_: None,
+    pilot: int = 0,
 ) -> list[Measured]:
     """Measure all ``questions`` against a started backend and write ``out`` (parquet).
 
-    Questions already in ``out``'s progress file are not measured again. Returns all measurements, in the order of the
-    questions. Raises what the backend raises; what was measured until then is kept.
+    Questions already in ``out``'s progress file are not measured again. ``on_measured`` is told of each, with what the
+    rest is expected to cost. ``pilot``: measure so many questions, evenly chosen, and write no output yet. Returns the
+    measurements, in the order of the questions. Raises what the backend raises; what was measured until then is kept.
     """
     progress = out.with_suffix(".progress.jsonl")
     progress.parent.mkdir(parents=True, exist_ok=True)
-    wanted = list(questions)
-    done = {item.question_id: item for item in _read_progress(progress)}
-    waiting = iter([question for question in wanted if question.question_id not in done])
+    asked = list(questions)
+    wanted = asked[:: max(1, len(asked) // pilot)][:pilot] if pilot else asked
+    done = {item.question_id: item for item in _read_progress(progress, plan)}
+    missing = [question for question in wanted if question.question_id not in done]
+    waiting, new, began = iter(missing), [], time.monotonic()
     with progress.open("a") as file:
 
         async def worker() -> None:
@@ -131,25 +195,29 @@ async def collect(
                 file.write(json.dumps(asdict(measured)) + "\n")
                 file.flush()
                 done[measured.question_id] = measured
-                on_measured(measured)
+                new.append(measured)
+                on_measured(measured, estimate(new, time.monotonic() - began, len(missing) - len(new)))
 
         async with asyncio.TaskGroup() as group:
             for _ in range(concurrency):
                 group.create_task(worker())
     measured = [done[question.question_id] for question in wanted]
-    write_curves(out, {name: [getattr(item, name) for item in measured] for name in Measured.__dataclass_fields__})
-    progress.unlink()
+    if not pilot:
+        write_curves(out, {name: [getattr(item, name) for item in measured] for name in Measured.__dataclass_fields__})
+        progress.unlink()
     return measured
 
 
-def _read_progress(path: Path) -> list[Measured]:
-    """Read the measurements of an earlier run; a line that a kill cut short is ignored."""
+def _read_progress(path: Path, plan: Plan) -> list[Measured]:
+    """Read the measurements of an earlier run at the same points; a line that a kill cut short is ignored."""
     if not path.exists():
         return []
     items = []
     for line in path.read_text().splitlines():
         try:
-            items.append(Measured(**json.loads(line)))
+            item = Measured(**json.loads(line))
         except (ValueError, TypeError):
             continue
+        if tuple(item.budget_tokens) == plan.points and item.samples == plan.samples:
+            items.append(item)
     return items

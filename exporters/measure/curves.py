@@ -3,6 +3,7 @@
 Columns: ``question_id``, ``question``; ``budget_tokens`` (the points, the same in every row), ``accuracy`` and, where
 it was measured, ``used_tokens``; whatever else. Instead of the points a file may have ``accuracy_at_window``, values
 after 16, 32, … tokens, as the paper's data; its used tokens then follow from ``reasoning_tokens``, where it has them.
+``samples``, where it is there: traces that a row's accuracies average.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Curves:
 
     ``points``: (K,) budgets in reasoning tokens, rising. ``accuracy``: (n, K) fractions at each. ``used``: (n, K) mean
     reasoning tokens used at each; ``None`` where it was not measured. ``difficulty``: classes (n,), easy 0 to hard 2,
-    of the file's column ``difficulty``; without one, by its own curves.
+    of the file's column ``difficulty``; without one, by its own curves. ``samples``: (n,) traces that a row averages;
+    ``None`` where the file does not say.
     """
 
     ids: list[str]
@@ -45,6 +47,7 @@ class Curves:
     accuracy: Floats
     difficulty: Ints
     used: Floats | None = None
+    samples: Ints | None = None
 
     @classmethod
     def measured(
@@ -64,6 +67,7 @@ class Curves:
             accuracy=self.accuracy[at],
             difficulty=self.difficulty[at],
             used=None if self.used is None else self.used[at],
+            samples=None if self.samples is None else self.samples[at],
         )
 
 
@@ -93,9 +97,9 @@ def read_curves(path: Path) -> Curves:
     columns = {name: table[name].to_pylist() for name in names}
     points, accuracy, used = _at_points(path, columns) if "budget_tokens" in names else _at_windows(path, columns)
     questions = [str(value) for value in columns["question"]]
-    if "difficulty" not in names:
-        return Curves.measured(ids, questions, points, accuracy, used)
-    return Curves(ids, questions, points, accuracy, _classes(path, columns["difficulty"]), used)
+    difficulty = _classes(path, columns["difficulty"]) if "difficulty" in names else difficulty_of(accuracy)
+    samples = _samples(path, columns["samples"]) if "samples" in names else None
+    return Curves(ids, questions, points, accuracy, difficulty, used, samples)
 
 
 def _at_points(path: Path, columns: dict[str, list[Any]]) -> tuple[Ints, Floats, Floats | None]:
@@ -150,6 +154,13 @@ def _classes(path: Path, names: list[object]) -> Ints:
     return np.array([DIFFICULTY.index(str(name)) for name in names], dtype=np.int64)
 
 
+def _samples(path: Path, counts: list[object]) -> Ints:
+    for row, count in enumerate(counts):
+        if not isinstance(count, int) or count < 1:
+            raise CurvesFileError(f"{path}: row {row}, samples: is {count}, not a whole number from 1")
+    return np.array(counts, dtype=np.int64)
+
+
 def _check_curve(path: Path, row: int, curve: list[float | None] | None, windows: int) -> None:
     place = f"{path}: row {row}, accuracy_at_window"
     if not curve or len(curve) != windows:
@@ -161,6 +172,16 @@ def _check_curve(path: Path, row: int, curve: list[float | None] | None, windows
         check_points(evenly_spaced(windows, WINDOW_TOKENS))
     except CurveError as error:
         raise CurvesFileError(f"{place}: {error}") from None
+
+
+def sampling_variance(accuracy: Floats, samples: Ints | int) -> Floats:
+    """The variance (K,) that chance gives to each point of measured curves (n, K): unbiased, mean over questions.
+
+    ``samples``: how many a row averages, two or more. The mean of y (1 - y) / (N - 1): the binomial variance, with
+    Bessel's correction; that the points of a trace hang together does not change it.
+    """
+    found: Floats = (accuracy * (1 - accuracy) / (np.reshape(samples, (-1, 1)) - 1)).mean(axis=0)
+    return found
 
 
 def pearson(predicted: NDArray[np.floating[Any]], measured: NDArray[np.floating[Any]]) -> float:

@@ -28,9 +28,9 @@ from scheduler_service.allocation.curve import Curve
 from scheduler_service.allocation.envelope import Segment, segments_of
 from scheduler_service.allocation.problem import Floats, Ints, Problem
 
-_BINS = 768
-_STEEPEST, _FLATTEST = 1.0, 1e-9  # accuracy per token; flatter segments share the last bin
-_BINS_PER_FACTOR = _BINS / log(_STEEPEST / _FLATTEST)
+_BINS = 768  # down to 1e-9 accuracy per token; flatter segments share the last bin
+_STEEPEST = 1.0
+_BINS_PER_FACTOR = 512 / log(_STEEPEST / 1e-6)
 _RENORMALISE = 1e100
 _ROUNDING = 1e-6
 

@@ -32,7 +32,7 @@ _HEADERS = {
 
 def picture(status: dict[str, Any]) -> str:
     """Return the page as it shows ``status`` (as of ``/status.json``), needing no scheduler any more."""
-    page = (files("scheduler_service") / "status_page.html").read_text()
+    page = (files("scheduler_service.api") / "status_page.html").read_text()
     inside = json.dumps(status).replace("</", "<\\/")
     return page.replace("const frozen = null;", f"const frozen = {inside};")
 
@@ -43,7 +43,7 @@ class StatusPage:
     def __init__(self, board: StatusBoard, access: PageAccess | None = None) -> None:
         """Show ``board``. ``access``: who may see it; everybody where it is not given."""
         self._board, self._access = board, access or PageAccess()
-        self._html = (files("scheduler_service") / "status_page.html").read_text()
+        self._html = (files("scheduler_service.api") / "status_page.html").read_text()
         app = web.Application()
         add_routes(
             app,

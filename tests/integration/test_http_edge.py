@@ -61,7 +61,7 @@ async def bare_front(limits, identity=None):
 
     async with asyncio.TaskGroup() as group:
         loop = asyncio.get_running_loop()
-        intake = Intake(ServedModel("m", BudgetRange(128, 16, 256), 0.6), identity or Identity(), loop.time)
+        intake = Intake(ServedModel("m", BudgetRange(64, 16, 256, 32), 0.6), identity or Identity(), loop.time)
         found = OpenAiFront(Generations(nothing, group), intake, trace.NoOpTracer(), limits=limits)
         await found.start("127.0.0.1:0")
         try:

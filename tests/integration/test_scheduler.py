@@ -389,5 +389,5 @@ async def test_a_cap_that_leaves_no_room_for_a_prompt_is_refused_at_start():
         with pytest.RaisesGroup(
             pytest.RaisesExc(ValueError, match="cap_tokens: 256 and 32 answer tokens leave no room")
         ):
-            async with scheduler(**tgi_settings(tgi)):
+            async with scheduler(**tgi_settings(tgi), cap_tokens=256):
                 pass

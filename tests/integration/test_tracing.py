@@ -47,7 +47,7 @@ async def test_one_request_is_one_trace_with_prediction_latency_and_savings(memo
         ):
             events = [event async for event in client.generate("What is 1 + 1?")]
     spans = exporter.get_finished_spans()
-    assert len({span.context.trace_id for span in spans if "Predict" in span.name or "Generate" in span.name}) == 1
+    assert len({span.context.trace_id for span in spans if span.name in (PREDICT, GENERATE)}) == 1
     caller, server = find(spans, GENERATE, SpanKind.CLIENT)[0], find(spans, GENERATE, SpanKind.SERVER)[0]
     allocate = find(spans, "allocate", SpanKind.INTERNAL)[0]
     asked, answered = find(spans, PREDICT, SpanKind.CLIENT)[0], find(spans, PREDICT, SpanKind.SERVER)[0]
