@@ -219,6 +219,6 @@ def _arrow(one: Box, other: Box, label: str) -> str:
     else:
         y1 = y2 = (max(one.y, other.y) + min(one.bottom, other.bottom)) // 2
         x1, x2 = (one.x + one.width, other.x) if one.x < other.x else (one.x, other.x + other.width)
-        x, y = (x1 + x2) / 2 - 16, y1 - 8
+        x, y = (x1 + x2) // 2 - 16, y1 - 8.0
     line = f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke="{_INK}" marker-end="url(#tip)"/>'
     return line + (_text(x, y, label, size=12, colour=_SOFT) if label else "")
