@@ -95,7 +95,7 @@ class MetricsObserver:
         )
         self._limits = self._counter("budget.limits", "{request}", "Allocated requests, by what limited the budget")
         self._tokens = self._counter("tokens", "{token}", "Tokens, by kind: prompt, reasoning, answer")
-        self._given = self._counter("budget.given", "{token}", "Reasoning tokens that were reserved")
+        self._given = self._counter("budget.given", "{token}", "Reasoning tokens reserved in the ledger")
         self._baseline = self._counter(
             "budget.baseline", "{token}", "Reasoning tokens that uniform would have reserved"
         )
@@ -138,11 +138,11 @@ class MetricsObserver:
         self._rejected.add(1, {"reason": reason, "tenant": self._tenants.label(job.tenant)})
 
     def allocated(self, job: Job, allocation: Allocation) -> None:
-        """Measure what was given, and what it took to find it."""
+        """Record the budget, what it is expected to use, and how long it took to find it."""
         outcome, policy = {"outcome": allocation.prediction.outcome.value}, {"policy": allocation.policy}
         self._predictions.add(1, {**outcome, "predictor": allocation.prediction.predictor})
         self._limits.add(1, {"limited_by": allocation.limited_by.value})
-        self._given.add(allocation.budget_tokens, policy)
+        self._given.add(allocation.expected_tokens, policy)
         self._baseline.add(allocation.baseline_tokens, policy)
         self._expected.add(allocation.expected_accuracy)
         self._baseline_expected.add(allocation.baseline_expected_accuracy)

@@ -34,17 +34,21 @@ else has no part in the budget:
 |---|---|
 | the answer | `answer_tokens`, a limit of its own on top of the budget: 32 by default, 32,768 at most |
 | the prompt, a system prompt | not at all; both need room in the LLM server's context beside reasoning and answer |
-| earlier turns of a chat, with their reasoning | not at all: each turn is a request with a budget of its own. The HTTP API drops `reasoning_content` of earlier messages, so that old reasoning does not enter the prompt; by gRPC the prompt is what the caller sends |
-| tool calls | the scheduler calls no tools: by HTTP `tools` and messages of the role `tool` are refused. A caller that runs tools itself sends the results as text in a new request, which gets a budget of its own. All that the model writes before the end of its thinking is reasoning, a tool call too |
+| earlier turns of a chat, with their reasoning | not at all: each turn is a request with a budget of its own |
+| tool calls | no tools are called; a tool call that the model writes before it ends its thinking is reasoning |
 | the text that forces an answer | not generated, so not counted |
 | several traces | share one budget evenly; the reasoning of all of them counts |
 
+By HTTP `reasoning_content` of earlier messages is dropped, so that old reasoning does not enter the prompt; by gRPC the
+prompt is what the caller sends. By HTTP `tools` and messages of the role `tool` are refused: a caller that runs tools
+itself sends the results as text in a new request, which gets a budget of its own.
+
 **Points.** A curve is known at *budget points*: 1 to 512 rising budgets from 0 to 131,072 tokens, told as
-`budget_points` (the predictor's model has them, and every allocation). They need not be evenly spaced: 0, 256, 512,
-1,024, … 32,768 is as good as 16, 32, … 256. `budget_window_tokens` is their distance where they are evenly spaced, for
-older clients. Between points curves are linear. Where the server's floor and cap are not set they follow the points: the
-floor is the first point above 0, the cap the last point, or, if that is less, what the LLM server has room for beside
-the answer and 256 tokens of prompt. `Allocate` takes curves of up to 256 points.
+`budget_points` (the predictor's model has them, and every allocation). They need not be evenly spaced: 0, 256, 512, …
+32,768 is as good as 16, 32, … 256. `budget_window_tokens` is their distance where they are evenly spaced, for
+older clients. Between points curves are linear. Where the server's floor and cap are not set they follow the points:
+the floor is the first point above 0, the cap the last point, or, if that is less, what the LLM server has room for
+beside the answer and 256 tokens of prompt. `Allocate` takes curves of up to 256 points.
 
 **Expected use.** A model that ends its thinking by itself uses less than its budget. A predictor may therefore say what
 each point is expected to use (`used_tokens`: the mean of the lesser of budget and natural length). Then budgets cost
