@@ -159,7 +159,7 @@ class Generations:
         """Yield a job's events: those of the tenant's running request of the same id, where there is one.
 
         Raises what the generation raises, and InvalidRequestError where the running request asks for something else.
-        Once nobody reads a generation it is cancelled, which frees its slot and returns its tokens.
+        A generation without readers is cancelled, which frees its slot and returns its tokens.
         """
         running = await self._find(job)
         reader = _Reader(Backlog(running.said.events()))
@@ -192,7 +192,7 @@ class Generations:
                         "job.request_id", f"{job.request_id!r} is the id of another request that still runs"
                     )
                 return running
-            if running.task is not None:  # everybody has left it: it ends, and then this one begins anew
+            if running.task is not None:  # its last reader has left: it ends, and then this one begins
                 await asyncio.wait([running.task])
         running = _Running(job)
         self._running[job.key] = running
@@ -206,7 +206,7 @@ class Generations:
                     running.room.clear()
                     await running.room.wait()
         except TimeoutError:
-            raise SlowReaderError(f"nobody read on for {self._most_stalled:g} s") from None
+            raise SlowReaderError(f"the caller did not read for {self._most_stalled:g} s") from None
 
     async def _pump(self, running: _Running) -> None:
         # This task's context is its own: what is attached here travels to predictor and backend, and nowhere else.

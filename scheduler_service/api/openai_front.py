@@ -262,7 +262,7 @@ def _seconds(text: str | None) -> float | None:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e6:
-        raise InvalidRequestError(_TIMEOUT_HEADER, f"{text!r} is no number of seconds")
+        raise InvalidRequestError(_TIMEOUT_HEADER, f"{text!r} is not a number of seconds")
     return seconds
 
 

@@ -1,6 +1,7 @@
 """A page that shows a running scheduler, read-only: figures, last budgets as bars, and why a request got its budget.
 
-It asks nobody who they are: listen where only operators reach it. Prompts are on it only where the journal keeps them.
+Without a token every caller sees it: listen where only operators connect. It shows prompts only where the journal keeps
+them.
 """
 
 from __future__ import annotations
