@@ -1,4 +1,4 @@
-"""Who may see a page for operators: everybody who can connect, or callers that bring its token. Told at start."""
+"""Who may see a page for operators: everybody who can connect, or callers that bring its token. Logged at start."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The calls of a server that are under way, so that a drain can wait for them, and end those that take too long.
 
 grpc.aio ends what still runs when its grace is over without a status of ours, and core ends what it has accepted but
-not yet handed over with CANCELLED, which nobody may retry. So a drain first waits until nothing is handed over any
+not yet handed over with CANCELLED, which clients do not retry. So a drain first waits until nothing is handed over any
 more, and ends what still runs at its deadline itself: UNAVAILABLE with RetryInfo.
 """
 
@@ -45,7 +45,7 @@ class RunningCalls:
     async def running(self, told: Callable[[], bool] = lambda: False) -> AsyncIterator[None]:
         """Raise CallsEndedError in the body, wherever it waits, once ``end`` was called.
 
-        ``told``: whether the caller is being told of another end already, which then is not disturbed.
+        ``told``: whether the caller is getting another status already, which then is not disturbed.
         """
         if self._ended:
             raise CallsEndedError(_SHUTTING_DOWN)

@@ -94,7 +94,7 @@ class Batcher:
         queue: BatchQueue[_Group],
         on_batch: Callable[[Manifest, BatchResult], None] = lambda *_: None,
     ) -> None:
-        """Batch for ``model`` by ``queue``'s rules; ``on_batch`` is told of every batch that ran."""
+        """Batch for ``model`` by ``queue``'s rules; ``on_batch`` is called after every batch."""
         self._on_batch = on_batch
         self._times = RunTimes()
         self.model = model
@@ -117,7 +117,7 @@ class Batcher:
     async def predict(self, queries: Sequence[Query]) -> Predicted:
         """Return the predictions of checked queries; a cancelled call leaves the queue.
 
-        Raises QueueFullError, and ModelFailedError where the graph fails: then whoever shares the batch fails, too.
+        Raises QueueFullError, and ModelFailedError where the graph fails: then the other calls of the batch fail, too.
         """
         if self._may_run_at_once(queries):
             return Predicted(self._run_here(queries), 0.0)
@@ -136,7 +136,7 @@ class Batcher:
         return Predicted(_joined(list(parts)), max(waits))
 
     def _may_run_at_once(self, queries: Sequence[Query]) -> bool:
-        """Whether a call need not queue: nobody waits, nobody is waited for, and it is one short batch."""
+        """Whether a call need not queue: nothing waits or runs, no delay is set, and it is one short batch."""
         idle = not self.busy and self._queue.max_delay == 0
         return idle and len(queries) <= self.max_batch_size and self._times.expected(queries) < _SHORT_SECONDS
 

@@ -1,7 +1,7 @@
 """The models that are served, kept as their folders are: a folder that changes is loaded beside and then exchanged.
 
 A call that began on the old model ends on it. A folder that cannot be served, for whatever reason, is logged, and what
-it served before goes on; the other folders know nothing of it. The default model goes on, too, where its folder has
+it served before stays served; other folders are not affected. The default model stays, too, where its folder has
 vanished or now holds a model of another name, until a folder brings one of its name.
 """
 
@@ -117,7 +117,7 @@ class Catalog(Mapping[str, Batcher]):
         try:
             await self._bring_up_to_date()
         except OSError as error:  # of the folder of folders: a network file system that is away for a moment
-            log.warning("%s cannot be listed, what was served goes on: %s", self._folder, error)
+            log.warning("%s cannot be listed, the models that are served stay: %s", self._folder, error)
 
     async def close(self) -> None:
         """Cancel every batcher, and wait for their ends."""
@@ -183,7 +183,7 @@ class Catalog(Mapping[str, Batcher]):
     def _refuse(self, folder: Path, refused: _Refused) -> None:
         before = self._refused.get(folder)
         if before is None or before.reason != refused.reason:
-            going_on = ", what was served goes on" if folder in self._served else ""
+            going_on = ", the model that it served stays" if folder in self._served else ""
             log.error("a model folder is not served%s: %s", going_on, refused.reason)
         self._refused[folder] = refused
 
@@ -201,7 +201,7 @@ class Catalog(Mapping[str, Batcher]):
     def _leave(self, served: _Served) -> None:
         """End a model that no folder holds any more, but keep the default one."""
         if served.name == self._default and self._kept is None:
-            log.warning("model %s, the default, goes on without a folder", served.name)
+            log.warning("model %s, the default, stays served without a folder", served.name)
             self._kept = served
         else:
             self._retire(served)
@@ -220,7 +220,7 @@ class Catalog(Mapping[str, Batcher]):
 
         async def end() -> None:
             await asyncio.sleep(_RETIRE_SECONDS)
-            while served.batcher.busy:  # noqa: ASYNC110  # it has nobody to tell
+            while served.batcher.busy:  # noqa: ASYNC110  # a batcher has no event for it
                 await asyncio.sleep(0.05)
             served.task.cancel()
 

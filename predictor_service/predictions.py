@@ -42,7 +42,7 @@ class Predictions:
     ) -> None:
         """Serve. Shadows run in ``tasks``.
 
-        ``on_answer``: is told of every answer, with the number of its queries.
+        ``on_answer``: called for every answer, with the number of its queries.
         """
         self.on_answer: Callable[[Answer, int], None] = lambda *_: None
         self.batchers, self.default = batchers, default

@@ -1,4 +1,4 @@
-"""The words of the scheduler: frozen values that every layer speaks, free of protobuf, clocks and I/O."""
+"""The scheduler's vocabulary: frozen values that every layer uses, free of protobuf, clocks and I/O."""
 
 from __future__ import annotations
 

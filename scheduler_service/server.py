@@ -50,7 +50,7 @@ async def serve(
     reporting: Telemetry | None = None,
     on_started: Callable[[Serving], None] = lambda _: None,
 ) -> None:
-    """Serve until a signal, or until ``Serving.draining`` is set by whoever got it through ``on_started``.
+    """Serve until a signal, or until ``Serving.draining`` is set by the caller that got it through ``on_started``.
 
     It listens once its backend answers, and needs no predictor to start. Raises BackendUnavailableError where the
     backend takes longer than ``backend_ready_seconds``, ValueError where its context is too short for the cap.

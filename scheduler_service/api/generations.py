@@ -3,7 +3,7 @@
 Theory of operation. The gRPC servicer and the HTTP front read ``Generations.stream``. The first call for a tenant's
 request id starts a task, the pump, which reads ``Pipeline.generate`` and copies each event to every reader's backlog.
 A later call with the same id joins: it starts with a copy of all that was said so far, and then gets what comes. The
-pump belongs to no call, so a generation outlives the call that began it, as long as somebody reads it.
+pump belongs to no call, so a generation outlives the call that began it, as long as it has a reader.
 
 What always holds: there is at most one running generation for a tenant's request id; every reader gets every event, in
 order, from the first; readers do not wait for each other. Neighbouring texts of one kind that a reader has not read yet

@@ -73,7 +73,7 @@ class Intake:
         return self._identity.tenant(who.authorization, who.common_name, asked)
 
     def scope(self, who: Credentials) -> str | None:
-        """Whose requests a caller may see: its own where callers have identities, else everybody's (``None``)."""
+        """Whose requests a caller may see: its own where callers have identities, else all (``None``)."""
         tenant = self.tenant(who)
         return tenant if self._identity.known else None
 

@@ -201,7 +201,7 @@ class OpenAiFront:
             async with in_time(), aclosing(frames):
                 async for frame in frames:
                     await self._send(request, response, json.dumps(frame))
-        except ConnectionError:  # nobody is there to be told
+        except ConnectionError:  # the client has left
             raise
         except Exception as error:  # too late for a status: the stream says it
             await self._send(request, response, json.dumps(_told(error)[1]))

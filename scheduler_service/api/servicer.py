@@ -51,7 +51,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     def __init__(self, pipeline: Pipeline, generations: Generations, board: StatusBoard, intake: Intake) -> None:
         """Serve ``pipeline``, whose requests come by ``intake`` and run as ``generations``.
 
-        ``board``: what is told of it.
+        ``board``: what its status calls return.
         """
         self._pipeline = pipeline
         self._generations, self._board = generations, board

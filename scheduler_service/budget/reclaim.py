@@ -10,7 +10,7 @@ request's reservation, and only then does ``grow`` tell the request's forcing ma
 What always holds: a budget never grows beyond its reservation or its cap, and never shrinks; no more is given than was
 offered; a segment is granted only after all segments before it of the same request; nothing flatter than
 ``least_slope`` is granted, so that requests yet to come can buy at the price. A request that has begun its answer
-(``reasons`` is false) gets nothing. All of it happens in one call without waiting, so nobody sees half of it.
+(``reasons`` is false) gets nothing. All of it happens in one call without waiting, so no other task sees half of it.
 """
 
 from __future__ import annotations

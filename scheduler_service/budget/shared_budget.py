@@ -7,8 +7,8 @@ that the schedulers' clocks do not matter.
 
 * A scheduler that dies stops beating; after ``ttl`` its lease returns to the pool. What it had spent of it since its
   last beat is then spent twice: never more than the lease.
-* While the store is away, a scheduler goes on with its lease, then gives itself its fair share: the rate divided by the
-  schedulers that were last seen. When the store is back, the pool is charged for it. A store that comes back empty
+* While the store is away, a scheduler continues with its lease, then gives itself its fair share: the rate divided by
+  the schedulers that were last seen. When the store is back, the pool is charged for it. A store that comes back empty
   starts as a new one: with what the rate brings in one ``ttl``.
 """
 
@@ -132,7 +132,7 @@ class SharedBudget:
         elapsed, self._beaten_at = now - self._beaten_at, now
         holding = self._account.bank + self._deposits.pending
         self._learn_spending(holding, elapsed)
-        # What the next four beats will need at the rate of late, and a beat's fair share to begin with.
+        # What the next four beats will need at the recent rate, and a beat's fair share to begin with.
         beat = self._lease.interval_seconds
         target = max(4 * beat * self._spending, beat * self._lease.rate / self.replicas)
         want = target - holding

@@ -4,8 +4,8 @@ Theory of operation. The pipeline reads ``Dispatcher.run``, once for each trace 
 (``slots``: a higher priority first, then who came first), and then reads ``driver.drive``. That asks the forcing
 machine (``forcing``) for the next call, streams the call from the backend, feeds every piece to the machine, and goes
 on until the machine wants no further call: usually one call for a generation that ends by itself, and a second one
-that forces the answer. Everything here is pulled by the reader. Where nobody asks for the next text, nothing is read
-from the server, so that a slow reader slows the server down and fills no memory.
+that forces the answer. Everything here is pulled by the reader. Where the reader does not ask for the next text,
+nothing is read from the server, so that a slow reader slows the server down and fills no memory.
 
 What always holds: a generation keeps its slot from its first call to its last, so that a forced answer never queues
 behind the reasoning of others; no more than ``slots`` generations have one; the forcing machine alone counts tokens.

@@ -18,7 +18,7 @@ class Allocator(Protocol):
     """Predicts a request's curve, decides its budget, and reserves it in the ledger.
 
     ``outcomes``: where the curves of allocated requests came from. ``price``: the gain per token below which nothing is
-    bought now, 0 without a price; ``quoted_price``: the same as it is told, 0 while it is not known yet.
+    bought now, 0 without a price; ``quoted_price``: the same for display, 0 while it is not known yet.
     """
 
     outcomes: Counter[PredictionOutcome]

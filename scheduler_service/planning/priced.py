@@ -36,7 +36,7 @@ class PricedAllocator:
 
     @property
     def quoted_price(self) -> float:
-        """The price as it is told; 0 while none is known."""
+        """The price for display; 0 while none is known."""
         return self.pricing.quoted
 
     async def run(self) -> None:

@@ -45,7 +45,7 @@ class BusyEndpoint(Protocol):
 
 @dataclass(frozen=True)
 class Watched:
-    """The parts of a scheduler whose state is measured. ``price``: reads the price as it is told.
+    """The parts of a scheduler whose state is measured. ``price``: reads the price for display.
 
     ``endpoints``: those of its backend, in the order of their addresses.
     """
@@ -76,7 +76,7 @@ class Tenants:
 
 
 class MetricsObserver:
-    """An observer that measures every request. ``tenants``: how many of them are told apart."""
+    """An observer that measures every request. ``tenants``: how many of them have a label of their own."""
 
     def __init__(self, meters: metrics.MeterProvider, model: str, backend: str, *, tenants: int = 50) -> None:
         """Create the instruments with ``meters``."""
@@ -214,7 +214,7 @@ class MetricsObserver:
             return lambda: _by_endpoint(known, read)
 
         error, slope = predictors(lambda one: one.recent_error), predictors(lambda one: one.slope)
-        self._observe("calibration.error", "1", "Mean predicted accuracy less mean score, of late", error)
+        self._observe("calibration.error", "1", "Mean predicted accuracy less mean score, of the last outcomes", error)
         self._observe("reliability", "1", "Share of predicted differences that is real", slope)
         outcomes, drifts = predictors(lambda one: one.outcomes), predictors(lambda one: one.drifts)
         self._total("outcomes", "{request}", "Outcomes reported", outcomes)

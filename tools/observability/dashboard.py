@@ -244,7 +244,7 @@ def _predictions() -> list[Any]:
             "Calibration error",
             "percentunit",
             [(f"{OWN}calibration_error_ratio{{{_BY}}}", "{{predictor}}")],
-            "Expected accuracy less reported score, of late",
+            "Expected accuracy less reported score, of the last outcomes",
         ),
         _lines(
             "Reliability",

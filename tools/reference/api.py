@@ -43,7 +43,7 @@ By HTTP `reasoning_content` of earlier messages is dropped, so that old reasonin
 prompt is what the caller sends. By HTTP `tools` and messages of the role `tool` are refused: a caller that runs tools
 itself sends the results as text in a new request, which gets a budget of its own.
 
-**Points.** A curve is known at *budget points*: 1 to 512 rising budgets from 0 to 131,072 tokens, told as
+**Points.** A curve is known at *budget points*: 1 to 512 rising budgets from 0 to 131,072 tokens, given as
 `budget_points` (the predictor's model has them, and every allocation). They need not be evenly spaced: 0, 256, 512, …
 32,768 is as good as 16, 32, … 256. `budget_window_tokens` is their distance where they are evenly spaced, for
 older clients. Between points curves are linear. Where the server's floor and cap are not set they follow the points:

@@ -93,7 +93,7 @@ class OpenAiBackend(HttpBackend):
         return Limits(model=self._model, max_total_tokens=context, max_prompt_tokens=context)
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
-        """Run one call; the end is told once the stream is over, since usage comes after the finish reason."""
+        """Run one call; the end is yielded once the stream is over, since usage comes after the finish reason."""
         body = parameters(call, sampling, self._model)
         if self.capabilities.chat:
             path, reader = "/v1/chat/completions", _Reader(call.turn)
