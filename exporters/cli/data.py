@@ -26,6 +26,7 @@ def collect(
     temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 for greedy.")] = 0.6,
     concurrency: Annotated[int, typer.Option(min=1, help="Questions measured at once.")] = 8,
     gguf: Annotated[str, typer.Option(help="The embedded LLM's GGUF file; empty for the demo's.")] = "",
+    adapter: Annotated[str, typer.Option(help="The embedded LLM's GGUF adapter; empty for the demo's.")] = "",
     adapter_scale: Annotated[float, typer.Option(help="Strength of the embedded LLM's adapter; 0 for none.")] = 1.0,
     shard: ShardOption = "",
 ) -> None:
@@ -34,6 +35,7 @@ def collect(
 
     from exporters.measure import collect as collecting
     from exporters.measure.checkers import checker
+    from exporters.measure.curves import WINDOW_TOKENS
     from exporters.measure.questions import Shard, read_questions
     from scheduler_service.domain import BackendUnavailableError, Sampling
     from scheduler_service.generation.backends import make_backend
@@ -61,7 +63,8 @@ def collect(
         check_answer = checker(check)
         settings = SchedulerSettings(
             backend=backend, backend_url=backend_url, template=template, embedded_model=gguf,
-            embedded_adapter_scale=adapter_scale,
+            embedded_adapter=adapter, embedded_adapter_scale=adapter_scale, answer_tokens=answer_tokens,
+            cap_tokens=max(256, windows * WINDOW_TOKENS),
         )  # fmt: skip
         plan = collecting.Plan(
             TEMPLATES[template], windows=windows, samples=samples, answer_tokens=answer_tokens,

@@ -1,9 +1,9 @@
 """Questions whose reasoning takes 100 to 1,000 tokens, for the embedded demo model with its second adapter.
 
 Nine families again, built as chains whose every step needs only what was written just before and a look into the
-question. In some the length of the chain shows in the question (``walk``, ``digits``, ``above``, ``parity``, ``largest``),
-in some it does not (``take_away``, ``collatz``), in one a long question needs almost no reasoning (``after``), and one is
-beyond the model (``product``), so that hundreds of tokens spent there are wasted.
+question. In some the length of the chain shows in the question (``walk``, ``digits``, ``above``, ``parity``,
+``largest``), in some it does not (``take_away``, ``collatz``), in one a long question needs almost no reasoning
+(``after``), and one is beyond the model (``product``), so that hundreds of tokens spent there are wasted.
 """
 
 from __future__ import annotations

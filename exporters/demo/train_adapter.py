@@ -38,6 +38,7 @@ class AdapterRecipe:
     """What decides the adapter; stored beside it.
 
     ``cut_share``: of the examples, those whose steps break off. ``steps_before_cut``: learn these as well.
+    ``longest_tokens``: questions whose prompt and solution take more are left out.
     """
 
     rank: int = 8
@@ -47,12 +48,15 @@ class AdapterRecipe:
     epochs: int = 2
     cut_share: float = 0.2
     steps_before_cut: bool = False
+    longest_tokens: int = 2048
     seed: int = 0
 
 
-# Long sequences are dear, so the steps before a cut are learnt as well, and the chains begin with an adapter that
-# knows the form. A batch is of fewer questions, but of as many tokens.
-LONG = AdapterRecipe(learning_rate=1e-3, batch_size=4, epochs=1, cut_share=0.3, steps_before_cut=True)
+# Long sequences are dear: the steps before a cut are learnt as well, most chains are of the shorter half, and training
+# begins with an adapter that knows the form. A batch is of fewer questions, but of as many tokens.
+LONG = AdapterRecipe(
+    learning_rate=1e-3, batch_size=2, epochs=1, cut_share=0.3, steps_before_cut=True, longest_tokens=650
+)
 
 
 # The ids of an example, and which of them are learnt.
@@ -75,6 +79,11 @@ def encode(task: Task, tokenizer: Any, rng: random.Random, recipe: AdapterRecipe
     answer = tokenizer.encode(f" {task.answer}\n\n")
     parts = [(prompt, False), (steps, recipe.steps_before_cut), (forced, False), (answer, True)]
     return [one for ids, _ in parts for one in ids], [learnt for ids, learnt in parts for _ in ids]
+
+
+def short_enough(tasks: list[Task], tokenizer: Any, longest: int) -> list[Task]:
+    """The tasks whose prompt and solution take at most ``longest`` tokens."""
+    return [task for task in tasks if len(tokenizer.encode(prompt_of(task.question) + completion_of(task))) <= longest]
 
 
 def batches(examples: list[Example], size: int, rng: random.Random) -> list[list[Example]]:
@@ -110,11 +119,10 @@ def solution_loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), targets[wanted])
 
 
-def train(tasks: list[Task], recipe: AdapterRecipe, base: Path, start: Path | None = None) -> Any:
+def train(tasks: list[Task], recipe: AdapterRecipe, base: Path, tokenizer: Any, start: Path | None = None) -> Any:
     """Fit the adapter on ``tasks``, from that in ``start`` where one is given; returns the peft model."""
     torch.manual_seed(recipe.seed)
     rng = random.Random(recipe.seed)  # noqa: S311  (reproducible training, not secrets)
-    tokenizer = AutoTokenizer.from_pretrained(base.parent, gguf_file=base.name)
     model = AutoModelForCausalLM.from_pretrained(base.parent, gguf_file=base.name, dtype=torch.bfloat16)
     config = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.alpha, target_modules=LINEAR_LAYERS, lora_dropout=0.0, task_type="CAUSAL_LM"
@@ -138,7 +146,7 @@ def train(tasks: list[Task], recipe: AdapterRecipe, base: Path, start: Path | No
             schedule.step()
             optimizer.zero_grad()
             done += 1
-            if done % 2 == 0:
+            if done % 5 == 0:
                 log.info("epoch %d step %d/%d loss %.4f %.0f s", epoch, done, steps, loss, time.monotonic() - started)
     return model
 
@@ -150,10 +158,12 @@ def main(
 ) -> None:
     """Train the demo adapter and write ``adapter.gguf``, its recipe and the questions it was trained on."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    recipe = LONG if long else AdapterRecipe()
-    training = (split_long_tasks() if long else split_tasks()).adapter[:tasks]
+    recipe, base = LONG if long else AdapterRecipe(), base_model_path()
+    tokenizer = AutoTokenizer.from_pretrained(base.parent, gguf_file=base.name)
+    known = (split_long_tasks() if long else split_tasks()).adapter
+    training = short_enough(known, tokenizer, recipe.longest_tokens)[:tasks]
     out.mkdir(parents=True, exist_ok=True)
-    model = train(training, recipe, base_model_path(), ADAPTER if long else None)
+    model = train(training, recipe, base, tokenizer, ADAPTER if long else None)
     write_lora_gguf(model, out / "adapter.gguf", alpha=recipe.alpha)
     (out / "recipe.json").write_text(json.dumps({**asdict(recipe), "tasks": len(training)}, indent=1) + "\n")
     with gzip.GzipFile(out / "adapter-questions.txt.gz", "wb", mtime=0) as file:

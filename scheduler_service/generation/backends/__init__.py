@@ -34,6 +34,7 @@ def make_backend(settings: SchedulerSettings) -> Backend:
             adapter=adapter or (ADAPTER if model is None else None),
             adapter_scale=settings.embedded_adapter_scale,
             slots=settings.backend_slots or 8,
+            generated_tokens=settings.cap_tokens + settings.answer_tokens,
         )
     urls = [url.strip() for url in settings.backend_url.split(",") if url.strip()]
     return BackendPool([SERVERS[settings.backend](url, settings) for url in urls])
