@@ -146,7 +146,7 @@ def train(tasks: list[Task], recipe: AdapterRecipe, base: Path, tokenizer: Any, 
             schedule.step()
             optimizer.zero_grad()
             done += 1
-            if done % 5 == 0:
+            if done % 20 == 0:
                 log.info("epoch %d step %d/%d loss %.4f %.0f s", epoch, done, steps, loss, time.monotonic() - started)
     return model
 
