@@ -154,16 +154,20 @@ def train(tasks: list[Task], recipe: AdapterRecipe, base: Path, tokenizer: Any, 
 def main(
     out: Path = Path("out/adapter"),
     long: Annotated[bool, typer.Option("--long", help="The long questions.")] = False,
+    skip: Annotated[int, typer.Option(help="Leave out the first so many questions.")] = 0,
     tasks: Annotated[int | None, typer.Option(help="Train on this many questions; by default on all.")] = None,
+    only: Annotated[str, typer.Option(help="Families to train on, with commas; empty for all.")] = "",
+    start: Annotated[Path | None, typer.Option(help="The adapter to begin with; for long, the short's.")] = None,
 ) -> None:
     """Train the demo adapter and write ``adapter.gguf``, its recipe and the questions it was trained on."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     recipe, base = LONG if long else AdapterRecipe(), base_model_path()
     tokenizer = AutoTokenizer.from_pretrained(base.parent, gguf_file=base.name)
     known = (split_long_tasks() if long else split_tasks()).adapter
-    training = short_enough(known, tokenizer, recipe.longest_tokens)[:tasks]
+    usable = short_enough(known, tokenizer, recipe.longest_tokens)[skip:]
+    training = [task for task in usable if not only or task.family in only.split(",")][:tasks]
     out.mkdir(parents=True, exist_ok=True)
-    model = train(training, recipe, base, tokenizer, ADAPTER if long else None)
+    model = train(training, recipe, base, tokenizer, start or (ADAPTER if long else None))
     write_lora_gguf(model, out / "adapter.gguf", alpha=recipe.alpha)
     (out / "recipe.json").write_text(json.dumps({**asdict(recipe), "tasks": len(training)}, indent=1) + "\n")
     with gzip.GzipFile(out / "adapter-questions.txt.gz", "wb", mtime=0) as file:
