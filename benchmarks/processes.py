@@ -100,7 +100,7 @@ async def backend() -> AsyncIterator[str]:
         return b"data: " + json.dumps(chunk | {"choices": [choice]}).encode() + b"\n\n"
 
     async def info(_: web.Request) -> web.Response:
-        return web.json_response({"model_id": "m", "max_total_tokens": 8192, "max_concurrent_requests": 512})
+        return web.json_response({"model_id": "m", "max_total_tokens": 131072, "max_concurrent_requests": 512})
 
     async def stream(request: web.Request) -> web.StreamResponse:
         count = (await request.json())["parameters"]["max_new_tokens"]

@@ -39,12 +39,10 @@ class Predictions:
         default: str,
         tasks: asyncio.TaskGroup,
         trials: Trials | None = None,
+        on_answer: Callable[[Answer, int], None] = lambda *_: None,
     ) -> None:
-        """Serve. Shadows run in ``tasks``.
-
-        ``on_answer``: called for every answer, with the number of its queries.
-        """
-        self.on_answer: Callable[[Answer, int], None] = lambda *_: None
+        """Run shadows in ``tasks``. ``on_answer`` is called for every answer, with the number of its queries."""
+        self._on_answer = on_answer
         self.batchers, self.default = batchers, default
         self.trials = trials or Trials()
         self._tasks = tasks
@@ -70,7 +68,7 @@ class Predictions:
             answer = Answer(batcher.model.manifest, await batcher.predict(admitted))
             self._shadow(batcher, admitted, layers, answer)
         _annotate(answer, len(queries))
-        self.on_answer(answer, len(queries))
+        self._on_answer(answer, len(queries))
         return answer
 
     async def _by_canary(self, asked: Batcher, queries: Sequence[Query], layers: Sequence[int]) -> Answer | None:

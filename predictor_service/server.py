@@ -53,9 +53,8 @@ async def serve(
         serving = Serving.by_settings(settings, SERVICE, reporting)
         async with aclosing(serving), asyncio.TaskGroup() as group:
             trials = Trials(settings.canary, settings.shadow)
-            predictions = Predictions(catalog, settings.default_model, group, trials)
+            predictions = Predictions(catalog, settings.default_model, group, trials, measured.answered)
             measured.watch(predictions, lambda: catalog.refused)
-            predictions.on_answer = measured.answered
             predictor_pb2_grpc.add_PredictorServiceServicer_to_server(PredictorServicer(predictions), serving.server)
             OpenInferenceServicer(predictions, serving.draining.is_set).register(serving.server)
             watching = group.create_task(catalog.watch(settings.reload_seconds)) if settings.reload_seconds else None

@@ -57,13 +57,6 @@ class BackendSettings(ServiceSettings):
         "", EXPERIMENTS, "GGUF adapter of the embedded LLM; empty for the demo's with the demo's model"
     )
     embedded_adapter_scale: float = setting(1.0, EXPERIMENTS, "strength of the adapter; 0 leaves it out", ge=0, le=4)
-    embedded_context_tokens: int = setting(
-        1024,
-        EXPERIMENTS,
-        "tokens of prompt, reasoning and answer of a request to the embedded LLM",
-        ge=64,
-        le=MOST_TOKENS,
-    )
     model: str = setting(
         "", PLATFORM, "name by which requests may ask for the model; empty: the name that the LLM server gives"
     )
@@ -77,25 +70,6 @@ class BackendSettings(ServiceSettings):
     def known_templates(self) -> dict[str, PromptTemplate]:
         """The built-in prompt templates, and those of the file. Raises ValueError for a file that holds none."""
         return read_templates(Path(self.templates)) if self.templates else TEMPLATES
-
-    @property
-    def backend_configuration(self) -> BackendConfiguration:
-        """What a backend is made from."""
-        return BackendConfiguration(
-            kind=self.backend,
-            urls=tuple(url.strip() for url in self.backend_url.split(",") if url.strip()),
-            token=self.backend_token.get_secret_value(),
-            model=self.backend_model,
-            chat=self.backend_chat,
-            thinking_budget=self.backend_thinking_budget,
-            idle_seconds=self.backend_idle_seconds,
-            ready_seconds=self.backend_ready_seconds,
-            slots=self.backend_slots,
-            gguf=self.embedded_model,
-            gguf_adapter=self.embedded_adapter,
-            gguf_adapter_scale=self.embedded_adapter_scale,
-            context_tokens=self.embedded_context_tokens,
-        )
 
     @model_validator(mode="after")
     def _backend_is_one(self) -> BackendSettings:
@@ -292,6 +266,25 @@ class SchedulerSettings(
     max_tenant_pending: int | None = setting(
         None, RELIABILITY, "deprecated: the older name of max_tenant_in_flight", ge=0
     )
+
+    @property
+    def backend_configuration(self) -> BackendConfiguration:
+        """What a backend is made from."""
+        return BackendConfiguration(
+            kind=self.backend,
+            urls=tuple(url.strip() for url in self.backend_url.split(",") if url.strip()),
+            token=self.backend_token.get_secret_value(),
+            model=self.backend_model,
+            chat=self.backend_chat,
+            thinking_budget=self.backend_thinking_budget,
+            idle_seconds=self.backend_idle_seconds,
+            ready_seconds=self.backend_ready_seconds,
+            slots=self.backend_slots,
+            gguf=self.embedded_model,
+            gguf_adapter=self.embedded_adapter,
+            gguf_adapter_scale=self.embedded_adapter_scale,
+            generated_tokens=(self.cap_tokens or max(256, self.tokens_per_query)) + self.answer_tokens,
+        )
 
     @model_validator(mode="wrap")
     @classmethod

@@ -49,6 +49,7 @@ def collect(
     ] = 0,
     backend_model: Annotated[str, typer.Option(help="Model to ask the server for; empty takes its first.")] = "",
     gguf: Annotated[str, typer.Option(help="The embedded LLM's GGUF file; empty for the demo's.")] = "",
+    adapter: Annotated[str, typer.Option(help="The embedded LLM's GGUF adapter; empty for the demo's.")] = "",
     adapter_scale: Annotated[float, typer.Option(help="Strength of the embedded LLM's adapter; 0 for none.")] = 1.0,
     shard: ShardOption = "",
 ) -> None:
@@ -97,8 +98,8 @@ def collect(
         points = budget_points(budgets, windows)
         settings = SchedulerSettings(
             backend=backend, backend_url=backend_url, template=template, embedded_model=gguf,
-            embedded_adapter_scale=adapter_scale, backend_model=backend_model,
-            embedded_context_tokens=max(1024, points[-1] + answer_tokens + 512),
+            embedded_adapter=adapter, embedded_adapter_scale=adapter_scale, backend_model=backend_model,
+            answer_tokens=answer_tokens, cap_tokens=max(128, points[-1]),
         )  # fmt: skip
         plan = collecting.Plan(
             TEMPLATES[template], points=points, samples=samples, answer_tokens=answer_tokens,

@@ -1,4 +1,4 @@
-"""Write a peft LoRA of a Llama-style model as a GGUF adapter that llama.cpp loads beside the base model."""
+"""A peft LoRA of a Llama-style model as a GGUF adapter that llama.cpp loads beside the base model, and back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import gguf
 import numpy as np
+import torch
 
 _NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -27,12 +28,22 @@ def _rope_order(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
+def _transformers_order(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Undo ``_rope_order``."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def _heads(model: Any) -> dict[str, int]:
+    return {"attn_q": model.config.num_attention_heads, "attn_k": model.config.num_key_value_heads}
+
+
 def write_lora_gguf(model: Any, path: Path, *, alpha: float) -> None:
     """Write every LoRA pair of a peft model over a Llama-style base to ``path`` (float16).
 
     Raises ValueError for a LoRA weight on a layer that has no GGUF name.
     """
-    heads = {"attn_q": model.config.num_attention_heads, "attn_k": model.config.num_key_value_heads}
+    heads = _heads(model)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
@@ -52,3 +63,21 @@ def write_lora_gguf(model: Any, path: Path, *, alpha: float) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def read_lora_gguf(model: Any, path: Path) -> None:
+    """Load what ``write_lora_gguf`` wrote into a peft model of the same rank and layers, to train on from there.
+
+    Raises KeyError for a layer that the file lacks, and RuntimeError for another rank.
+    """
+    heads = _heads(model)
+    stored = {tensor.name: np.array(tensor.data, np.float32) for tensor in gguf.GGUFReader(path).tensors}
+    weights = {}
+    for name in model.state_dict():
+        if "lora_" in name and (match := _WEIGHT.search(name)) is not None:
+            layer = _NAMES[match[2]]
+            weight = stored[f"blk.{match[1]}.{layer}.weight.lora_{match[3].lower()}"]
+            if match[3] == "B" and layer in heads:
+                weight = _transformers_order(weight, heads[layer])
+            weights[name] = torch.from_numpy(np.ascontiguousarray(weight))
+    model.load_state_dict(weights, strict=False)

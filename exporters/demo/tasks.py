@@ -9,11 +9,11 @@ wasted. A question comes with worked steps, which only the training of the adapt
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-_WORDS = [
+WORDS = [
     "apple",
     "bridge",
     "candle",
@@ -115,7 +115,7 @@ def _countdown(rng: random.Random) -> Task:
 
 
 def _lookup(rng: random.Random) -> Task:
-    words = rng.sample(_WORDS, rng.randint(4, 14))
+    words = rng.sample(WORDS, rng.randint(4, 14))
     at = rng.randrange(len(words) - 1)
     question = f"In the list {', '.join(words)}, which word comes right after {words[at]}?"
     return Task("lookup", question, f"{words[at]}, {words[at + 1]}", words[at + 1])
@@ -163,7 +163,9 @@ def _largest(rng: random.Random) -> Task:
     return Task("largest", f"Which is the largest of {' '.join(map(str, numbers))}?", " ".join(marks), str(best))
 
 
-FAMILIES: dict[str, Callable[[random.Random], Task]] = {
+Family = Callable[[random.Random], Task]
+
+FAMILIES: dict[str, Family] = {
     "sum": _sum,
     "count": _count,
     "halve": _halve,
@@ -176,11 +178,11 @@ FAMILIES: dict[str, Callable[[random.Random], Task]] = {
 }
 
 
-def unique_tasks(seed: int) -> Iterator[Task]:
+def unique_tasks(seed: int, families: Mapping[str, Family] = FAMILIES) -> Iterator[Task]:
     """Yield tasks for ever, the families in turn, no question twice; the same seed gives the same tasks."""
     rng = random.Random(seed)  # noqa: S311  (reproducible questions, not secrets)
     seen: set[str] = set()
-    for family in cycle(FAMILIES.values()):
+    for family in cycle(families.values()):
         task = family(rng)
         while task.question in seen:
             task = family(rng)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,15 +12,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from exporters.demo.tasks import split_tasks
-
 
 def demo(
     questions: Annotated[int, typer.Option(min=32, max=108, help="How many questions to ask.")] = 108,
+    long: Annotated[bool, typer.Option("--long", help="Ask what takes 100 to 1,000 tokens of reasoning.")] = False,
     tokens: Annotated[
-        int, typer.Option(min=16, max=256, help="The tight budget: mean reasoning tokens a question.")
-    ] = 32,
-    ample: Annotated[int, typer.Option(min=0, max=256, help="A second, ample budget; 0 leaves it out.")] = 96,
+        int | None, typer.Option(min=16, max=1024, help="The tight budget: mean reasoning tokens; 32, long 256.")
+    ] = None,
+    ample: Annotated[
+        int | None, typer.Option(min=0, max=1024, help="A second, ample budget; 96, long none (0).")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the summary, the report and the telemetry go.")] = Path("out/demo"),
     telemetry: Annotated[bool, typer.Option(help="Serve the status page meanwhile, and keep pictures of it.")] = False,
 ) -> None:
@@ -28,13 +30,19 @@ def demo(
     Starts a predictor, a scheduler and the embedded LLM; needs no GPU and no network. Takes a few minutes.
     """
     console = Console(highlight=False)
-    from predictive_scheduling_cli.demo.run import run_demo  # the extra "demo"
+    from predictive_scheduling_cli.demo.questions import question_set  # the extra "demo"
+    from predictive_scheduling_cli.demo.run import run_demo
 
-    tasks = split_tasks().test[:questions]
+    known = question_set(long=long)
+    asked = replace(known, tasks=known.tasks[:questions])
+    tight, second = (own if given is None else given for own, given in ((known.tight, tokens), (known.ample, ample)))
+    for name, wanted in (("tokens", tight), ("ample", second)):
+        if wanted > known.cap:
+            raise typer.BadParameter(f"at most {known.cap} with these questions", param_hint=f"--{name}")
     out.mkdir(parents=True, exist_ok=True)
-    budgets = [tokens, ample] if ample else [tokens]
+    budgets = [tight, second] if second else [tight]
     with tempfile.TemporaryDirectory(prefix="predictive-scheduling-") as sockets:
-        running = run_demo(tasks, budgets, out, Path(sockets), console, telemetry=telemetry)
+        running = run_demo(asked, budgets, out, Path(sockets), console, telemetry=telemetry)
         summary, written = asyncio.run(running)
     _print(summary, console)
     console.print(f"\nwritten to {out}: {', '.join(path.name for path in written)}", soft_wrap=True)

@@ -16,10 +16,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from rich.console import Console
 
-from exporters.demo.tasks import Task
 from predictive_scheduling.interceptors import client_tracing
 from predictive_scheduling_cli.demo.live import LiveView
 from predictive_scheduling_cli.demo.otlp_receiver import OtlpReceiver
+from predictive_scheduling_cli.demo.questions import QuestionSet
 from predictive_scheduling_cli.demo.report import write_report
 from predictive_scheduling_cli.demo.runner import Result, ask_all
 from predictive_scheduling_cli.demo.services import service
@@ -29,18 +29,19 @@ from scheduler_service.api.status_page import picture
 _POLICIES = ("uniform", "envelope")
 # The window closes by size: all questions are sent at once, and the last, smaller one must not wait long.
 _SCHEDULER = {
-    "backend": "embedded", "template": "demo", "answer_tokens": 12, "bank_limit_tokens": 0, "window_size": 36,
-    "window_ms": 500, "window_adaptive": False, "floor_tokens": 16, "cap_tokens": 256, "predictor_timeout_ms": 2000,
+    "backend": "embedded", "template": "demo", "bank_limit_tokens": 0, "window_size": 36, "window_ms": 500,
+    "window_adaptive": False, "floor_tokens": 16, "predictor_timeout_ms": 2000,
 }  # fmt: skip
 
 
 async def run_demo(
-    tasks: Sequence[Task], budgets: Sequence[int], out: Path, sockets: Path, console: Console, *, telemetry: bool
+    asked: QuestionSet, budgets: Sequence[int], out: Path, sockets: Path, console: Console, *, telemetry: bool
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Ask all ``tasks`` under both policies at each mean budget; returns the summary, and the files that were written.
+    """Ask all questions under both policies at each mean budget; returns the summary, and the files that were written.
 
     ``telemetry``: serve the scheduler's status page meanwhile, and leave a picture of it.
     """
+    own = {"cap_tokens": asked.cap, "predictor_model": asked.predictor_model, **asked.scheduler}
     receiver = OtlpReceiver()
     endpoint = await receiver.start()
     tracing = TracerProvider(resource=Resource.create({"service.name": "demo"}))
@@ -54,16 +55,16 @@ async def run_demo(
             for tokens in budgets:
                 results: dict[str, list[Result]] = {}
                 for policy in _POLICIES:
-                    flags = {**_SCHEDULER, "predictor": predictor, "policy": policy, "tokens_per_query": tokens}
+                    flags = {**_SCHEDULER, **own, "predictor": predictor, "policy": policy, "tokens_per_query": tokens}
                     console.print(f"[dim]{policy}, {tokens} tokens a question: starting scheduler and LLM[/dim]")
                     if telemetry:
                         flags["status_listen"] = page
                         console.print(f"watch it at [bold]http://{page}/[/bold]")
                     address = f"unix:{sockets / f'{policy}-{tokens}.sock'}"
                     async with service("scheduler", address, log, otlp=endpoint, **flags):
-                        with LiveView(console, f"{policy}, {tokens}/question", len(tasks)) as view:
+                        with LiveView(console, f"{policy}, {tokens}/question", len(asked.tasks)) as view:
                             results[policy] = await ask_all(
-                                address, tasks, on_result=view.add, interceptors=client_tracing(tracing), seed=0
+                                address, asked.tasks, on_result=view.add, interceptors=client_tracing(tracing), seed=0
                             )
                         if telemetry:
                             await _picture(page, out / f"status-{policy}-{tokens}.html")

@@ -24,6 +24,8 @@ def best_further_gain(allocation: Allocation) -> float:
 def explain(job: Job, allocation: Allocation) -> tuple[BudgetLimit, str]:
     """Say what kept the budget of ``job`` from being larger."""
     given = f"{allocation.budget_tokens} tokens (uniform: {allocation.baseline_tokens})"
+    if allocation.prediction.curve.used:
+        given += f", of which {allocation.expected_tokens:.0f} are expected to be used"
     if allocation.prediction.outcome is not PredictionOutcome.FRESH:
         reason = allocation.prediction.outcome.value
         return BudgetLimit.NO_PREDICTION, f"{given}: no fresh prediction ({reason}), so the uniform budget"

@@ -9,11 +9,13 @@ from exporters.demo.tasks import split_tasks
 from exporters.measure.checkers import exact
 from predictive_scheduling import AsyncSchedulerClient
 from scheduler_service.domain import PreconditionError, Sampling
+from scheduler_service.generation.backends import make_backend
 from scheduler_service.generation.backends.base import Ended, Piece
-from scheduler_service.generation.backends.embedded import EmbeddedBackend
+from scheduler_service.generation.backends.embedded import PROMPT_TOKENS, EmbeddedBackend
 from scheduler_service.generation.backends.http import HttpServer
 from scheduler_service.generation.backends.openai import OpenAiBackend
 from scheduler_service.generation.forcing import Call, CallEnd
+from scheduler_service.settings import SchedulerSettings
 from tests.integration.running import balanced, predictor, scheduler
 from tests.waiting import eventually
 
@@ -50,6 +52,15 @@ async def test_tokens_are_counted_and_limits_known(backend):
     limits = await backend.limits()
     assert (limits.max_concurrent_requests, limits.max_prompt_tokens) == (4, 1024)
     assert limits.model == "SmolLM2-135M-Instruct.Q4_1"
+
+
+async def test_a_slot_holds_a_prompt_and_the_longest_reasoning_with_its_answer():
+    settings = SchedulerSettings(backend="embedded", cap_tokens=1024, answer_tokens=12, backend_slots=2)
+    embedded = make_backend(settings.backend_configuration)
+    await embedded.start()
+    limits = await embedded.limits()
+    await embedded.close()
+    assert limits.max_total_tokens >= PROMPT_TOKENS + 1024 + 12
 
 
 async def test_a_prompt_beyond_the_context_is_the_callers_fault(backend):

@@ -42,6 +42,7 @@ def test_the_wheel_holds_models_protos_and_types_and_nothing_that_only_developer
         "predictor_service/models/demo-text/model.onnx",
         "predictor_service/models/gsm8k-r1-1.5b-hidden/manifest.json",
         "scheduler_service/generation/backends/demo_model/adapter.gguf",
+        "scheduler_service/generation/backends/demo_model/long-adapter.gguf",
         "scheduler_service/status_page.html",
     ):
         assert wanted in names

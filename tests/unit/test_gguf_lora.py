@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from exporters.demo.gguf_lora import write_lora_gguf
+from exporters.demo.gguf_lora import read_lora_gguf, write_lora_gguf
 
 
 def tiny(target_modules):
@@ -46,3 +46,14 @@ def test_queries_and_keys_are_put_in_llama_cpps_rotary_order(tmp_path):
 def test_a_layer_without_a_gguf_name_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no GGUF name"):
         write_lora_gguf(tiny(["lm_head"]), tmp_path / "a.gguf", alpha=4)
+
+
+def test_an_adapter_that_was_written_is_read_back_into_a_model_of_the_same_layers(tmp_path):
+    trained, fresh = tiny(["q_proj", "k_proj", "down_proj"]), tiny(["q_proj", "k_proj", "down_proj"])
+    write_lora_gguf(trained, tmp_path / "a.gguf", alpha=4)
+    for name, value in fresh.named_parameters():
+        if "lora_" in name:
+            value.data.zero_()
+    read_lora_gguf(fresh, tmp_path / "a.gguf")
+    for (name, value), other in zip(trained.state_dict().items(), fresh.state_dict().values(), strict=True):
+        assert np.allclose(value.numpy(), other.numpy(), atol=1e-3), name

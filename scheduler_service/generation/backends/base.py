@@ -67,8 +67,9 @@ class BackendConfiguration:
     ``kind``: one of ``SERVERS``. ``urls``: of its endpoints. ``token``: bearer token for them. ``model``: to ask for;
     empty takes the first that the server lists. ``chat``: use its chat route. ``thinking_budget``: let it end the
     thinking. ``idle_seconds``: longest wait for a call's next token; ``ready_seconds``: for the server at start.
-    ``slots``: calls at once, 0 asks it. ``gguf``, ``gguf_adapter``, ``gguf_adapter_scale``, ``context_tokens``: of an
-    LLM inside this process; empty names take the demo's.
+    ``slots``: calls at once, 0 asks it. ``gguf``, ``gguf_adapter``, ``gguf_adapter_scale``: of an LLM inside
+    this process; empty names take the demo's. ``generated_tokens``: the most that a request generates, which such a one
+    must have room for.
     """
 
     kind: str
@@ -83,7 +84,7 @@ class BackendConfiguration:
     gguf: str = ""
     gguf_adapter: str = ""
     gguf_adapter_scale: float = 1.0
-    context_tokens: int = 1024
+    generated_tokens: int = 288
 
 
 class Backend(Protocol):

@@ -18,6 +18,9 @@ from scheduler_service.generation.forcing import Call
 
 log = logging.getLogger(__name__)
 
+# What a slot holds beside what is generated: a prompt of some 500 words.
+PROMPT_TOKENS = 736
+
 
 def make(_: str, configuration: BackendConfiguration) -> EmbeddedBackend:
     """A backend inside this process; the demo's adapter goes with the demo's model only."""
@@ -27,15 +30,16 @@ def make(_: str, configuration: BackendConfiguration) -> EmbeddedBackend:
         adapter=adapter or (ADAPTER if model is None else None),
         adapter_scale=configuration.gguf_adapter_scale,
         slots=configuration.slots or 8,
-        context_tokens=configuration.context_tokens,
+        generated_tokens=configuration.generated_tokens,
     )
 
 
 class EmbeddedBackend:
     """Runs the demo's model (SmolLM2-135M-Instruct with our adapter), or any GGUF.
 
-    ``adapter_scale``: the adapter's strength, 0 for none. ``slots``: requests that run at once. ``context_tokens``:
-    prompt and generation of one slot together. ``threads``: CPU threads, 0 for all cores.
+    ``adapter_scale``: the adapter's strength, 0 for none. ``slots``: requests that run at once.
+    ``generated_tokens``: the most that a request generates, reasoning and answer; a slot holds these and a prompt of
+    ``PROMPT_TOKENS``. ``threads``: CPU threads, 0 for all cores.
     """
 
     name = "embedded"
@@ -48,12 +52,12 @@ class EmbeddedBackend:
         adapter: Path | None = ADAPTER,
         adapter_scale: float = 1.0,
         slots: int = 8,
-        context_tokens: int = 1024,
+        generated_tokens: int = 288,
         threads: int = 0,
     ) -> None:
         """Remember what to load; ``start`` loads it."""
         self._model, self._adapter, self._adapter_scale = model, adapter, adapter_scale
-        self._slots, self._context, self._threads = slots, context_tokens, threads
+        self._slots, self._context, self._threads = slots, PROMPT_TOKENS + generated_tokens, threads
         self._llama: Any = None
         self._backend: LlamaCppBackend | None = None
 

