@@ -72,9 +72,10 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         for other in ("uniform_at_equal_use", "uniform")
     )
     granted = summary["queries"] * summary["tokens_per_query"]
+    saved = f"{summary['tokens_saved_vs_cap']:,} tokens saved against the cap"
     console.print(
         f"[bold]{over_used:+.1f} points at equal tokens[/bold] used ({scheduled['reasoning_tokens'] / granted:.0%} of "
-        f"the grant), {over_reserved:+.1f} over the same budget for all; {summary['tokens_saved_vs_cap']:,} tokens saved "
-        f"against the cap, {summary['tokens_saved_at_equal_accuracy']:,.0f} at equal expected accuracy; prediction "
+        f"the grant), {over_reserved:+.1f} over the same budget for all; {saved}, "
+        f"{summary['tokens_saved_at_equal_accuracy']:,.0f} at equal expected accuracy; prediction "
         f"{summary['prediction_ms_p50']:.1f} ms (median window); coverage {summary['coverage']:.0%}"
     )
