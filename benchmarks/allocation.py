@@ -47,7 +47,7 @@ def problem(count: int) -> Problem:
 
 
 def seconds(*works: Callable[[], object], rounds: int = ROUNDS, inner: int = 1) -> list[float]:
-    """Median time of each work; the works take turns, so that the machine's moods hit all alike."""
+    """Median time of each work; the works take turns, so that a slow phase of the machine slows all of them."""
     taken: list[list[float]] = [[] for _ in works]
     for _ in range(rounds):
         for at, work in enumerate(works):

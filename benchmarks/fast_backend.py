@@ -17,7 +17,7 @@ class FastBackend:
     capabilities = Capabilities()
 
     def __init__(self, tokens_per_read: int = 8) -> None:
-        """Write to nobody yet."""
+        """Start without a connection."""
         self._tokens_per_read = tokens_per_read
 
     async def start(self) -> None:
@@ -27,11 +27,11 @@ class FastBackend:
         """Nothing to close."""
 
     async def limits(self) -> Limits:
-        """No limits."""
+        """Return limits that refuse nothing."""
         return Limits("fast")
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
-        """Write."""
+        """Yield the tokens without waiting."""
         for at in range(call.max_tokens):
             if at % self._tokens_per_read == 0:
                 await asyncio.sleep(0)

@@ -53,7 +53,7 @@ class GatedBackend:
     capabilities = Capabilities()
 
     def __init__(self) -> None:
-        """Hold everybody."""
+        """Start with no call held."""
         self.gate = asyncio.Event()
 
     async def start(self) -> None:
@@ -63,11 +63,11 @@ class GatedBackend:
         """Do nothing."""
 
     async def limits(self) -> Limits:
-        """Tell 64 slots."""
+        """Return 64 slots, and no limit of length."""
         return Limits("m", 8192, 8192, 64)
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
-        """Wait, then end."""
+        """Hold the call until it is released, then end it."""
         await self.gate.wait()
         yield Piece(" word", 1)
         yield Ended(CallEnd.MODEL, 1)

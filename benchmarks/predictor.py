@@ -113,13 +113,13 @@ class PlainBatcher(predictor_pb2_grpc.PredictorServiceServicer):
     """Whatever has arrived runs as one batch, in a thread; one query a call."""
 
     def __init__(self, model: LoadedModel | None) -> None:
-        """Serve ``model``; ``None`` answers at once, whatever was asked."""
+        """Serve ``model``; with ``None`` every call is answered at once with a constant curve."""
         self._model = model
         self._waiting: list[tuple[Query, asyncio.Future[Any]]] = []
         self._arrived = asyncio.Event()
 
     async def Predict(self, request: pb.PredictRequest, context: Any) -> pb.PredictResponse:
-        """Answer."""
+        """Wait for the batch that holds the query, and return its curve."""
         if self._model is None:
             return pb.PredictResponse(predictions=[pb.Prediction(curve=[0.5] * _WINDOWS)])
         asked = request.queries[0]

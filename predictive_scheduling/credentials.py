@@ -33,7 +33,7 @@ class TlsFiles:
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """Credentials that follow their files: every handshake sees a renewed certificate. Raises OSError at first.
 
-    A renewal that cannot be read is logged, and the certificate before it goes on.
+    A renewal that cannot be read is logged, and the certificate before it stays in use.
     """
     known = files.state()
 
@@ -45,7 +45,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
                 return None
             found = files.configuration()
         except OSError as error:
-            log.warning("a renewed certificate cannot be read, the old one goes on: %s", error)
+            log.warning("a renewed certificate cannot be read, the old one stays in use: %s", error)
             return None
         known = now
         log.info("certificate %s was renewed", files.cert)

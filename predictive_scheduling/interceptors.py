@@ -139,7 +139,7 @@ class ServerTracing(WrappingInterceptor):
 
 
 def _current(span: trace.Span) -> AbstractContextManager[trace.Span]:
-    """Make a span the current one; what is raised meanwhile is told by its status alone."""
+    """Make a span the current one; an exception is recorded by its status only."""
     return trace.use_span(span, record_exception=False, set_status_on_exception=False)
 
 

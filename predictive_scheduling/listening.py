@@ -1,4 +1,4 @@
-"""How a server listens that may run out of file descriptors: it says so now and then, and goes on once some are free.
+"""Listening when file descriptors run out: the log says so now and then, and accepting continues once some are free.
 
 asyncio removes a listening socket from its selector for a second where ``accept`` fails so, but first tries again as
 often as its backlog is long, with a traceback each, and each of those tries begins the next second's.
@@ -26,10 +26,10 @@ def is_scarcity(error: object) -> bool:
 
 
 class Scarcity:
-    """Tells the log that connections have to wait, once in ten seconds."""
+    """Logs that connections have to wait, once in ten seconds at most."""
 
     def __init__(self) -> None:
-        """Nothing has been told yet."""
+        """Start without a line written."""
         self._told = float("-inf")
 
     def tell(self, error: OSError, now: float) -> None:
@@ -39,7 +39,7 @@ class Scarcity:
             log.error("new connections have to wait: %s (the limit is 'ulimit -n')", error.strerror)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Tell of the connections that ``loop`` could not accept; its other errors go where they went."""
+        """Log connections that ``loop`` could not accept; other errors go to the handler that was there before."""
         before = loop.get_exception_handler() or (lambda _, context: loop.default_exception_handler(context))
 
         def handle(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -53,7 +53,7 @@ class Scarcity:
 
 
 class _Listening(socket.socket):
-    """Has nobody to accept for a while after ``accept`` found no descriptor, so that asyncio tries once a second."""
+    """Reports no connection for a while after ``accept`` found no descriptor, so that asyncio tries once a second."""
 
     _resting_until = float("-inf")
 

@@ -77,7 +77,7 @@ class MetricsPage:
     """Serves what ``reader`` collects. ``start`` listens; ``port`` is then where."""
 
     def __init__(self, reader: InMemoryMetricReader, address: str, access: PageAccess | None = None) -> None:
-        """Serve on ``host:port``, port 0 picks one, to whom ``access`` allows it; to everybody without."""
+        """Serve on ``host:port``; port 0 picks one. ``access``: who may see it; everybody where it is not given."""
         self._reader, self._address, self._access = reader, address, access or PageAccess()
         self._server: _Server | None = None
         self.port = 0
@@ -92,7 +92,7 @@ class MetricsPage:
         self._access.tell("the metrics page", f"{host}:{self.port}")
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and close the socket."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -102,7 +102,7 @@ class MetricsPage:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                """Answer a scrape."""
+                """Answer a scrape, in OpenMetrics where the caller takes it."""
                 if not access.allows(self.headers.get("Authorization", "")):
                     self.send_response(401, "this page asks for pages_token")
                     for name, value in CHALLENGE.items():
@@ -122,6 +122,6 @@ class MetricsPage:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """A scrape is not worth a line."""
+                """Log nothing: a line for every scrape would fill the log."""
 
         return Handler

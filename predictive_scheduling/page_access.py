@@ -1,4 +1,4 @@
-"""Who may look at a page for operators: whoever reaches it, or who brings its token. The choice is told at start."""
+"""Who may see a page for operators: everybody who can connect, or callers that bring its token. Logged at start."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class PageAccess:
         return hmac.compare_digest(given.strip().encode(errors="surrogateescape"), self.token.encode())
 
     def tell(self, page: str, address: str) -> None:
-        """Log who may see ``page``; a warning where that is everybody on the network."""
+        """Log who may see ``page``; a warning where everybody on the network may."""
         if self.token:
             log.info("%s on %s asks for pages_token", page, address)
         elif on_loopback(address):
             log.info("%s on %s is open to this machine", page, address)
         else:
             log.warning(
-                "%s on %s is OPEN to whoever reaches it: set pages_token, or listen on 127.0.0.1", page, address
+                "%s on %s is OPEN to everybody who can connect: set pages_token, or listen on 127.0.0.1", page, address
             )
 
 

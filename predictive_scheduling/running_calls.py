@@ -1,7 +1,7 @@
 """The calls of a server that are under way, so that a drain can wait for them, and end those that take too long.
 
 grpc.aio ends what still runs when its grace is over without a status of ours, and core ends what it has accepted but
-not yet handed over with CANCELLED, which nobody may retry. So a drain first waits until nothing is handed over any
+not yet handed over with CANCELLED, which clients do not retry. So a drain first waits until nothing is handed over any
 more, and ends what still runs at its deadline itself: UNAVAILABLE with RetryInfo.
 """
 
@@ -32,20 +32,20 @@ class RunningCalls:
     """The calls of a server: each ``came``, and waits ``async with running():``."""
 
     def __init__(self) -> None:
-        """Nothing runs."""
+        """Start without calls."""
         self._limits: dict[asyncio.Timeout, Callable[[], bool]] = {}
         self._ended = False
         self._came = 0
 
     def came(self) -> None:
-        """Count a call that has just come."""
+        """Count a call that has just come; ``quiet`` waits until there are no more."""
         self._came += 1
 
     @asynccontextmanager
     async def running(self, told: Callable[[], bool] = lambda: False) -> AsyncIterator[None]:
         """Raise CallsEndedError in the body, wherever it waits, once ``end`` was called.
 
-        ``told``: whether the caller is being told of another end already, which then is not disturbed.
+        ``told``: whether the caller is getting another status already, which then is not disturbed.
         """
         if self._ended:
             raise CallsEndedError(_SHUTTING_DOWN)
@@ -74,7 +74,7 @@ class RunningCalls:
             await asyncio.sleep(_ROUND_SECONDS)
 
     def end(self) -> None:
-        """End what runs, and what comes, too."""
+        """End the calls that run; calls that come later end at once."""
         self._ended = True
         for limit, told in self._limits.items():
             if not told():
@@ -85,7 +85,7 @@ class CountCalls(WrappingInterceptor):
     """A server interceptor that counts our methods' calls; ended ones get UNAVAILABLE with RetryInfo."""
 
     def __init__(self, calls: RunningCalls) -> None:
-        """Count in ``calls``."""
+        """Count the server's calls in ``calls``."""
         super().__init__()
         self._calls = calls
 

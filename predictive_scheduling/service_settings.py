@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
@@ -15,6 +15,15 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsS
 from predictive_scheduling.credentials import TlsFiles
 
 log = logging.getLogger(__name__)
+
+
+# Who would set a setting: docs/configuration.md shows it.
+PLATFORM, RELIABILITY, SECURITY, EXPERIMENTS = "platform team", "SRE", "security team", "researcher"
+
+
+def setting(default: Any, who: str, description: str, **rules: Any) -> Any:
+    """Return the field of a setting: its default, who would set it, what it says, and pydantic's rules for values."""
+    return Field(default, description=description, json_schema_extra={"who": who}, **rules)
 
 
 class ServiceSettings(BaseSettings):
@@ -42,23 +51,28 @@ class ServiceSettings(BaseSettings):
             raise ValueError(f"SECRETS_DIR: {folder} is no folder")
         return init_settings, env_settings, SecretsSettingsSource(settings_cls, secrets_dir=folder)
 
-    listen: str = Field("127.0.0.1:0", description="address to listen on, host:port or unix:path; port 0 picks one")
-    drain_seconds: float = Field(20.0, ge=0, description="how long running calls may go on after SIGTERM")
-    lame_duck_seconds: float = Field(0.5, ge=0, description="how long it serves on after health says that it will not")
-    reuse_port: bool = Field(
-        False, description="share the port with other processes that also say so (SO_REUSEPORT), one per core"
+    listen: str = setting(
+        "127.0.0.1:0", PLATFORM, "address to listen on, host:port or unix:path; port 0 picks a free one"
     )
-    reflection: bool = Field(False, description="serve gRPC reflection, which tells everybody the API; for development")
-    health_listen: str = Field("", description="a plain host:port for health alone, for probes where TLS is on")
-    metrics_listen: str = Field("", description="host:port where Prometheus scrapes /metrics; empty for none")
-    pages_token: SecretStr = Field(
+    drain_seconds: float = setting(20.0, RELIABILITY, "how long running calls may continue after SIGTERM", ge=0)
+    lame_duck_seconds: float = setting(0.5, RELIABILITY, "how long it still serves after health says NOT_SERVING", ge=0)
+    reuse_port: bool = setting(
+        False, RELIABILITY, "share the port with other processes that also say so (SO_REUSEPORT), one per core"
+    )
+    reflection: bool = setting(
+        False, EXPERIMENTS, "serve gRPC reflection, which shows the API to every caller; for development"
+    )
+    health_listen: str = setting("", RELIABILITY, "host:port of a health service without TLS, for probes")
+    metrics_listen: str = setting("", RELIABILITY, "host:port where Prometheus scrapes /metrics; empty for none")
+    pages_token: SecretStr = setting(
         SecretStr(""),
-        description="token that the pages for operators and Prometheus ask for; empty: whoever reaches them",
+        SECURITY,
+        "token for the pages for operators and Prometheus; empty: everybody who can connect sees them",
     )
-    tls_cert: str = Field("", description="PEM file of the server's certificate; read anew when it changes")
-    tls_key: str = Field("", description="PEM file of its key")
-    tls_client_ca: str = Field("", description="PEM file of who signs clients' certificates, which are then required")
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least severe log line")
+    tls_cert: str = setting("", SECURITY, "PEM file of the server's certificate; read anew when it changes")
+    tls_key: str = setting("", SECURITY, "PEM file of its key")
+    tls_client_ca: str = setting("", SECURITY, "PEM file of the CA of clients' certificates, which are then required")
+    log_level: str = setting("info", RELIABILITY, "least severe log line", pattern="^(debug|info|warning|error)$")
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

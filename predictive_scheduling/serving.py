@@ -38,11 +38,11 @@ class Serving:
 
     ``names``: the full names of its services, for health and reflection. ``drain_seconds``: how long running calls may
     go on after SIGTERM. ``also_drains``: what else stops then, within as long, such as an HTTP front.
-    ``lame_duck_seconds``: how long it goes on to serve everybody after it has told health checks that it will not: gRPC
-    ends calls that reach a server as it shuts down with CANCELLED, which nobody may retry, so clients must have left.
+    ``lame_duck_seconds``: how long it still serves every call after health checks got NOT_SERVING: gRPC ends calls
+    that reach a server as it shuts down with CANCELLED, which clients do not retry, so clients must have left.
     ``calls``: what is under way; calls that outlast the drain end with UNAVAILABLE and RetryInfo.
 
-    Health is told for ``""`` and each of ``names`` (NOT_SERVING before and while draining), and for ``liveness``,
+    Health is answered for ``""`` and each of ``names`` (NOT_SERVING before and while draining), and for ``liveness``,
     which stays SERVING as long as the process answers. ``health_address``: a second, plain port that answers health
     alone, since probes speak no TLS.
     """
@@ -148,7 +148,8 @@ class Serving:
     async def drain(self) -> None:
         """Turn health to NOT_SERVING, serve what was sent, then refuse new calls and let running ones end.
 
-        All but the lame duck takes ``drain_seconds`` at most, and a second more in which the last ones are told.
+        All but the lame duck takes ``drain_seconds`` at most, and a second more in which the last calls get their
+        status.
         """
         self.draining.set()
         log.info("draining for at most %g s", self.drain_seconds)

@@ -28,7 +28,7 @@ def generate(
     max_tokens: Annotated[int | None, typer.Option(help="Largest reasoning budget, in tokens.")] = None,
     timeout: Annotated[float, typer.Option(help="Deadline, in seconds.")] = 120.0,
 ) -> None:
-    """Generate one answer and show what it was given, what it used and what it saved."""
+    """Generate one answer; show its budget, the tokens that it used, and those that it saved."""
     fields = {} if max_tokens is None else {"max_reasoning_tokens": max_tokens}
     console, text = Console(stderr=True, highlight=False), Console(highlight=False)
     with SchedulerClient(scheduler, timeout=timeout) as client:
@@ -43,7 +43,7 @@ def allocate(
     prompts: Annotated[Path, typer.Argument(help="A text file with one prompt a line; - reads standard input.")],
     scheduler: Address = DEFAULT_ADDRESS,
     tokens: Annotated[int, typer.Option(help="Mean reasoning tokens a query; 0 for the server's setting.")] = 0,
-    policy: Annotated[str, typer.Option(help="uniform, greedy or envelope; empty for the server's setting.")] = "",
+    policy: Annotated[str, typer.Option(help="uniform, greedy, envelope or exact; empty for the server's.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show how a window of prompts would share the budget. Nothing is generated or spent."""
@@ -79,9 +79,11 @@ def allocate(
 def explain(
     request_id: Annotated[str, typer.Argument(help="The request's id, as its allocation gives it.")],
     scheduler: Address = DEFAULT_ADDRESS,
-    token: Annotated[str, typer.Option(envvar="SCHEDULER_TOKEN", help="Bearer token, where one is asked for.")] = "",
+    token: Annotated[
+        str, typer.Option(envvar="SCHEDULER_TOKEN", help="Bearer token, if the scheduler needs one.")
+    ] = "",
 ) -> None:
-    """Show why one of the last requests got its budget, and what became of it."""
+    """Show why one of the last requests got its budget, and how it ended."""
     with SchedulerClient(scheduler, timeout=10.0, token=token) as client:
         try:
             record = client.find(request_id)
@@ -133,7 +135,7 @@ def _word(name: str, prefix: str) -> str:
 
 
 def fail(error: grpc.RpcError, address: str) -> NoReturn:
-    """End the command with what the call ended with."""
+    """Print the call's status and details, and end the command with an error."""
     code, details = error.code(), error.details()
     hint = f" (is a scheduler running at {address}?)" if code is grpc.StatusCode.UNAVAILABLE else ""
     typer.secho(f"{code.name}: {details}{hint}", err=True, fg="red")

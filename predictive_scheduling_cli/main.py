@@ -1,4 +1,4 @@
-"""The commands: two that serve, two that call, one that shows it all."""
+"""All commands of ``predictive-scheduling``, in the panels of its ``--help``."""
 
 from __future__ import annotations
 

@@ -24,9 +24,11 @@ _RECENT = 72
 
 def top(
     scheduler: Address = DEFAULT_ADDRESS,
-    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between looks.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, print it, and end.")] = False,
-    token: Annotated[str, typer.Option(envvar="SCHEDULER_TOKEN", help="Bearer token, where one is asked for.")] = "",
+    interval: Annotated[float, typer.Option(min=0.2, help="Seconds between two updates.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one status, and end.")] = False,
+    token: Annotated[
+        str, typer.Option(envvar="SCHEDULER_TOKEN", help="Bearer token, if the scheduler needs one.")
+    ] = "",
 ) -> None:
     """Watch a running scheduler: rates, the budget's bank, the price, coverage, savings, slow stages."""
     console = Console()
@@ -46,7 +48,7 @@ def top(
 
 
 def view(status: pb.GetStatusResponse) -> RenderableType:
-    """Draw a status."""
+    """Return a status as panels for the terminal."""
     title = f"{status.model} on {status.backend}, policy {status.policy}, up {span(status.uptime_seconds)}"
     figures = Table.grid(padding=(0, 3), expand=True)
     for _ in range(4):
@@ -62,7 +64,7 @@ def view(status: pb.GetStatusResponse) -> RenderableType:
 
 
 def _figures(status: pb.GetStatusResponse) -> list[tuple[str, str, str]]:
-    """What stands in the upper panel: name, value, style."""
+    """The rows of the upper panel: name, value, style."""
     gain = 100 * (status.mean_expected_accuracy - status.mean_baseline_expected_accuracy)
     budget, benefit = status.budget, status.net_benefit_at_equal_accuracy_seconds
     covered = "red" if status.coverage < 0.95 and status.requests_per_second else ""

@@ -17,7 +17,7 @@ class Entry(Protocol):
 
     @property
     def abandoned(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether its call has been cancelled or has ended."""
         ...
 
 

@@ -1,4 +1,19 @@
-"""Runs a model's queue: takes batches, runs them off the event loop, hands results back."""
+"""Runs a model's queue: takes batches, runs them off the event loop, hands results back.
+
+Theory of operation. ``predict`` is called once for each RPC. It cuts the call's queries into groups of at most one
+batch, puts them into the queue (``batch_queue``, which decides what runs next and when), and waits for the futures of
+its groups. One task, ``run``, takes a batch whenever one is due, runs it in the model's only thread, and sets the
+futures. While a batch runs, calls that come pile up and form the next batch; that is why batches fill under load
+without any added delay. Two short cuts: a batch that is expected to take less than 0.3 ms runs on the event loop, and
+a call that finds the batcher idle runs at once without the queue.
+
+What always holds: one batch runs at a time; a call's groups enter the queue all or none (QueueFullError); a group runs
+whole in one batch; results come back in the order of the queries. A graph that fails, fails the calls that share its
+batch, and the next batch runs.
+
+On cancellation a call cancels its futures. The queue drops groups whose future is done before they run; a group that
+runs already is computed, and its result dropped. Cancelling ``run`` shuts the thread down without waiting for it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +39,7 @@ class RunTimes:
     """How long batches take, by their size: a running mean for each power of two of queries and of characters."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Start without measurements."""
         self._seconds: dict[tuple[int, int], float] = {}
 
     def expected(self, queries: Sequence[Query]) -> float:
@@ -32,7 +47,7 @@ class RunTimes:
         return self._seconds.get(_size(queries), math.inf)
 
     def learn(self, queries: Sequence[Query], seconds: float) -> None:
-        """Note how long a batch took."""
+        """Note that a batch of ``queries`` took ``seconds``; recent batches count most."""
         size = _size(queries)
         known = self._seconds.get(size, seconds)
         self._seconds[size] = known + 0.1 * (seconds - known)
@@ -79,7 +94,7 @@ class Batcher:
         queue: BatchQueue[_Group],
         on_batch: Callable[[Manifest, BatchResult], None] = lambda *_: None,
     ) -> None:
-        """Batch for ``model`` by ``queue``'s rules; ``on_batch`` is told of every batch that ran."""
+        """Batch for ``model`` by ``queue``'s rules; ``on_batch`` is called after every batch."""
         self._on_batch = on_batch
         self._times = RunTimes()
         self.model = model
@@ -102,7 +117,7 @@ class Batcher:
     async def predict(self, queries: Sequence[Query]) -> Predicted:
         """Return the predictions of checked queries; a cancelled call leaves the queue.
 
-        Raises QueueFullError, and ModelFailedError where the graph fails: then whoever shares the batch fails, too.
+        Raises QueueFullError, and ModelFailedError where the graph fails: then the other calls of the batch fail, too.
         """
         if self._may_run_at_once(queries):
             return Predicted(self._run_here(queries), 0.0)
@@ -121,7 +136,7 @@ class Batcher:
         return Predicted(_joined(list(parts)), max(waits))
 
     def _may_run_at_once(self, queries: Sequence[Query]) -> bool:
-        """Whether a call need not queue: nobody waits, nobody is waited for, and it is one short batch."""
+        """Whether a call need not queue: nothing waits or runs, no delay is set, and it is one short batch."""
         idle = not self.busy and self._queue.max_delay == 0
         return idle and len(queries) <= self.max_batch_size and self._times.expected(queries) < _SHORT_SECONDS
 

@@ -1,7 +1,7 @@
 """The models that are served, kept as their folders are: a folder that changes is loaded beside and then exchanged.
 
 A call that began on the old model ends on it. A folder that cannot be served, for whatever reason, is logged, and what
-it served before goes on; the other folders know nothing of it. The default model goes on, too, where its folder has
+it served before stays served; other folders are not affected. The default model stays, too, where its folder has
 vanished or now holds a model of another name, until a folder brings one of its name.
 """
 
@@ -72,7 +72,7 @@ class Catalog(Mapping[str, Batcher]):
         self._retiring: set[asyncio.Task[None]] = set()
 
     def __getitem__(self, name: str) -> Batcher:
-        """The batcher of a model."""
+        """Return the batcher of a model. Raises KeyError for a name that no model has."""
         return self._names[name]
 
     @property
@@ -81,11 +81,11 @@ class Catalog(Mapping[str, Batcher]):
         return len(self._refused)
 
     def __iter__(self) -> Iterator[str]:
-        """The names."""
+        """Iterate over the names of the served models."""
         return iter(self._names)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of served models."""
         return len(self._names)
 
     async def load(self) -> None:
@@ -117,10 +117,10 @@ class Catalog(Mapping[str, Batcher]):
         try:
             await self._bring_up_to_date()
         except OSError as error:  # of the folder of folders: a network file system that is away for a moment
-            log.warning("%s cannot be listed, what was served goes on: %s", self._folder, error)
+            log.warning("%s cannot be listed, the models that are served stay: %s", self._folder, error)
 
     async def close(self) -> None:
-        """End all batchers."""
+        """Cancel every batcher, and wait for their ends."""
         kept = [self._kept] if self._kept is not None else []
         tasks = [served.task for served in (*self._served.values(), *kept)] + list(self._retiring)
         for task in tasks:
@@ -183,7 +183,7 @@ class Catalog(Mapping[str, Batcher]):
     def _refuse(self, folder: Path, refused: _Refused) -> None:
         before = self._refused.get(folder)
         if before is None or before.reason != refused.reason:
-            going_on = ", what was served goes on" if folder in self._served else ""
+            going_on = ", the model that it served stays" if folder in self._served else ""
             log.error("a model folder is not served%s: %s", going_on, refused.reason)
         self._refused[folder] = refused
 
@@ -201,7 +201,7 @@ class Catalog(Mapping[str, Batcher]):
     def _leave(self, served: _Served) -> None:
         """End a model that no folder holds any more, but keep the default one."""
         if served.name == self._default and self._kept is None:
-            log.warning("model %s, the default, goes on without a folder", served.name)
+            log.warning("model %s, the default, stays served without a folder", served.name)
             self._kept = served
         else:
             self._retire(served)
@@ -220,7 +220,7 @@ class Catalog(Mapping[str, Batcher]):
 
         async def end() -> None:
             await asyncio.sleep(_RETIRE_SECONDS)
-            while served.batcher.busy:  # noqa: ASYNC110  # it has nobody to tell
+            while served.batcher.busy:  # noqa: ASYNC110  # a batcher has no event for it
                 await asyncio.sleep(0.05)
             served.task.cancel()
 

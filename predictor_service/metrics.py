@@ -8,7 +8,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from predictive_scheduling import semconv
-from predictive_scheduling.tally import Tally
+from predictive_scheduling.plain_counter import PlainCounter
 from predictor_service.artifact import Manifest
 from predictor_service.model import BatchResult
 from predictor_service.predictions import Answer, Predictions
@@ -23,22 +23,22 @@ class PredictorMetrics:
     """Measures every call that is answered, every batch, and the queues whenever metrics are collected."""
 
     def __init__(self, meters: metrics.MeterProvider) -> None:
-        """Measure with ``meters``."""
+        """Create the instruments with ``meters``."""
         self._meter = meters.get_meter("predictor_service")
-        self._queries = Tally(self._meter, _PREFIX + "queries", "{query}", "Queries predicted, by model")
+        self._queries = PlainCounter(self._meter, _PREFIX + "queries", "{query}", "Queries predicted, by model")
         self._size = self._histogram("batch.size", "{query}", "Queries that ran as one batch", _BATCHES)
         self._queue = self._histogram("queue.duration", "s", "Time that a call waited for its batch", _SECONDS)
         self._tokenize = self._histogram("tokenize.duration", "s", "Time from queries to a graph's inputs", _SECONDS)
         self._inference = self._histogram("inference.duration", "s", "Time in the graph", _SECONDS)
 
     def answered(self, answer: Answer, queries: int) -> None:
-        """Measure a call."""
+        """Record an answered call: its queries, and how long it waited."""
         labels = _labels(answer.manifest)
         self._queue.record(answer.predicted.queue_seconds, labels)
         self._queries.add(queries, labels | {"canary": answer.canary})
 
     def ran(self, manifest: Manifest, result: BatchResult) -> None:
-        """Measure a batch."""
+        """Record a batch: its size, and the times of its stages."""
         labels = _labels(manifest)
         self._size.record(len(result.curves), labels)
         self._tokenize.record(result.tokenize_seconds, labels)

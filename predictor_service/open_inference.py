@@ -33,10 +33,10 @@ _Tensor = pb.ModelMetadataResponse.TensorMetadata
 
 
 class OpenInferenceServicer:
-    """Serves ``predictions``. ``draining`` says whether new work is refused."""
+    """Answers the Open Inference Protocol v2 from ``predictions``. ``draining`` says whether new work is refused."""
 
     def __init__(self, predictions: Predictions, draining: Callable[[], bool] = lambda: False) -> None:
-        """Serve."""
+        """Answer from the same models and queues as our own API does."""
         self._predictions, self._draining = predictions, draining
 
     def register(self, server: grpc.aio.Server) -> None:

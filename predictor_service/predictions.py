@@ -41,7 +41,7 @@ class Predictions:
         trials: Trials | None = None,
         on_answer: Callable[[Answer, int], None] = lambda *_: None,
     ) -> None:
-        """Run shadows in ``tasks``. ``on_answer`` is told of every answer, with the number of its queries."""
+        """Run shadows in ``tasks``. ``on_answer`` is called for every answer, with the number of its queries."""
         self._on_answer = on_answer
         self.batchers, self.default = batchers, default
         self.trials = trials or Trials()
@@ -49,7 +49,7 @@ class Predictions:
         self._shadows: set[asyncio.Task[None]] = set()
 
     def batcher(self, name: str) -> Batcher:
-        """The batcher of a model. Raises RefusedQueryError for a name that nobody has."""
+        """Return the batcher of a model. Raises RefusedQueryError for a name that no model has."""
         batcher = self.batchers.get(name or self.default)
         if batcher is None:
             wrong = f"{name or self.default!r} is not served; served are {', '.join(sorted(self.batchers))}"
@@ -99,7 +99,7 @@ class Predictions:
     async def _try(
         self, asked: Batcher, trial: Trial, record: TrialRecord, queries: Sequence[Query], layers: Sequence[int]
     ) -> tuple[Manifest, Predicted] | None:
-        """Predict by a model on trial; whatever goes wrong is noted, and hurts nobody."""
+        """Predict by a model on trial; an error is counted, and not raised."""
         try:
             batcher = self.batcher(trial.model)
             _check_alike(asked.model.manifest, batcher.model.manifest)

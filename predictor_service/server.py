@@ -36,7 +36,7 @@ async def serve(
     reporting: Telemetry | None = None,
     on_started: Callable[[Serving], None] = lambda _: None,
 ) -> None:
-    """Serve until a signal, or until ``Serving.draining`` is set by whoever got it through ``on_started``.
+    """Serve until a signal, or until ``Serving.draining`` is set by the caller that got it through ``on_started``.
 
     Raises ArtifactError where no model folder can be served, or none of them has the default model.
     """

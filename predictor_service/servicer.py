@@ -24,14 +24,14 @@ _TRIALS = {name.removeprefix("TRIAL_KIND_").lower(): value for name, value in pb
 
 
 class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
-    """Serves ``predictions``."""
+    """Answers our own API from ``predictions``: wire messages in, wire messages and statuses out."""
 
     def __init__(self, predictions: Predictions) -> None:
-        """Serve."""
+        """Answer from ``predictions``."""
         self._predictions = predictions
 
     async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
-        """Predict every query's curve."""
+        """Return one prediction per query, in their order."""
         await require_valid(context, request)
         queries = [_query(query) for query in request.queries]
         layers = [query.hidden_state.layer for query in request.queries]
@@ -41,7 +41,7 @@ class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
             await abort(context, error)
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
-        """Describe one model."""
+        """Describe the model that is named, or the default one."""
         await require_valid(context, request)
         try:
             batcher = self._predictions.batcher(request.model)

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from predictive_scheduling.service_settings import ServiceSettings
+from predictive_scheduling.service_settings import PLATFORM, RELIABILITY, ServiceSettings, setting
 from predictor_service.trials import Trial
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
@@ -19,22 +19,33 @@ class PredictorSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="PREDICTOR_", frozen=True, extra="ignore")
 
-    models: Path = Field(SHIPPED_MODELS, description="folder that holds one folder per model")
-    default_model: str = Field("demo-text", description="the model of requests that name none")
-    max_batch_size: int = Field(64, ge=1, le=4096, description="most queries that run as one batch")
-    max_batch_delay_ms: float = Field(
-        0.0, ge=0, le=1000, description="how long a batch may wait to fill; 0 fills it only while another one runs"
+    models: Path = setting(SHIPPED_MODELS, PLATFORM, "folder that holds one folder per model")
+    default_model: str = setting("demo-text", PLATFORM, "the model of requests that name none")
+    max_batch_size: int = setting(64, RELIABILITY, "most queries that run as one batch", ge=1, le=4096)
+    max_batch_delay_ms: float = setting(
+        0.0,
+        RELIABILITY,
+        "how long a batch may wait for more queries; 0: it only fills while another one runs",
+        ge=0,
+        le=1000,
     )
-    max_queued_queries: int = Field(4096, ge=1, description="most queries that may wait; more are refused")
+    max_queued_queries: int = setting(4096, RELIABILITY, "most queries that may wait; further ones are refused", ge=1)
     canary: Annotated[dict[str, Trial], NoDecode] = Field(
         default_factory=dict,
-        description="models whose calls another one answers in part, such as demo-text=demo-text-2:0.05",
+        json_schema_extra={"who": PLATFORM},
+        description="share of a model's calls that another model answers, such as demo-text=demo-text-2:0.05",
     )
     shadow: Annotated[dict[str, Trial], NoDecode] = Field(
-        default_factory=dict, description="models beside which another one is run and compared, written the same way"
+        default_factory=dict,
+        json_schema_extra={"who": PLATFORM},
+        description="share of a model's calls that another model also predicts, for comparison; written as canary",
     )
-    reload_seconds: float = Field(5.0, ge=0, description="how often folders are looked at for changes; 0 for never")
-    threads: int = Field(1, ge=0, description="threads of one inference; 0 for one per core")
+    reload_seconds: float = setting(
+        5.0, RELIABILITY, "how often model folders are checked for changes; 0 for never", ge=0
+    )
+    threads: int = setting(1, RELIABILITY, "threads of one inference; 0 for one per core", ge=0)
+    engines: Path | None = setting(None, PLATFORM, "folder in which TensorRT keeps the engines that it has built")
+    provider: str = setting("cpu", PLATFORM, "preferred execution provider", pattern="^(cpu|cuda|tensorrt)$")
 
     @field_validator("canary", "shadow", mode="before")
     @classmethod
@@ -44,6 +55,3 @@ class PredictorSettings(ServiceSettings):
             return value
         pairs = [part.partition("=") for part in value.split(",") if part.strip()]
         return {name.strip(): Trial.parse(trial) for name, _, trial in pairs}
-
-    engines: Path | None = Field(None, description="folder where TensorRT keeps the engines that it built")
-    provider: str = Field("cpu", pattern="^(cpu|cuda|tensorrt)$", description="preferred execution provider")

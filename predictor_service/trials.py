@@ -39,7 +39,7 @@ class Trial:
 
 
 def _position(query: Query) -> float:
-    """Where a query lies between 0 and 1, by its digest."""
+    """A query's number from 0 to 1, which follows from its digest."""
     state = b"" if query.hidden_state is None else query.hidden_state.tobytes()
     digest = hashlib.blake2b(query.text.encode() + b"\0" + state, digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
@@ -79,7 +79,7 @@ class TrialRecord:
 
 
 class Trials:
-    """Which model is on trial beside which, and what came of it."""
+    """Which model is on trial beside which, and their counts."""
 
     def __init__(self, canary: Mapping[str, Trial] | None = None, shadow: Mapping[str, Trial] | None = None) -> None:
         """Try ``canary`` and ``shadow``, by the name of the model whose calls they get."""

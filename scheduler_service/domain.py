@@ -1,4 +1,4 @@
-"""The words of the scheduler: frozen values that every layer speaks, free of protobuf, clocks and I/O."""
+"""The scheduler's vocabulary: frozen values that every layer uses, free of protobuf, clocks and I/O."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class UnknownModelError(PreconditionError):
 
 
 class UnauthenticatedError(SchedulingError):
-    """The caller does not say who it is, or nobody knows it (UNAUTHENTICATED)."""
+    """The caller gives no token, or one that is not known (UNAUTHENTICATED)."""
 
 
 class PermissionDeniedError(SchedulingError):

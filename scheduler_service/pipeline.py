@@ -44,10 +44,10 @@ from scheduler_service.telemetry.observers import Observers
 
 @dataclass
 class Pipeline:
-    """Serves requests one by one; what they share (window, ledger, backend) lies in its parts.
+    """Serves requests one by one; what they share (window, ledger, backend) is in its parts.
 
     ``admission``: who may come in. ``pace``: the backend's time per token, as it is learned here. ``reclaimer``: gives
-    what finished requests left to running ones; ``None`` leaves it to later ones. ``observers``: who is told what
+    what finished requests left to running ones; ``None`` leaves it to later ones. ``observers``: are told what
     becomes of requests. ``aside``: where large plans are made.
     """
 
@@ -292,7 +292,7 @@ class _Run:
 def _usage(
     allocation: Allocation, runs: Sequence[_Run], chosen: int, votes: int, now: float, usual_pace: float
 ) -> Usage:
-    """What all traces consumed; how it ended, and when the first token came, is told of the one that was chosen.
+    """What all traces consumed; how it ended, and when the first token came, are those of the one that was chosen.
 
     A generation too short to be timed is valued at the backend's usual seconds per token.
     """

@@ -12,7 +12,7 @@ T = TypeVar("T")
 class Recent(Generic[T]):
     """Remembers the last ``keep`` values. An id belongs to its tenant: two tenants may use the same one.
 
-    Who may see everybody's (``tenant`` is ``None``) finds the newest of an id.
+    A caller that may see all tenants' (``tenant`` is ``None``) finds the newest of an id.
     """
 
     def __init__(self, keep: int) -> None:

@@ -17,7 +17,7 @@ from predictive_scheduling.version import VERSION
 from scheduler_service.api.generations import Generations
 from scheduler_service.api.guarded_site import HttpLimits
 from scheduler_service.api.identity import Identity, read_tokens
-from scheduler_service.api.intake import Intake, Offer
+from scheduler_service.api.intake import Intake, ServedModel
 from scheduler_service.api.openai_front import OpenAiFront
 from scheduler_service.api.servicer import SchedulerServicer
 from scheduler_service.api.status import StatusBoard
@@ -50,7 +50,7 @@ async def serve(
     reporting: Telemetry | None = None,
     on_started: Callable[[Serving], None] = lambda _: None,
 ) -> None:
-    """Serve until a signal, or until ``Serving.draining`` is set by whoever got it through ``on_started``.
+    """Serve until a signal, or until ``Serving.draining`` is set by the caller that got it through ``on_started``.
 
     It listens once its backend answers, and needs no predictor to start. Raises BackendUnavailableError where the
     backend takes longer than ``backend_ready_seconds``, ValueError where its context is too short for the cap.
@@ -67,9 +67,10 @@ async def serve(
         check_fits(settings, limits)
         predictor = make_predictor(settings, reporting, closing)
         await predictor.info()  # so that the first request has budgets at its points; where it is away, later ones do
-        offer = Offer(settings.model or limits.model, budget_range(settings, limits, predictor), settings.temperature)
+        budgets = budget_range(settings, limits, predictor)
+        served = ServedModel(settings.model or limits.model, budgets, settings.temperature)
         journal = Journal(settings.journal_requests, settings.journal_prompts)
-        measured = MetricsObserver(reporting.meters, offer.model, settings.backend, tenants=settings.metrics_tenants)
+        measured = MetricsObserver(reporting.meters, served.model, settings.backend, tenants=settings.metrics_tenants)
         observers = Observers([SpanObserver(), measured, journal])
         pipeline = make_pipeline(settings, backend, limits, predictor, observers, reporting.tracers)
         measured.watch(state_of(pipeline, backend))
@@ -77,10 +78,10 @@ async def serve(
         serving = Serving.by_settings(settings, SERVICE, reporting)
         tokens = read_tokens(Path(settings.auth_tokens)) if settings.auth_tokens else {}
         identity = Identity(tokens, by_certificate=bool(settings.tls_client_ca))
-        intake = Intake(offer, identity, pipeline.clock, lambda: serving.refuses)
+        intake = Intake(served, identity, pipeline.clock, lambda: serving.refuses)
         async with aclosing(serving), asyncio.TaskGroup() as group:
             generations = Generations(pipeline.generate, group, most_stalled_seconds=settings.slow_reader_seconds)
-            board = StatusBoard(pipeline, journal, offer.model, settings.policy, settings.backend)
+            board = StatusBoard(pipeline, journal, served.model, settings.policy, settings.backend)
             servicer = SchedulerServicer(pipeline, generations, board, intake)
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
             working = [group.create_task(pipeline.allocator.run())]

@@ -13,51 +13,58 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from predictive_scheduling.budget_points import MOST_TOKENS
-from predictive_scheduling.service_settings import ServiceSettings
+from predictive_scheduling.service_settings import (
+    EXPERIMENTS,
+    PLATFORM,
+    RELIABILITY,
+    SECURITY,
+    ServiceSettings,
+    setting,
+)
 from scheduler_service.allocation import POLICIES
 from scheduler_service.allocation.exact import MOST_STATES
 from scheduler_service.generation.backends import EMBEDDED, SERVERS
 from scheduler_service.generation.backends.base import BackendConfiguration
 from scheduler_service.generation.templates import TEMPLATES, PromptTemplate, read_templates
 
-PLATFORM, RELIABILITY, SECURITY, EXPERIMENTS = "platform team", "SRE", "security", "whoever compares or tries out"
 _MOST_ANSWER_TOKENS = 32_768
 
 
-def _set(default: Any, who: str, description: str, **rules: Any) -> Any:
-    """A setting, and who would set it."""
-    return Field(default, description=description, json_schema_extra={"who": who}, **rules)
-
-
 class BackendSettings(ServiceSettings):
-    """The LLM server, and what is sent to it."""
+    """The LLM server, and how prompts are sent to it."""
 
-    backend: str = _set(
+    backend: str = setting(
         "tgi",
         PLATFORM,
-        "LLM server: tgi, vllm, sglang, openai (any other that speaks its protocol), llama_cpp, embedded",
+        "LLM server: tgi, vllm, sglang, openai (any other with that API), llama_cpp, embedded",
     )
-    backend_url: str = _set("", PLATFORM, "its address, http://host:port, or several with commas")
-    backend_model: str = _set("", PLATFORM, "model to ask an openai server for; empty takes its first")
-    backend_chat: bool = _set(
-        False, PLATFORM, "use the chat route, so that the server's own template is applied, not ours; not for tgi"
+    backend_url: str = setting("", PLATFORM, "address of the LLM server, http://host:port; several with commas")
+    backend_model: str = setting("", PLATFORM, "model to ask the server for; empty takes its first")
+    backend_chat: bool = setting(
+        False, PLATFORM, "use the server's chat route and chat template instead of our template; not for tgi"
     )
-    backend_thinking_budget: bool = _set(
-        False, PLATFORM, "let vllm end the thinking (thinking_token_budget; it needs --reasoning-config)"
+    backend_thinking_budget: bool = setting(
+        False, PLATFORM, "let vllm end the thinking (thinking_token_budget; vllm needs --reasoning-config)"
     )
-    backend_token: SecretStr = _set(SecretStr(""), SECURITY, "bearer token for it")
-    backend_slots: int = _set(0, RELIABILITY, "requests that run on it at once; 0 asks it", ge=0)
-    backend_idle_seconds: float = _set(
-        60.0, RELIABILITY, "longest wait for a call's next token, keep-alives or not; then the call has failed", gt=0
+    backend_token: SecretStr = setting(SecretStr(""), SECURITY, "bearer token for the LLM server")
+    backend_slots: int = setting(0, RELIABILITY, "requests that run on the LLM server at once; 0 asks the server", ge=0)
+    backend_idle_seconds: float = setting(
+        60.0, RELIABILITY, "longest wait for a call's next token; keep-alives do not count as tokens", gt=0
     )
-    backend_ready_seconds: float = _set(120.0, RELIABILITY, "how long to wait for it at start", gt=0)
-    embedded_model: str = _set("", EXPERIMENTS, "GGUF file of the embedded LLM; empty for the demo's model")
-    embedded_adapter: str = _set("", EXPERIMENTS, "GGUF adapter beside it; empty for the demo's with the demo's model")
-    embedded_adapter_scale: float = _set(1.0, EXPERIMENTS, "strength of the adapter; 0 leaves it out", ge=0, le=4)
-    model: str = _set("", PLATFORM, "name by which requests may ask for its model; empty accepts what it says")
-    template: str = _set("demo", PLATFORM, f"prompt template: {', '.join(TEMPLATES)}, or one of the file")
-    templates: str = _set("", PLATFORM, "TOML file with prompt templates of your own")
-    temperature: float = _set(0.6, PLATFORM, "temperature of requests that set none", ge=0, le=5)
+    backend_ready_seconds: float = setting(120.0, RELIABILITY, "how long to wait for the LLM server at start", gt=0)
+    embedded_model: str = setting("", EXPERIMENTS, "GGUF file of the embedded LLM; empty for the demo's model")
+    embedded_adapter: str = setting(
+        "", EXPERIMENTS, "GGUF adapter of the embedded LLM; empty for the demo's with the demo's model"
+    )
+    embedded_adapter_scale: float = setting(1.0, EXPERIMENTS, "strength of the adapter; 0 leaves it out", ge=0, le=4)
+    model: str = setting(
+        "", PLATFORM, "name by which requests may ask for the model; empty: the name that the LLM server gives"
+    )
+    template: str = setting(
+        "demo", PLATFORM, f"prompt template: {', '.join(TEMPLATES)}, or one of the file that templates names"
+    )
+    templates: str = setting("", PLATFORM, "TOML file with prompt templates of your own")
+    temperature: float = setting(0.6, PLATFORM, "temperature of requests that do not set one", ge=0, le=5)
 
     @property
     def known_templates(self) -> dict[str, PromptTemplate]:
@@ -71,53 +78,70 @@ class BackendSettings(ServiceSettings):
         if self.backend != EMBEDDED and not self.backend_url:
             raise ValueError(f"backend_url: required for the backend {self.backend}")
         if self.backend_chat and self.backend not in ("vllm", "sglang", "openai"):
-            raise ValueError(f"backend_chat: {self.backend} is not asked by a chat route")
+            raise ValueError(f"backend_chat: {self.backend} has no chat route")
         if self.backend_thinking_budget and self.backend != "vllm":
-            raise ValueError(f"backend_thinking_budget: {self.backend} does not end the thinking by itself; vllm does")
+            raise ValueError(f"backend_thinking_budget: {self.backend} cannot end the thinking by itself; vllm can")
         if self.template not in (templates := self.known_templates):
             raise ValueError(f"template: {self.template!r} is none of {', '.join(templates)}")
         return self
 
 
 class PredictionSettings(ServiceSettings):
-    """The predictor, and what its answers are worth."""
+    """The predictor, and how far it is trusted."""
 
-    predictor: str = _set("", PLATFORM, "address of the predictor; empty gives every request the uniform budget")
-    predictor_model: str = _set("", PLATFORM, "the predictor's model; empty for its default")
-    predictor_timeout_ms: float = _set(100.0, RELIABILITY, "longest wait for a prediction, then uniform", gt=0)
-    predictor_cache: int = _set(4096, RELIABILITY, "predictions remembered by the prompt's digest; 0 for none", ge=0)
-    predictor_cache_seconds: float = _set(300.0, RELIABILITY, "how long a prediction is remembered", gt=0)
-    predictor_tls_ca: str = _set("", SECURITY, "PEM file of who signs the predictor's certificate; empty for no TLS")
-    predictor_tls_cert: str = _set("", SECURITY, "PEM file of our certificate, for a predictor that asks for one")
-    predictor_tls_key: str = _set("", SECURITY, "PEM file of its key")
-    confidence: float = _set(0.0, EXPERIMENTS, "deviations by which predicted differences are lowered", ge=0, le=3)
+    predictor: str = setting("", PLATFORM, "address of the predictor; empty gives every request the uniform budget")
+    predictor_model: str = setting("", PLATFORM, "the predictor's model; empty for its default")
+    predictor_timeout_ms: float = setting(
+        100.0, RELIABILITY, "longest wait for a prediction; then the request gets the uniform budget", gt=0
+    )
+    predictor_cache: int = setting(
+        4096, RELIABILITY, "how many predictions are kept, by the prompt's digest; 0 for none", ge=0
+    )
+    predictor_cache_seconds: float = setting(300.0, RELIABILITY, "how long a prediction is kept", gt=0)
+    predictor_tls_ca: str = setting("", SECURITY, "PEM file of the CA of the predictor's certificate; empty for no TLS")
+    predictor_tls_cert: str = setting(
+        "", SECURITY, "PEM file of the scheduler's certificate, for a predictor that asks for one"
+    )
+    predictor_tls_key: str = setting("", SECURITY, "PEM file of that certificate's key")
+    confidence: float = setting(
+        0.0, EXPERIMENTS, "standard deviations by which predicted differences are lowered", ge=0, le=3
+    )
 
 
 class BudgetSettings(ServiceSettings):
     """The token budget, and the budgets of requests. Token counts are reasoning tokens unless they say otherwise."""
 
-    policy: str = _set("price", PLATFORM, f"how budgets are found: {', '.join((*POLICIES, 'target', 'price'))}")
-    tokens_per_query: int = _set(128, PLATFORM, "mean reasoning tokens a request: the budget", ge=1, le=MOST_TOKENS)
-    floor_tokens: int = _set(
-        -1, PLATFORM, "least budget of a request, against starvation; -1: the predictor's first budget point", ge=-1
+    policy: str = setting("price", PLATFORM, f"how budgets are chosen: {', '.join((*POLICIES, 'target', 'price'))}")
+    tokens_per_query: int = setting(128, PLATFORM, "the budget: mean reasoning tokens a request", ge=1, le=MOST_TOKENS)
+    floor_tokens: int = setting(
+        -1, PLATFORM, "least budget of a request, so that none starves; -1: the predictor's first budget point", ge=-1
     )
-    cap_tokens: int = _set(
-        0, PLATFORM, "largest budget of a request; 0: the predictor's last budget point, as the backend has room",
+    cap_tokens: int = setting(
+        0, PLATFORM, "largest budget of a request; 0: the predictor's last budget point, if the server has room",
         ge=0, le=MOST_TOKENS,
     )  # fmt: skip
-    answer_tokens: int = _set(32, PLATFORM, "most answer tokens, on top of the budget", ge=1, le=_MOST_ANSWER_TOKENS)
-    target_accuracy: float = _set(0.0, EXPERIMENTS, "policy target: mean accuracy to reach, cheaply", ge=0, le=1)
-    burst_requests: float = _set(10.0, RELIABILITY, "policy price: mean budgets that may be spent ahead", ge=0)
-    budget_per: str = _set("query", PLATFORM, "what the budget is for", pattern="^(query|second|window)$")
-    budget_tokens: int = _set(0, PLATFORM, "tokens a second or a window; budgets a query need none", ge=0)
-    bank_limit_tokens: int = _set(
-        -1, RELIABILITY, "most unspent tokens kept for later requests; -1: 32 mean budgets, 128 by the price", ge=-1
+    answer_tokens: int = setting(
+        32, PLATFORM, "most answer tokens, in addition to the budget", ge=1, le=_MOST_ANSWER_TOKENS
     )
-    shared_budget_url: SecretStr = _set(
-        SecretStr(""), PLATFORM, "redis:// address where schedulers share a budget a second"
+    target_accuracy: float = setting(
+        0.0, EXPERIMENTS, "policy target: mean accuracy to reach with the fewest tokens", ge=0, le=1
     )
-    shared_budget_key: str = _set("predictive-scheduling", PLATFORM, "the shared budget's name in that store")
-    reclaim: bool = _set(True, EXPERIMENTS, "give what finished requests leave to running ones")
+    burst_requests: float = setting(
+        10.0, RELIABILITY, "policy price: how many mean budgets may be spent in advance", ge=0
+    )
+    budget_per: str = setting("query", PLATFORM, "what the budget is counted by", pattern="^(query|second|window)$")
+    budget_tokens: int = setting(0, PLATFORM, "tokens a second or a window; 0 for budgets a query", ge=0)
+    bank_limit_tokens: int = setting(
+        -1,
+        RELIABILITY,
+        "most unspent tokens kept for later; -1: 32 mean budgets, 128 with policy price",
+        ge=-1,
+    )
+    shared_budget_url: SecretStr = setting(
+        SecretStr(""), PLATFORM, "redis:// address of the store in which schedulers share a budget a second"
+    )
+    shared_budget_key: str = setting("predictive-scheduling", PLATFORM, "the shared budget's name in that store")
+    reclaim: bool = setting(True, EXPERIMENTS, "give tokens that finished requests leave to running ones")
 
     @property
     def largest_exact(self) -> int:
@@ -137,9 +161,9 @@ class BudgetSettings(ServiceSettings):
         if self.policy not in known:
             raise ValueError(f"policy: {self.policy!r} is none of {', '.join(known)}")
         if (self.policy == "target") != (self.target_accuracy > 0):
-            raise ValueError("target_accuracy: goes with policy target, and policy target with it")
+            raise ValueError("target_accuracy: needs policy target, and policy target needs it")
         if (self.budget_per != "query") != (self.budget_tokens > 0):
-            raise ValueError("budget_tokens: goes with budgets a second or a window, and they with it")
+            raise ValueError("budget_tokens: needs budget_per second or window, and these need it")
         if self.shared_budget_url.get_secret_value() and self.budget_per != "second":
             raise ValueError("shared_budget_url: a shared budget is one a second; set budget_per and budget_tokens")
         if self.policy == "price" and self.budget_per == "window":
@@ -152,24 +176,30 @@ class BudgetSettings(ServiceSettings):
 class WindowSettings(ServiceSettings):
     """The windows of policies that plan several requests together."""
 
-    window_size: int = _set(32, EXPERIMENTS, "requests that close a window", ge=1, le=4096)
-    window_adaptive: bool = _set(True, EXPERIMENTS, "close a window at once while requests come one by one")
-    window_ms: float = _set(20.0, EXPERIMENTS, "age of the oldest request that closes a window", ge=0, le=60000)
+    window_size: int = setting(32, EXPERIMENTS, "requests that close a window", ge=1, le=4096)
+    window_adaptive: bool = setting(True, EXPERIMENTS, "close a window at once while requests come one by one")
+    window_ms: float = setting(20.0, EXPERIMENTS, "age of the oldest request that closes a window", ge=0, le=60000)
 
 
 class TenantSettings(ServiceSettings):
     """Tenants: who they are, and what each may have."""
 
-    auth_tokens: str = _set("", SECURITY, "file of 'token tenant' lines; calls then need one of the tokens")
+    auth_tokens: str = setting("", SECURITY, "file with lines 'token tenant'; calls then need one of the tokens")
     tenant_shares: Annotated[dict[str, float], NoDecode] = Field(
         default_factory=dict,
         description="weights of tenants' guaranteed shares of every window, such as gold=3,free=1",
         json_schema_extra={"who": PLATFORM},
     )
-    max_tenant_in_flight: int = _set(0, RELIABILITY, "requests of one tenant in flight at once; 0 for no quota", ge=0)
-    tenant_requests_per_second: float = _set(0.0, RELIABILITY, "most requests a second of a tenant; 0 for any", ge=0)
-    tenant_tokens_per_second: float = _set(0.0, RELIABILITY, "most tokens a second of a tenant; 0 for any", ge=0)
-    tenant_burst_seconds: float = _set(10.0, RELIABILITY, "seconds of its rate that a tenant may use at once", gt=0)
+    max_tenant_in_flight: int = setting(
+        0, RELIABILITY, "requests of one tenant in flight at once; 0 for no quota", ge=0
+    )
+    tenant_requests_per_second: float = setting(
+        0.0, RELIABILITY, "most requests a second of a tenant; 0 for no limit", ge=0
+    )
+    tenant_tokens_per_second: float = setting(
+        0.0, RELIABILITY, "most tokens a second of a tenant; 0 for no limit", ge=0
+    )
+    tenant_burst_seconds: float = setting(10.0, RELIABILITY, "seconds of its rate that a tenant may use at once", gt=0)
 
     @field_validator("tenant_shares", mode="before")
     @classmethod
@@ -190,24 +220,28 @@ class TenantSettings(ServiceSettings):
 class LimitSettings(ServiceSettings):
     """How much may be in flight, and how long callers may take."""
 
-    max_in_flight: int = _set(1024, RELIABILITY, "requests in flight at once; more are refused", ge=1)
-    max_in_flight_tokens: int = _set(0, RELIABILITY, "most tokens that requests in flight may ask for; 0: any", ge=0)
-    slow_reader_seconds: float = _set(60.0, RELIABILITY, "how long a caller may leave its stream unread", gt=0)
-    http_listen: str = _set(
-        "", PLATFORM, "host:port of an OpenAI-compatible front, with TLS where gRPC has it; empty for none"
+    max_in_flight: int = setting(1024, RELIABILITY, "requests in flight at once; more are refused", ge=1)
+    max_in_flight_tokens: int = setting(
+        0, RELIABILITY, "most tokens that requests in flight may ask for; 0 for no limit", ge=0
     )
-    http_connections: int = _set(2048, RELIABILITY, "connections to that front at once; more are closed", ge=1)
+    slow_reader_seconds: float = setting(
+        60.0, RELIABILITY, "how long a caller may leave its stream unread; then the request ends", gt=0
+    )
+    http_listen: str = setting(
+        "", PLATFORM, "host:port of an OpenAI-compatible HTTP API, with the same TLS as gRPC; empty for none"
+    )
+    http_connections: int = setting(2048, RELIABILITY, "connections to the HTTP API at once; more are closed", ge=1)
 
 
 class InsightSettings(ServiceSettings):
     """What operators see."""
 
-    status_listen: str = _set(
-        "", RELIABILITY, "host:port of a status page for operators; pages_token says who may see it"
+    status_listen: str = setting("", RELIABILITY, "host:port of a status page for operators; see pages_token")
+    journal_requests: int = setting(2000, RELIABILITY, "how many of the last requests are kept for lookups", ge=1)
+    journal_prompts: bool = setting(False, EXPERIMENTS, "keep and show the prompts of these requests, too")
+    metrics_tenants: int = setting(
+        50, RELIABILITY, "how many tenants have a label of their own in metrics; the others share one", ge=0
     )
-    journal_requests: int = _set(2000, RELIABILITY, "how many of the last requests are remembered for lookups", ge=1)
-    journal_prompts: bool = _set(False, EXPERIMENTS, "remember their prompts, too, and show them")
-    metrics_tenants: int = _set(50, RELIABILITY, "how many tenants metrics tell apart; the others share a label", ge=0)
 
 
 # Names that are still read for one release, and what they are called now.
@@ -225,9 +259,13 @@ class SchedulerSettings(
 
     model_config = SettingsConfigDict(env_prefix="SCHEDULER_", frozen=True, extra="ignore")
 
-    max_pending: int | None = _set(None, RELIABILITY, "deprecated: the older name of max_in_flight", ge=1)
-    max_pending_tokens: int | None = _set(None, RELIABILITY, "deprecated: the older name of max_in_flight_tokens", ge=0)
-    max_tenant_pending: int | None = _set(None, RELIABILITY, "deprecated: the older name of max_tenant_in_flight", ge=0)
+    max_pending: int | None = setting(None, RELIABILITY, "deprecated: the older name of max_in_flight", ge=1)
+    max_pending_tokens: int | None = setting(
+        None, RELIABILITY, "deprecated: the older name of max_in_flight_tokens", ge=0
+    )
+    max_tenant_pending: int | None = setting(
+        None, RELIABILITY, "deprecated: the older name of max_tenant_in_flight", ge=0
+    )
 
     @property
     def backend_configuration(self) -> BackendConfiguration:
@@ -263,5 +301,8 @@ class SchedulerSettings(
         if self.policy == "price" and self.tenant_shares:
             raise ValueError("policy: price has no windows, and so no tenant_shares")
         if self.policy == "exact" and self.window_size**2 * self.largest_exact > MOST_STATES:
-            raise ValueError("window_size, cap_tokens: too large for policy exact; use envelope")
+            raise ValueError(
+                f"window_size, cap_tokens: policy exact takes window_size² × cap_tokens of at most {MOST_STATES:,};"
+                " use policy envelope"
+            )
         return self

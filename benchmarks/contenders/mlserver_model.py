@@ -13,10 +13,10 @@ from mlserver.types import InferenceRequest, InferenceResponse
 
 
 class OnnxModel(MLModel):
-    """The graph."""
+    """Runs the ONNX graph for MLServer."""
 
     async def load(self) -> bool:
-        """Load it."""
+        """Load the graph of the model folder."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         path = os.environ["BENCHMARK_GRAPH"]
@@ -24,14 +24,14 @@ class OnnxModel(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Run a batch."""
+        """Run one request as a batch."""
         states = NumpyCodec.decode_input(payload.inputs[0])
         curves = self._session.run(["curve"], {"hidden_state": states})[0]
         return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("curve", curves)])
 
 
 def free_port() -> int:
-    """Find a port that nobody has."""
+    """Return a free port of loopback."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -11,7 +11,7 @@ from pytriton.triton import Triton, TritonConfig
 
 
 def free_port() -> int:
-    """Find a port that nobody has."""
+    """Return a free port of loopback."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])

@@ -43,12 +43,14 @@ def train(
     layer: Annotated[int, typer.Option(help="Layer of the hidden states, or of layer_mlp; 0 if not known.")] = 0,
     template: TemplateOption = "deepseek-r1",
     precision: PrecisionOption = _PRECISION,
-    checkpoint: Annotated[Path | None, typer.Option(help="Keep what was trained, for export and parity.")] = None,
-    members: Annotated[int, typer.Option(min=2, help="Networks in the ensemble, and folds.")] = 10,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint folder to write, for export and parity.")] = None,
+    members: Annotated[int, typer.Option(min=2, help="Networks in the ensemble, and cross-validation folds.")] = 10,
     hidden: Annotated[int, typer.Option(min=4, help="Width of a network.")] = 64,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the questions; lora_difficulty: 4.")] = None,
-    batch: Annotated[int | None, typer.Option(min=2, help="Questions a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Largest one of the one-cycle schedule.")] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Questions in a batch.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Largest learning rate of the one-cycle schedule.")
+    ] = None,
     dropout: Annotated[float | None, typer.Option(min=0, max=0.9, help="Dropout within a network.")] = None,
     input_dropout: Annotated[float | None, typer.Option(help="Dropout of inputs; by default 0.5 with text.")] = None,
     mixup: Annotated[float, typer.Option(min=0, help="Beta parameter of mixup; 0 for none.")] = 0.4,

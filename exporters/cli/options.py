@@ -15,6 +15,6 @@ TemplateOption = Annotated[str, typer.Option("--template", help="Prompt template
 
 
 def failed(error: Exception) -> typer.Exit:
-    """Say what went wrong; returns what to raise."""
+    """Print an error; returns the exception that ends the command with it."""
     typer.secho(str(error), err=True, fg="red")
     return typer.Exit(1)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def evaluate(
     curves: CurvesOption,
     model: Annotated[Path, typer.Option(help="The model folder.")],
-    json_out: Annotated[Path, typer.Option("--json", help="Where the figures go.")],
+    json_out: Annotated[Path, typer.Option("--json", help="JSON file to write.")],
     hidden_states: HiddenOption = None,
-    report: Annotated[Path | None, typer.Option(help="Where an HTML report with plots goes.")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML report to write, with plots.")] = None,
 ) -> None:
     """Score a predictor: allocate by its curves, at every mean budget, and compare with uniform and both oracles."""
     from exporters.measure.curves import read_curves
@@ -76,25 +76,27 @@ def _write_report(out: Path, evaluation: Evaluation) -> None:
 
 def simulate(
     curves: CurvesOption,
-    model: Annotated[Path | None, typer.Option(help="Predicts the curves; without one, they are known.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Predictor of the curves; without one, the measured curves are used.")
+    ] = None,
     hidden_states: HiddenOption = None,
-    requests: Annotated[int, typer.Option(min=1, help="How many requests come.")] = 10_000,
+    requests: Annotated[int, typer.Option(min=1, help="Number of requests.")] = 10_000,
     arrivals: Annotated[
         str, typer.Option(help="poisson, bursts, or a file with a time in seconds a line.")
     ] = "poisson",
     rate: Annotated[float, typer.Option(min=0.001, help="Requests a second.")] = 50.0,
     order: Annotated[str, typer.Option(help="shuffled, easy-first or hard-first.")] = "shuffled",
-    policy: Annotated[str, typer.Option(help="price, or of windows: uniform, greedy, envelope, exact.")] = "price",
+    policy: Annotated[str, typer.Option(help="price, or with windows: uniform, greedy, envelope, exact.")] = "price",
     tokens_per_query: Annotated[int, typer.Option(min=1, help="Mean budget.")] = 64,
-    tokens_per_second: Annotated[float, typer.Option(min=0, help="A rate instead of a mean budget.")] = 0.0,
+    tokens_per_second: Annotated[float, typer.Option(min=0, help="A budget a second instead of a mean budget.")] = 0.0,
     window_size: Annotated[int, typer.Option(min=1, help="Requests that close a window.")] = 32,
-    window_ms: Annotated[float, typer.Option(min=0, help="Age that closes a window.")] = 20.0,
+    window_ms: Annotated[float, typer.Option(min=0, help="Age of a window, in ms, that closes it.")] = 20.0,
     replicas: Annotated[int, typer.Option(min=1, help="Schedulers that share traffic and budget.")] = 1,
     faults: Annotated[float, typer.Option(min=0, max=1, help="Share of predictions that fail.")] = 0.0,
     prediction_ms: Annotated[float, typer.Option(min=0, help="Time of a prediction.")] = 5.0,
     seconds_per_token: Annotated[float, typer.Option(min=0, help="The backend's time per token.")] = 0.02,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Where the figures go.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Where an HTML report with sweeps and plots goes.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="JSON file to write.")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML report to write, with sweeps and plots.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
 ) -> None:
     """Replay measured curves through the scheduler's decisions: gain, waits and spend under any traffic."""

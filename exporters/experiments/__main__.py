@@ -26,7 +26,7 @@ from exporters.measure.hidden_states import read_hidden_states
 from exporters.measure.questions import read_questions
 from exporters.predictors.ensemble import Recipe
 from exporters.replay.evaluate import Evaluation, predictions
-from exporters.replay.report import accuracy_figure
+from exporters.replay.report import overview_figure
 from predictor_service.model import LoadedModel
 
 TOKENS = "mean reasoning tokens a question"
@@ -52,8 +52,8 @@ def _show(table: Table, plot: Path | None = None, drawing: Figure | None = None)
 def accuracy_command(
     evaluation: Path, plot: Annotated[Path, typer.Option(help="Where the plot goes, an .svg.")]
 ) -> None:
-    """Accuracy against tokens, ours and uniform's; EVALUATION is what evaluate wrote with --json."""
-    save(accuracy_figure(Evaluation.from_json(json.loads(evaluation.read_text())), ("envelope",)), plot)
+    """Accuracy against tokens, scheduled, uniform and oracle; EVALUATION is what evaluate wrote with --json."""
+    save(overview_figure(Evaluation.from_json(json.loads(evaluation.read_text()))), plot)
 
 
 @app.command("compare")

@@ -25,8 +25,8 @@ def buckets(
     """Allocate by the mean training curve of each difficulty class, and by a size baseline, as the paper does.
 
     ``classes``: by name, a class per question. ``predicted``: by name, the curves (n, K) of classifying models. Size
-    baseline: the class tells a length (the smallest budget with 95 % of its mean curve's best accuracy); everybody gets
-    theirs, all scaled by one factor to the budget. A model's lengths are those of its own curves.
+    baseline: the class tells a length (the smallest budget with 95 % of its mean curve's best accuracy); every
+    question gets its own, all scaled by one factor to the budget. A model's lengths are those of its own curves.
     """
     names = sorted(set(train_classes.tolist()))
     means = {name: training.accuracy[train_classes == name].mean(axis=0) for name in names}
@@ -41,7 +41,7 @@ def buckets(
 
 
 def _size_gain(lengths: Floats, measured: Floats, budget: int) -> float:
-    """Points over uniform when everybody gets a budget in proportion to its length, within one window and the cap."""
+    """Points over uniform when questions get budgets in proportion to their lengths, within one window and the cap."""
     places = window_points(measured.shape[1])
     cap = int(places[-1])
     low, high = 0.0, 100.0

@@ -63,7 +63,7 @@ KINDS: dict[str, str] = {
 
 
 def module_of(kind: str) -> KindModule:
-    """The module that trains a kind. Raises ValueError for one that nobody has."""
+    """The module that trains a kind. Raises ValueError for a kind that is not in ``KINDS``."""
     if kind not in KINDS:
         raise ValueError(f"kind: {kind!r} is none of {', '.join(KINDS)}")
     return cast("KindModule", import_module(KINDS[kind]))

@@ -55,7 +55,7 @@ class TrainedHead:
 
     @property
     def interface(self) -> Interface:
-        """What it takes."""
+        """Return the inputs that the graph takes, and its kind."""
         curves = self.class_curves
         return Interface(
             kind=self.kind,
@@ -103,7 +103,7 @@ class TrainedHead:
         return np.clip(curves, 0, 1).astype(np.float64)
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write the head's arrays."""
+        """Write the arrays of the ensemble."""
         np.savez_compressed(folder / "head.npz", **self.ensemble.arrays())  # type: ignore[arg-type]
         if self.usage is not None:
             np.savez_compressed(folder / "usage.npz", **self.usage.arrays())  # type: ignore[arg-type]
@@ -113,7 +113,7 @@ class TrainedHead:
 
     @classmethod
     def load(cls, folder: Path, saved: dict[str, Any], calibration: Calibration) -> TrainedHead:
-        """Read what ``save`` wrote."""
+        """Return the predictor that ``save`` wrote."""
         grams, curves = saved["vocabulary"], saved["class_curves"]
         with np.load(folder / "head.npz", allow_pickle=False) as arrays:
             ensemble = Ensemble.from_arrays(dict(arrays))

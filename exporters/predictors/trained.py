@@ -72,12 +72,12 @@ class Trained(Protocol):
 
     @property
     def interface(self) -> Interface:
-        """What it takes."""
+        """Return the inputs that it takes, and its kind."""
         ...
 
     @property
     def calibration(self) -> Calibration:
-        """What is known of its errors."""
+        """Return what held-out questions say of its errors."""
         ...
 
     def write(self, folder: Path, precision: str) -> None:

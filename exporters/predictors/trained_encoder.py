@@ -155,7 +155,7 @@ class TrainedEncoder:
 
     @property
     def interface(self) -> Interface:
-        """What it takes."""
+        """Return the inputs that the graph takes, and its kind."""
         return Interface(
             kind=self.net.kind,
             takes_text=True,
@@ -210,7 +210,7 @@ class TrainedEncoder:
 
     @classmethod
     def load(cls, folder: Path, saved: dict[str, Any], calibration: Calibration) -> TrainedEncoder:
-        """Read what ``save`` wrote."""
+        """Return the predictor that ``save`` wrote."""
         tokenizer = AutoTokenizer.from_pretrained(folder / "encoder")
         encoder = AutoModel.from_pretrained(folder / "encoder", dtype=torch.float32).eval()
         with np.load(folder / "head.npz", allow_pickle=False) as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -25,7 +24,7 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
     parts = [
         f"<h1>{model['name']} {model['version']}</h1>",
         headline,
-        figure(accuracy_figure(evaluation), "Accuracy against the mean budget, with both oracles."),
+        figure(_accuracy(evaluation), "Accuracy against the mean budget, with both oracles."),
         figure(_gains(evaluation), "Gain over uniform at equal tokens; bands: 95 % bootstrap over questions."),
         figure(_shares(evaluation), "Share of the split-half oracle's gain that the policy reaches."),
         figure(_reliability(evaluation), "Reliability: measured accuracy where so much was predicted."),
@@ -55,20 +54,51 @@ def _tokens(evaluation: Evaluation) -> list[int]:
     return [at.tokens_per_query for at in evaluation.budgets]
 
 
-def accuracy_figure(evaluation: Evaluation, policies: Collection[str] = tuple(_COLOURS)) -> Figure:
-    """Accuracy against the mean budget: some policies, uniform, and both oracles."""
+def _accuracy(evaluation: Evaluation) -> Figure:
+    """Accuracy against the mean budget: all policies, uniform, and both oracles."""
     drawing = Figure(figsize=(9, 3.6))
     axis = drawing.subplots()
     tokens = _tokens(evaluation)
     axis.plot(tokens, [100 * at.oracle for at in evaluation.budgets], ":", color="black", label="oracle")
     axis.plot(tokens, [100 * at.oracle_split for at in evaluation.budgets], "--", color="black", label="split oracle")
-    for name in policies:
+    for name in _COLOURS:
         accuracy = [100 * at.policies[name].accuracy for at in evaluation.budgets]
         axis.plot(tokens, accuracy, color=_COLOURS[name], label=name)
     axis.plot(tokens, [100 * at.uniform for at in evaluation.budgets], color=GREY, label="uniform")
     axis.set_xlabel("mean reasoning tokens a question")
     axis.set_ylabel("accuracy, %")
     axis.legend(frameon=False)
+    return drawing
+
+
+def overview_figure(evaluation: Evaluation, policy: str = "envelope") -> Figure:
+    """Accuracy against the mean budget for a first look: scheduled, uniform, and what knowing the curves would give.
+
+    The arrow stands where the policy gains most. The oracle is the split one: planned on half of the samples, scored on
+    the other half.
+    """
+    drawing = Figure(figsize=(8, 3.8))
+    axis = drawing.subplots()
+    tokens = _tokens(evaluation)
+    scheduled = [at.policies[policy].accuracy for at in evaluation.budgets]
+    lines = (
+        ("oracle: plans with the measured curves", [at.oracle_split for at in evaluation.budgets], ":", "black"),
+        ("scheduled: plans with predicted curves", scheduled, "-", BLUE),
+        ("uniform: the same limit for every question", [at.uniform for at in evaluation.budgets], "-", GREY),
+    )
+    for label, accuracy, style, colour in lines:
+        axis.plot(tokens, [100 * share for share in accuracy], style, color=colour, linewidth=2, label=label)
+    best = max(evaluation.budgets, key=lambda at: at.policies[policy].gain)
+    low, high = 100 * best.uniform, 100 * best.policies[policy].accuracy
+    at = best.tokens_per_query
+    axis.annotate("", (at, high), (at, low), arrowprops={"arrowstyle": "->", "color": BLUE})
+    axis.text(at + 3, low - 3, f"{high - low:+.1f} points", color=BLUE, va="center")
+    axis.set_xlabel("reasoning tokens a question, mean")
+    axis.set_ylabel("questions answered right, %")
+    axis.set_xlim(0, max(tokens))
+    axis.set_ylim(0)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, loc="lower right")
     return drawing
 
 

@@ -41,11 +41,17 @@ class Admission:
         if job.key in self._jobs:
             raise InvalidRequestError("job.request_id", f"{job.request_id!r} is the id of a request that still runs")
         if len(self._jobs) >= self.max_in_flight:
-            raise OverloadedError(f"{self.max_in_flight} requests are being served already", _RETRY_SECONDS)
+            raise OverloadedError(
+                f"{self.max_in_flight} requests are in flight, the most that are served at once", _RETRY_SECONDS
+            )
         if self.max_in_flight_tokens and self._cap_tokens + job.cap_tokens > self.max_in_flight_tokens:
-            raise OverloadedError(f"requests for {self._cap_tokens} tokens are being served already", _RETRY_SECONDS)
+            raise OverloadedError(
+                f"requests for {self._cap_tokens} tokens are in flight, too many for one more", _RETRY_SECONDS
+            )
         if self.max_tenant_in_flight and (own := self._of_tenant[job.tenant]) >= self.max_tenant_in_flight:
-            raise QuotaExceededError(job.tenant, f"{own} requests are being served already, its quota", _RETRY_SECONDS)
+            raise QuotaExceededError(
+                job.tenant, f"{own} requests of the tenant are in flight, which is its quota", _RETRY_SECONDS
+            )
         if refusal := self.rates.refusal(job.tenant, now, requests):
             raise QuotaExceededError(job.tenant, *refusal)
         self._jobs[job.key] = job

@@ -1,4 +1,4 @@
-"""How fast tenants may come: requests and generated tokens a second, each from a bucket that fills steadily."""
+"""Rate limits of tenants: requests and generated tokens a second, each by a token bucket."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MOST_TENANTS = 100_000
 
 @dataclass
 class _Bucket:
-    """What is left, and when that was."""
+    """``left``: units that may still be used. ``at``: when that was computed, in seconds."""
 
     left: float
     at: float
@@ -19,12 +19,13 @@ class _Bucket:
 class Rate:
     """At most ``per_second`` units a second for each tenant, and ``burst_seconds`` worth of them at once.
 
-    What something costs may be known only afterwards, so a bucket may be overdrawn: the tenant then waits until it is
-    above zero again. Tenants whose buckets are full are forgotten.
+    A bucket holds at least one unit. What something costs may be known only afterwards, so a bucket may be overdrawn;
+    the tenant then waits until it holds enough again. Beyond 100,000 tenants the one that has been away longest is
+    forgotten, and starts with a full bucket when it comes back.
     """
 
     def __init__(self, per_second: float, burst_seconds: float) -> None:
-        """Allow so much; 0 allows everything."""
+        """Start with full buckets. ``per_second`` of 0 allows everything."""
         self.per_second = per_second
         self._most = max(1.0, per_second * burst_seconds)
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
@@ -45,7 +46,7 @@ class Rate:
         bucket.left = min(self._most, bucket.left + (now - bucket.at) * self.per_second)
         bucket.at = now
         self._buckets.move_to_end(tenant)
-        if len(self._buckets) > _MOST_TENANTS:  # whoever has not come for longest is the fullest again
+        if len(self._buckets) > _MOST_TENANTS:  # the one that has been away longest has the fullest bucket
             self._buckets.popitem(last=False)
         return bucket
 

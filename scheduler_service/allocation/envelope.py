@@ -132,7 +132,7 @@ def segments_of(curve: Curve, floor: int, cap: int) -> list[Segment]:
 
 
 class Envelope:
-    """Buys envelope segments by slope, then, unless told not to, spreads what is left evenly."""
+    """Buys envelope segments by slope, then, where ``spread`` is set, gives out the rest evenly."""
 
     name = "envelope"
     guarded = True

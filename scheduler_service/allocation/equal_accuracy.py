@@ -1,6 +1,6 @@
 """What a stream of decisions saves: the uniform budget that would be expected to be as accurate, less what was given.
 
-For a window it is exact (``plan.make_plan``); a stream has no end, so its means are those of the decisions of late.
+For a window it is exact (``plan.make_plan``); a stream has no end, so its means are those of the last decisions.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _saved_at_equal_accuracy(problem: Problem, known: np.ndarray, budgets: Ints,
     if not known.any():
         return 0.0
     own = problem.part(known, problem.total)
-    # Between these levels everybody's accuracy is linear in the level, and so is the sum; of very different floors and
+    # Between these levels every accuracy is linear in the level, and so is the sum; of very different floors and
     # caps, some levels are enough.
     bends = np.unique(np.concatenate([own.floors, own.caps]))
     bends = bends[np.linspace(0, len(bends) - 1, min(len(bends), _MOST_BENDS)).astype(np.int64)]

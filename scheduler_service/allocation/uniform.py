@@ -1,4 +1,4 @@
-"""The same budget for everybody: the baseline, and what a request gets when nothing is known about it."""
+"""The same budget for every request: the baseline, and what a request without a prediction gets."""
 
 from __future__ import annotations
 

@@ -1,8 +1,20 @@
 """One generation, any number of readers: a retried request joins the running one, and a slow reader slows it down.
 
-Each generation is pumped by a task of its own, so that it outlives the call that began it as long as somebody reads.
-What a reader leaves lying becomes one piece, so that a reader behind its backend gets fewer and larger messages; the
-pump waits once even the fastest reader is ``most_unread`` characters behind, which stops the read from the backend.
+Theory of operation. The gRPC servicer and the HTTP front read ``Generations.stream``. The first call for a tenant's
+request id starts a task, the pump, which reads ``Pipeline.generate`` and copies each event to every reader's backlog.
+A later call with the same id joins: it starts with a copy of all that was said so far, and then gets what comes. The
+pump belongs to no call, so a generation outlives the call that began it, as long as it has a reader.
+
+What always holds: there is at most one running generation for a tenant's request id; every reader gets every event, in
+order, from the first; readers do not wait for each other. Neighbouring texts of one kind that a reader has not read yet
+become one, so that a reader who falls behind gets fewer and larger messages. When even the fastest reader is
+``most_unread`` characters behind, the pump waits, which stops the read from the LLM server; after
+``most_stalled_seconds`` of that it ends the generation with SlowReaderError, since it holds a slot of the backend.
+
+On cancellation of a call its reader leaves and the generation goes on for the others. When the last reader leaves, the
+pump is cancelled: that closes ``Pipeline.generate``, which stops the LLM server, frees the slot and settles the tokens.
+A new request of the same id that comes meanwhile waits for that end and begins anew. An error of the pipeline is kept
+and raised for each reader, after the events that came before it.
 """
 
 from __future__ import annotations
@@ -32,7 +44,7 @@ class _Entry:
     tokens: int = 0
 
     def whole(self) -> Event:
-        """The event, its text put together."""
+        """Return the event; where several texts were merged, one that holds all of them."""
         if len(self.parts) < 2 or not isinstance(self.event, Text):
             return self.event
         return replace(self.event, text="".join(self.parts), tokens=self.tokens)
@@ -42,14 +54,14 @@ class Backlog:
     """Events that wait to be read, in order; neighbouring texts of one kind are read as one."""
 
     def __init__(self, events: Iterable[Event] = ()) -> None:
-        """Hold ``events``. ``size``: characters of text that wait."""
+        """Start with ``events``. ``size`` is the number of characters of text that wait."""
         self._waiting: deque[_Entry] = deque()
         self.size = 0
         for event in events:
             self.put(event)
 
     def put(self, event: Event) -> None:
-        """Add an event at the end."""
+        """Add an event at the end; a text joins the one before it where both are of one kind."""
         if not isinstance(event, Text):
             self._waiting.append(_Entry(event, []))
             return
@@ -75,7 +87,7 @@ class Backlog:
         return len(self._waiting)
 
     def events(self) -> list[Event]:
-        """What waits, left where it is."""
+        """Return what waits, without taking it."""
         return [entry.whole() for entry in self._waiting]
 
 
@@ -85,7 +97,7 @@ def _alike(last: Event, new: Text) -> bool:
 
 @dataclass(eq=False)
 class _Reader:
-    """One who reads a generation: what it has not read yet, and what wakes it."""
+    """A reader of a generation. ``unread``: what it has not read yet. ``news``: set when there is more."""
 
     unread: Backlog
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -93,7 +105,7 @@ class _Reader:
 
 @dataclass(eq=False)
 class _Running:
-    """A generation, who reads it, and all it has said so far, for those who join."""
+    """A running generation. ``said``: all its events so far, for readers that join. ``room``: set when one has read."""
 
     job: Job
     said: Backlog = field(default_factory=Backlog)
@@ -104,26 +116,26 @@ class _Running:
     task: asyncio.Task[None] | None = None
 
     def say(self, event: Event) -> None:
-        """Tell all readers."""
+        """Add an event for every reader, and for those that join later."""
         self.said.put(event)
         for reader in self.readers:
             reader.unread.put(event)
             reader.news.set()
 
     def end(self, error: Exception | None) -> None:
-        """Let the readers end, too, once they have read everything."""
+        """Note the end and its error; readers end once they have read everything before it."""
         self.ended, self.error = True, error
         for reader in self.readers:
             reader.news.set()
 
     @property
     def behind(self) -> int:
-        """How many characters even the fastest reader is behind."""
+        """How many characters the fastest reader has not read yet."""
         return min((reader.unread.size for reader in self.readers), default=0)
 
 
 class Generations:
-    """The generations that run now, by tenant and request id. ``tasks`` is where they run; it must outlive them."""
+    """The generations that run now, by tenant and request id. Their tasks run in ``tasks``, which must outlive them."""
 
     def __init__(
         self,
@@ -147,7 +159,7 @@ class Generations:
         """Yield a job's events: those of the tenant's running request of the same id, where there is one.
 
         Raises what the generation raises, and InvalidRequestError where the running request asks for something else.
-        Once nobody reads a generation it is cancelled, which frees its slot and returns its tokens.
+        A generation without readers is cancelled, which frees its slot and returns its tokens.
         """
         running = await self._find(job)
         reader = _Reader(Backlog(running.said.events()))
@@ -180,7 +192,7 @@ class Generations:
                         "job.request_id", f"{job.request_id!r} is the id of another request that still runs"
                     )
                 return running
-            if running.task is not None:  # everybody has left it: it ends, and then this one begins anew
+            if running.task is not None:  # its last reader has left: it ends, and then this one begins
                 await asyncio.wait([running.task])
         running = _Running(job)
         self._running[job.key] = running
@@ -194,7 +206,7 @@ class Generations:
                     running.room.clear()
                     await running.room.wait()
         except TimeoutError:
-            raise SlowReaderError(f"nobody read on for {self._most_stalled:g} s") from None
+            raise SlowReaderError(f"the caller did not read for {self._most_stalled:g} s") from None
 
     async def _pump(self, running: _Running) -> None:
         # This task's context is its own: what is attached here travels to predictor and backend, and nowhere else.

@@ -62,7 +62,7 @@ async def _expect(request: web.Request) -> None:
 
 
 class GuardedSite(web.BaseSite):
-    """Listens for ``runner``, which is set up, on ``host:port``. ``arrived`` must be told of every request's head."""
+    """Listens for ``runner``, which is set up, on ``host:port``. Call ``arrived`` for every head of a request."""
 
     def __init__(self, runner: web.BaseRunner, address: str, limits: HttpLimits, tls: TlsFiles | None = None) -> None:
         """Serve TLS where ``tls`` is given; clients then need a certificate where its ``client_ca`` is."""
@@ -116,7 +116,7 @@ class GuardedSite(web.BaseSite):
                 return
             _load(self._ssl_context, self._tls)
         except (OSError, ssl.SSLError) as error:
-            log.warning("a renewed certificate cannot be read, the old one goes on: %s", error)
+            log.warning("a renewed certificate cannot be read, the old one stays in use: %s", error)
             return
         self._tls_state = state
 

@@ -27,7 +27,7 @@ class Identity:
         return bool(self.tokens) or self.by_certificate
 
     def tenant(self, authorization: str, common_name: str, asked: str) -> str:
-        """Return the tenant of a call that asks to be made for ``asked`` (empty: whoever calls).
+        """Return the tenant of a call that asks to be made for ``asked`` (empty: its own).
 
         Raises UnauthenticatedError for a token that is missing or unknown, PermissionDeniedError for another's name.
         """

@@ -16,8 +16,12 @@ from scheduler_service.planning.budget_range import BudgetRange
 
 
 @dataclass(frozen=True)
-class Offer:
-    """What this server offers: its model's name, what budgets requests may have, the default temperature."""
+class ServedModel:
+    """The model that this server serves, and what holds for requests that leave it open.
+
+    ``model``: its name. ``budgets``: the least and the largest budget, in reasoning tokens. ``temperature``: that of
+    requests which set none.
+    """
 
     model: str
     budgets: BudgetRange
@@ -52,13 +56,16 @@ class Intake:
 
     def __init__(
         self,
-        offer: Offer,
+        served: ServedModel,
         identity: Identity,
         clock: Callable[[], float],
         draining: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take what is within ``offer``, from whom ``identity`` lets in; deadlines are of ``clock``, in seconds."""
-        self.offer = offer
+        """Take requests for ``served`` from callers whom ``identity`` lets in.
+
+        Deadlines are times of ``clock``, in seconds.
+        """
+        self.served = served
         self._identity, self._clock, self._draining = identity, clock, draining
 
     def tenant(self, who: Credentials, asked: str = "") -> str:
@@ -66,7 +73,7 @@ class Intake:
         return self._identity.tenant(who.authorization, who.common_name, asked)
 
     def scope(self, who: Credentials) -> str | None:
-        """Whose requests a caller may see: its own where callers have identities, else everybody's (``None``)."""
+        """Whose requests a caller may see: its own where callers have identities, else all (``None``)."""
         tenant = self.tenant(who)
         return tenant if self._identity.known else None
 
@@ -90,22 +97,26 @@ class Intake:
         """
         self.admit(who)
         check(request)
-        message, offer = request.job, self.offer
+        message, served = request.job, self.served
         job = job_of(
-            message, model=offer.model, floor=offer.budgets.floor, cap=offer.budgets.cap, temperature=offer.temperature
+            message,
+            model=served.model,
+            floor=served.budgets.floor,
+            cap=served.budgets.cap,
+            temperature=served.temperature,
         )
         deadline = None if seconds is None else self._clock() + seconds
         job = replace(job, deadline=deadline, tenant=self.tenant(who, message.tenant))
         if completion_tokens is None:
             return job
-        return within(job, completion_tokens, offer.answer_tokens, fixed=message.HasField("min_reasoning_tokens"))
+        return within(job, completion_tokens, served.answer_tokens, fixed=message.HasField("min_reasoning_tokens"))
 
     def plan(self, request: pb.AllocateRequest, who: Credentials) -> Plan:
         """Return the plan that is asked for by one who is admitted. Raises what ``job`` raises."""
-        tenant, offer = self.tenant(who), self.offer
+        tenant, served = self.tenant(who), self.served
         check(request)
         items = [
-            plan_item(item, at, floor=offer.budgets.floor, cap=offer.budgets.cap)
+            plan_item(item, at, floor=served.budgets.floor, cap=served.budgets.cap)
             for at, item in enumerate(request.items)
         ]
         jobs = [replace(job, tenant=tenant) for job, _ in items]

@@ -123,7 +123,7 @@ class OpenAiFront:
 
     async def _models(self, request: web.Request) -> web.Response:
         self._intake.tenant(_credentials(request))
-        model = {"id": self._intake.offer.model, "object": "model", "created": 0, "owned_by": "predictive-scheduling"}
+        model = {"id": self._intake.served.model, "object": "model", "created": 0, "owned_by": "predictive-scheduling"}
         return web.json_response({"object": "list", "data": [model]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
@@ -201,7 +201,7 @@ class OpenAiFront:
             async with in_time(), aclosing(frames):
                 async for frame in frames:
                     await self._send(request, response, json.dumps(frame))
-        except ConnectionError:  # nobody is there to be told
+        except ConnectionError:  # the client has left
             raise
         except Exception as error:  # too late for a status: the stream says it
             await self._send(request, response, json.dumps(_told(error)[1]))
@@ -242,7 +242,7 @@ class OpenAiFront:
             "id": f"chatcmpl-{allocation.request_id}",
             "object": kind,
             "created": int(time.time()),
-            "model": self._intake.offer.model,
+            "model": self._intake.served.model,
             "choices": choices,
         }
 
@@ -262,7 +262,7 @@ def _seconds(text: str | None) -> float | None:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < 1e6:
-        raise InvalidRequestError(_TIMEOUT_HEADER, f"{text!r} is no number of seconds")
+        raise InvalidRequestError(_TIMEOUT_HEADER, f"{text!r} is not a number of seconds")
     return seconds
 
 

@@ -1,7 +1,7 @@
 """The body of an OpenAI chat completion, parsed once: what it asks for in our words, or which field is wrong.
 
-A field that is ``null`` is as good as absent. What would change the answer and is not served (``stop``, ``tools``,
-``response_format``, …) is refused by its name, and so is what nobody here knows; hints that change nothing (``user``,
+A field that is ``null`` counts as absent. What would change the answer and is not served (``stop``, ``tools``,
+``response_format``, …) is refused by its name, and so are unknown fields; hints that change nothing (``user``,
 ``metadata``, …) are taken and have no effect.
 """
 
@@ -15,25 +15,25 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from scheduler_service.domain import InvalidRequestError
 
-# What is taken where it says no more than what is done anyway, and refused else: the values that say so, and why.
+# Fields that are not served: the values that change nothing, which are accepted, and why others are refused.
 _UNSERVED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "n": ((1,), "only one choice is made; traces votes over several"),
+    "n": ((1,), "one choice is returned; traces votes over several"),
     "stop": (([],), "an answer ends where the model's template says"),
     "tools": (([],), "tools are not called"),
     "tool_choice": (("none", "auto"), "tools are not called"),
     "functions": (([],), "functions are not called"),
     "function_call": (("none", "auto"), "functions are not called"),
     "response_format": (({"type": "text"},), "answers are plain text"),
-    "logprobs": ((False,), "log probabilities are not told"),
-    "top_logprobs": ((0,), "log probabilities are not told"),
-    "logit_bias": (({},), "tokens are not biased"),
-    "presence_penalty": ((0,), "tokens are not penalized"),
-    "frequency_penalty": ((0,), "tokens are not penalized"),
+    "logprobs": ((False,), "log probabilities are not returned"),
+    "top_logprobs": ((0,), "log probabilities are not returned"),
+    "logit_bias": (({},), "not supported"),
+    "presence_penalty": ((0,), "not supported"),
+    "frequency_penalty": ((0,), "not supported"),
     "modalities": ((["text"],), "answers are text"),
     "audio": ((), "answers are text"),
-    "reasoning_effort": ((), "the scheduler finds the budget; max_reasoning_tokens limits it"),
+    "reasoning_effort": ((), "the scheduler chooses the budget; max_reasoning_tokens limits it"),
     "verbosity": (("medium",), "answers are as long as the model writes them"),
-    "web_search_options": ((), "nothing is searched"),
+    "web_search_options": ((), "the web is not searched"),
     "store": ((False,), "completions are not stored"),
 }
 # What changes nothing about an answer.
@@ -49,7 +49,7 @@ Real = Annotated[float, Field(strict=True)]
 
 
 class _Parsed(BaseModel):
-    """A JSON object whose nulls are as good as absent."""
+    """A JSON object in which a null counts as absent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -46,12 +46,12 @@ def _answered(method: _Unary[_Request, _Response]) -> _Unary[_Request, _Response
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
-    """Serves one pipeline."""
+    """Translates between the wire and the pipeline: messages to jobs, events to messages, errors to statuses."""
 
     def __init__(self, pipeline: Pipeline, generations: Generations, board: StatusBoard, intake: Intake) -> None:
         """Serve ``pipeline``, whose requests come by ``intake`` and run as ``generations``.
 
-        ``board``: what is told of it.
+        ``board``: what its status calls return.
         """
         self._pipeline = pipeline
         self._generations, self._board = generations, board
@@ -68,7 +68,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     @_answered
     async def Complete(self, request: pb.CompleteRequest, context: _Context) -> pb.CompleteResponse:
-        """Return a whole generation."""
+        """Collect a generation and return it in one message."""
         response = pb.CompleteResponse()
         async with aclosing(self._events(request, context)) as events:
             async for event in events:

@@ -1,6 +1,7 @@
 """A page that shows a running scheduler, read-only: figures, last budgets as bars, and why a request got its budget.
 
-It asks nobody who they are: listen where only operators reach it. Prompts are on it only where the journal keeps them.
+Without a token every caller sees it: listen where only operators connect. It shows prompts only where the journal keeps
+them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class StatusPage:
     """Serves ``/``, ``/status.json`` and ``/request.json?id=…`` of a ``board``."""
 
     def __init__(self, board: StatusBoard, access: PageAccess | None = None) -> None:
-        """Show ``board`` to whom ``access`` allows it; to everybody without."""
+        """Show ``board``. ``access``: who may see it; everybody where it is not given."""
         self._board, self._access = board, access or PageAccess()
         self._html = (files("scheduler_service.api") / "status_page.html").read_text()
         app = web.Application()

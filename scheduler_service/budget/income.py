@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Income(Protocol):
-    """How a budget fills."""
+    """How a budget fills: asked for the tokens earned, and told when they were taken."""
 
     def of(self, requests: int, seconds: float) -> float:
         """Tokens earned by a window of ``requests`` that closes ``seconds`` after the one before it."""
         ...
 
     def taken(self) -> None:
-        """What ``of`` said was taken."""
+        """Take note that the tokens of the last ``of`` were added to the bank."""
         ...
 
 
@@ -25,11 +25,11 @@ class PerQuery:
     tokens: float
 
     def of(self, requests: int, seconds: float) -> float:
-        """So much for every request."""
+        """Return the tokens of ``requests``; the time does not matter."""
         return requests * self.tokens
 
     def taken(self) -> None:
-        """Nothing to note."""
+        """Ignore it: each request earns anew."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class PerSecond:
     tokens: float
 
     def of(self, requests: int, seconds: float) -> float:
-        """So much for the time."""
+        """Return the tokens of ``seconds``; the number of requests does not matter."""
         return seconds * self.tokens
 
     def taken(self) -> None:
-        """Nothing to note."""
+        """Ignore it: the ledger keeps the time."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class PerWindow:
     tokens: float
 
     def of(self, requests: int, seconds: float) -> float:
-        """So much for the window."""
+        """Return the tokens of one window, whatever its requests and time."""
         return self.tokens
 
     def taken(self) -> None:
-        """Nothing to note."""
+        """Ignore it: each window earns anew."""

@@ -57,7 +57,7 @@ class BudgetLedger:
     _covered: int = 0
 
     def __post_init__(self) -> None:
-        """Open the account."""
+        """Start with the opening balance, at most the limit."""
         self._income: Income = self.income or PerQuery(self.tokens_per_query)
         self._bank = float(min(self.opening, self.bank_limit))
 
@@ -120,7 +120,7 @@ class BudgetLedger:
         return returned
 
     def state(self) -> LedgerState:
-        """Return a snapshot of the account."""
+        """Return a snapshot of the account; any thread may ask."""
         # The reservations at once: metrics are read from another thread.
         reserved, used, returned = (
             round(tokens) for tokens in (sum(list(self._reservations.values())), self._used, self._returned)

@@ -1,4 +1,17 @@
-"""In-flight reclaim: tokens that a finished request left go to running ones, before they reach their budgets. Pure."""
+"""In-flight reclaim: tokens that a finished request left go to running ones, before they reach their budgets. Pure.
+
+Theory of operation. The pipeline tells the reclaimer of each request that starts to generate with a fresh prediction
+and one trace (``start``). When any request ends, finished, failed or cancelled, the pipeline settles it in the ledger,
+stops it here (``stop``) and offers the tokens that it did not use (``offer``). These are in the ledger's bank by then.
+The reclaimer sorts the next envelope segments of all running requests by slope, and grants whole segments, steepest
+first, while the offer lasts. ``take`` (the ledger's ``extend``) moves the tokens from the bank to the running
+request's reservation, and only then does ``grow`` tell the request's forcing machine of its larger budget.
+
+What always holds: a budget never grows beyond its reservation or its cap, and never shrinks; no more is given than was
+offered; a segment is granted only after all segments before it of the same request; nothing flatter than
+``least_slope`` is granted, so that requests yet to come can buy at the price. A request that has begun its answer
+(``reasons`` is false) gets nothing. All of it happens in one call without waiting, so no other task sees half of it.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +39,16 @@ class Running:
 
 @dataclass
 class Reclaimer:
-    """Knows the running requests."""
+    """Keeps the running requests, and grants them what others left."""
 
     _running: dict[Hashable, Running] = field(default_factory=dict)
 
     def start(self, request: Running) -> None:
-        """A request with a prediction starts to generate."""
+        """Note that a request with a prediction has started to generate."""
         self._running[request.key] = request
 
     def stop(self, key: Hashable) -> None:
-        """It ended: it takes no more tokens."""
+        """Forget a request that ended; one that was never started is no error."""
         self._running.pop(key, None)
 
     def offer(self, tokens: float, take: Callable[[Hashable, float], bool], least_slope: float = 0.0) -> float:

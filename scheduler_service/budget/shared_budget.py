@@ -7,8 +7,8 @@ that the schedulers' clocks do not matter.
 
 * A scheduler that dies stops beating; after ``ttl`` its lease returns to the pool. What it had spent of it since its
   last beat is then spent twice: never more than the lease.
-* While the store is away, a scheduler goes on with its lease, then gives itself its fair share: the rate divided by the
-  schedulers that were last seen. When the store is back, the pool is charged for it. A store that comes back empty
+* While the store is away, a scheduler continues with its lease, then gives itself its fair share: the rate divided by
+  the schedulers that were last seen. When the store is back, the pool is charged for it. A store that comes back empty
   starts as a new one: with what the rate brings in one ``ttl``.
 """
 
@@ -65,11 +65,11 @@ class Deposits:
     pending: float = 0.0
 
     def of(self, requests: int, seconds: float) -> float:
-        """All that was deposited."""
+        """Return what was deposited since it was last taken; requests and seconds do not matter."""
         return self.pending
 
     def taken(self) -> None:
-        """It is in the bank now."""
+        """Start again from nothing: the ledger has it in its bank."""
         self.pending = 0.0
 
 
@@ -118,7 +118,7 @@ class SharedBudget:
         self.away = False
 
     async def run(self) -> None:
-        """Beat until cancelled."""
+        """Renew the lease every interval until cancelled."""
         while True:
             await self.beat()
             task = asyncio.current_task()
@@ -132,7 +132,7 @@ class SharedBudget:
         elapsed, self._beaten_at = now - self._beaten_at, now
         holding = self._account.bank + self._deposits.pending
         self._learn_spending(holding, elapsed)
-        # What the next four beats will need at the rate of late, and a beat's fair share to begin with.
+        # What the next four beats will need at the recent rate, and a beat's fair share to begin with.
         beat = self._lease.interval_seconds
         target = max(4 * beat * self._spending, beat * self._lease.rate / self.replicas)
         want = target - holding

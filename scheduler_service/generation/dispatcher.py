@@ -1,4 +1,20 @@
-"""Runs generations on the backend: so many at once, each call in a span of its own."""
+"""Runs generations on the backend: a bounded number at once, and each call to the LLM server in a span of its own.
+
+Theory of operation. The pipeline reads ``Dispatcher.run``, once for each trace of a request. ``run`` waits for a slot
+(``slots``: a higher priority first, then who came first), and then reads ``driver.drive``. That asks the forcing
+machine (``forcing``) for the next call, streams the call from the backend, feeds every piece to the machine, and goes
+on until the machine wants no further call: usually one call for a generation that ends by itself, and a second one
+that forces the answer. Everything here is pulled by the reader. Where the reader does not ask for the next text,
+nothing is read from the server, so that a slow reader slows the server down and fills no memory.
+
+What always holds: a generation keeps its slot from its first call to its last, so that a forced answer never queues
+behind the reasoning of others; no more than ``slots`` generations have one; the forcing machine alone counts tokens.
+
+On cancellation, whether the reader closes the iterator or its task is cancelled, the parts end from the inside out:
+the backend's stream is closed (which tells the server to stop), the call's span ends with the tokens that came, and
+the slot goes to the next one that waits. The forcing machine keeps its counts, and the pipeline settles those. A
+request that is cancelled while it waits for a slot has called nothing and leaves the queue.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +36,13 @@ from scheduler_service.generation.slots import Slots
 
 @dataclass
 class Counted:
-    """What the backend said about a generation besides its text."""
+    """What the backend says about a generation besides its text. ``prompt_tokens``: 0 where it does not say."""
 
     prompt_tokens: int = 0
 
 
 class Dispatcher:
-    """Runs at most ``slots`` generations at once; the others wait their turn."""
+    """Runs at most ``slots`` generations at once; the others wait for a free slot."""
 
     def __init__(self, backend: Backend, model: str, slots: int, tracer: trace.Tracer) -> None:
         """Dispatch to ``backend``, whose model is called ``model`` in telemetry."""
@@ -41,7 +57,7 @@ class Dispatcher:
     ) -> AsyncGenerator[Text]:
         """Yield the generation's text as it comes; ``forcing`` then holds its counts.
 
-        ``priority``: who waits for a slot with a higher one gets it first.
+        ``priority``: of the generations that wait for a slot, the one with the highest gets the next.
 
         Raises what ``drive`` raises. Closing the iterator frees the backend's slot.
         """

@@ -15,19 +15,19 @@ from scheduler_service.generation.forcing import BudgetForcing, Call
 
 
 class CallWatcher(Protocol):
-    """Accompanies one call: ``headers`` go with it, and it is told the end."""
+    """Accompanies one call, as a span does: gives headers to send with it, and is told how it ended."""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Headers of the request."""
+        """HTTP headers to send with the call, such as the trace context."""
         ...
 
     def ended(self, ended: Ended) -> None:
-        """The server said how it ended."""
+        """Take note of how the server says that the call ended; not called where it says nothing."""
         ...
 
 
-class _Nobody:
+class _NoWatcher:
     headers: Mapping[str, str] = {}
 
     def ended(self, ended: Ended) -> None:
@@ -35,7 +35,7 @@ class _Nobody:
 
 
 def _unwatched(call: Call) -> AbstractContextManager[CallWatcher]:
-    return nullcontext(_Nobody())
+    return nullcontext(_NoWatcher())
 
 
 async def drive(
@@ -48,9 +48,9 @@ async def drive(
 ) -> AsyncGenerator[Text]:
     """Yield the generation's text as it comes; ``forcing`` then holds its counts.
 
-    ``watch``: what accompanies each call. ``on_piece``: is given what the backend says before it is taken. Closing the
-    iterator frees the backend's slot. Raises what the backend raises, and BackendUnavailableError for a call that ends
-    nothing and brings nothing.
+    ``watch``: what accompanies each call. ``on_piece``: is given each piece before the forcing machine is. Closing the
+    iterator closes the backend's stream. Raises what the backend raises, and BackendUnavailableError for a call that
+    ends without a token, or whose stream breaks off before its last event.
     """
     while (call := forcing.next_call()) is not None:
         for text in forcing.take():

@@ -12,7 +12,7 @@ from itertools import count
 class Slots:
     """At most ``most`` holders at once. Of those that wait, a higher priority goes first, then who came earlier.
 
-    Theory of operation. A freed slot is handed to the first waiter that still waits, so that nobody who comes later can
+    Theory of operation. A freed slot is handed to the first waiter that still waits, so that a later one cannot
     take it in between. A waiter that is cancelled after a slot was handed to it passes the slot on.
     """
 

@@ -18,19 +18,19 @@ class Allocator(Protocol):
     """Predicts a request's curve, decides its budget, and reserves it in the ledger.
 
     ``outcomes``: where the curves of allocated requests came from. ``price``: the gain per token below which nothing is
-    bought now, 0 without a price; ``quoted_price``: the same as it is told, 0 while it is not known yet.
+    bought now, 0 without a price; ``quoted_price``: the same for display, 0 while it is not known yet.
     """
 
     outcomes: Counter[PredictionOutcome]
 
     @property
     def price(self) -> float:
-        """The price that decides."""
+        """Return the price by which budgets are bought, in accuracy per token; 0 where windows are planned."""
         ...
 
     @property
     def quoted_price(self) -> float:
-        """The price that is told."""
+        """Return the price to show, in accuracy per token; 0 without one, and while it is not known yet."""
         ...
 
     async def allocate(self, job: Job) -> Allocation:
@@ -43,7 +43,7 @@ class Allocator(Protocol):
 
 
 def as_predicted(prediction: Prediction) -> Prediction:
-    """Believe a prediction as it is."""
+    """Return a prediction unchanged: no outcomes are taken into account."""
     return prediction
 
 

@@ -1,4 +1,4 @@
-"""Work that is too long for the event loop goes to one thread, so that nobody's tokens wait for it."""
+"""Runs work that is too long for the event loop in one thread, so that running streams do not wait for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MOST_AT_ONCE = 64  # items of a plan that are worked on at once: a few milliseco
 
 
 class Aside:
-    """One thread, whose work is done one by one; what has not begun is dropped where its caller leaves."""
+    """One thread that works piece by piece; a piece that has not begun is dropped where its caller leaves."""
 
     def __init__(self) -> None:
         """Start no thread before it is needed."""

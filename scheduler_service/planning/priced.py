@@ -36,11 +36,11 @@ class PricedAllocator:
 
     @property
     def quoted_price(self) -> float:
-        """The price as it is told; 0 while none is known."""
+        """The price for display; 0 while none is known."""
         return self.pricing.quoted
 
     async def run(self) -> None:
-        """Nothing happens beside the calls."""
+        """Return at once: the price decides within each call, and needs no task."""
 
     async def allocate(self, job: Job) -> Allocation:
         """Predict, price, and reserve one job's budget."""

@@ -29,7 +29,7 @@ class Pricing:
 
     @property
     def quoted(self) -> float:
-        """The price as it is told; 0 while none is known."""
+        """The price for display; 0 while none is known."""
         return self.dual.price if self.dual.price < 1 else 0.0
 
     def decide(self, job: Job, prediction: Prediction, *, grant: float, balance: float, overdraft: float) -> Allocation:

@@ -14,7 +14,7 @@ class RequestWindow(Generic[Item]):
     """Gathers items until ``max_size`` are in or the oldest is ``max_age_seconds`` old; then it gives them up.
 
     A window closes at once where waiting would bring no company: ``adaptive`` windows do while, at the rate at which
-    items came of late, less than one more is expected within the age. Items leave in order of priority (higher first),
+    items came lately, less than one more is expected within the age. Items leave in order of priority (higher first),
     then of arrival, so that a plan and its dispatch are deterministic.
     """
 

@@ -21,7 +21,7 @@ class CircuitBreaker:
     _trying: bool = False
 
     def resting(self, now: float) -> bool:
-        """Whether it is left alone now."""
+        """Whether the one behind it is left alone at ``now``."""
         return self.in_a_row >= self.failures and now < self._rests_until
 
     def allows(self, now: float) -> bool:
@@ -34,7 +34,7 @@ class CircuitBreaker:
         return True
 
     def failed(self, now: float) -> None:
-        """A call failed."""
+        """Note a failed call; enough of them in a row begin a rest."""
         self.in_a_row += 1
         if self.in_a_row < self.failures or (self.resting(now) and not self._trying):
             return
@@ -43,7 +43,7 @@ class CircuitBreaker:
         self._rests_until = now + self._rest()
 
     def answered(self) -> None:
-        """A call was answered."""
+        """Note an answered call: failures are counted from 0 again."""
         self.in_a_row, self._rests, self._trying = 0, 0, False
 
     def _rest(self) -> float:

@@ -64,19 +64,19 @@ class NoPredictor:
     """Stands in where no predictor is configured."""
 
     async def info(self) -> PredictorInfo | None:
-        """Nothing is known."""
+        """Return ``None``: there is no model to describe."""
         return None
 
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
-        """Nothing is predicted."""
+        """Return predictions that say so, and make each request's budget uniform."""
         return [Prediction(PredictionOutcome.DISABLED)] * len(jobs)
 
     def points(self) -> tuple[int, ...]:
-        """Nothing is known."""
+        """Return no points: budgets follow the settings."""
         return ()
 
     def mean_curve(self, predictor: str) -> Curve:
-        """Nothing is known."""
+        """Return no curve."""
         return NO_CURVE
 
 
@@ -110,14 +110,14 @@ class GrpcPredictor:
         self._log_from, self._unsaid = 0.0, 0
 
     async def info(self) -> PredictorInfo | None:
-        """Ask once, remember the answer."""
+        """Return what is known of the model; the predictor is asked where nothing is known yet."""
         if self._info is None:
             with contextlib.suppress(_NotHadError):
                 await self._ask_info()
         return self._info
 
     def refuses(self, job: Job) -> bool:
-        """Whether the model, as it is known, does not take the job: nobody need be asked."""
+        """Whether the model, as far as it is known, does not take the job, so that the predictor need not be asked."""
         return self._info is not None and self._clock() < self._info_until and not self._info.fits(job)
 
     def points(self) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ class GuardedPredictor:
         breaker: CircuitBreaker | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Guard ``inner``."""
+        """Put cache and circuit breaker before ``inner``."""
         self._inner = inner
         self._entries, self._seconds = entries, seconds
         self._breaker = breaker or CircuitBreaker(rest_seconds=_REST_SECONDS, longest_rest_seconds=_REST_SECONDS)
@@ -65,7 +65,7 @@ class GuardedPredictor:
         return self._inner.points()
 
     def mean_curve(self, predictor: str) -> Curve:
-        """What the inner one says."""
+        """Return the mean curve that the guarded predictor knows."""
         return self._inner.mean_curve(predictor)
 
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:

@@ -72,7 +72,7 @@ class Reliability:
 
     @property
     def recent_error(self) -> float:
-        """Mean expected accuracy less mean score of the outcomes of late; 0 before any."""
+        """Mean expected accuracy less mean score of the last outcomes; 0 before any."""
         return self._recent_expected - self._recent_score
 
     def add(self, expected: float, score: float) -> bool:

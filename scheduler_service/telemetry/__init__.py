@@ -1,1 +1,1 @@
-"""What is told of requests: metrics, spans, and the journal of the last ones."""
+"""What operators see of requests: metrics, spans, and the journal of the last ones."""

@@ -69,26 +69,26 @@ class Journal:
     _entries: Recent[Entry] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start the clock."""
+        """Note the time of the start."""
         self.started = self.clock()
         self._entries = Recent(self.keep)
 
     def rejected(self, job: Job, error: SchedulingError) -> None:
-        """Count it."""
+        """Count the refusal by its kind."""
         self.rejections[type(error).__name__] += 1
 
     def allocated(self, job: Job, allocation: Allocation) -> None:
-        """Remember it; a request that comes again under its id takes the place of the old one."""
+        """Remember the request; a later request of the same id takes its place."""
         prompt = job.prompt if self.keep_prompts else ""
         self._entries.put(*job.key, Entry(allocation, self.clock(), job.tenant, prompt))
 
     def finished(self, job: Job, allocation: Allocation, usage: Usage) -> None:
-        """Remember what it used."""
+        """Remember what the request used."""
         if entry := self._entries.get(*job.key):
             entry.usage = usage
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
-        """Count it, and remember why."""
+        """Count the failure by its reason, and remember the reason with the request."""
         self.failures[reason] += 1
         if allocation is not None and (entry := self._entries.get(*job.key)):
             entry.error = reason

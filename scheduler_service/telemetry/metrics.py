@@ -10,7 +10,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from predictive_scheduling import semconv
-from predictive_scheduling.tally import Tally
+from predictive_scheduling.plain_counter import PlainCounter
 from scheduler_service.admission.admission import Admission
 from scheduler_service.budget.ledger import BudgetLedger
 from scheduler_service.domain import Allocation, FinishReason, Job, SchedulingError, Usage
@@ -39,13 +39,13 @@ class BusyEndpoint(Protocol):
 
     @property
     def failures(self) -> int:
-        """Failures in a row."""
+        """How many calls to it failed since the last one that succeeded."""
         ...
 
 
 @dataclass(frozen=True)
 class Watched:
-    """The parts of a scheduler whose state is measured. ``price``: reads the price as it is told.
+    """The parts of a scheduler whose state is measured. ``price``: reads the price for display.
 
     ``endpoints``: those of its backend, in the order of their addresses.
     """
@@ -62,12 +62,12 @@ class Tenants:
     """Names of tenants as a label: the first ``most`` keep their own, all later ones share one."""
 
     def __init__(self, most: int) -> None:
-        """Tell ``most`` tenants apart."""
+        """Give ``most`` tenants a label of their own."""
         self._most = most
         self._known: set[str] = set()
 
     def label(self, tenant: str) -> str:
-        """What to call a tenant."""
+        """Return the label of a tenant."""
         if tenant not in self._known:
             if len(self._known) >= self._most:
                 return OTHER
@@ -76,10 +76,10 @@ class Tenants:
 
 
 class MetricsObserver:
-    """An observer that measures every request. ``tenants``: how many of them are told apart."""
+    """An observer that measures every request. ``tenants``: how many of them have a label of their own."""
 
     def __init__(self, meters: metrics.MeterProvider, model: str, backend: str, *, tenants: int = 50) -> None:
-        """Measure with ``meters``."""
+        """Create the instruments with ``meters``."""
         self._meter = meters.get_meter("scheduler_service")
         self._tenants = Tenants(tenants)
         self._gen_ai = {
@@ -95,7 +95,7 @@ class MetricsObserver:
         )
         self._limits = self._counter("budget.limits", "{request}", "Allocated requests, by what limited the budget")
         self._tokens = self._counter("tokens", "{token}", "Tokens, by kind: prompt, reasoning, answer")
-        self._given = self._counter("budget.given", "{token}", "Reasoning tokens that were reserved")
+        self._given = self._counter("budget.given", "{token}", "Reasoning tokens reserved in the ledger")
         self._baseline = self._counter(
             "budget.baseline", "{token}", "Reasoning tokens that uniform would have reserved"
         )
@@ -133,16 +133,16 @@ class MetricsObserver:
         )
 
     def rejected(self, job: Job, error: SchedulingError) -> None:
-        """Count it."""
+        """Count the refusal by its kind."""
         reason = type(error).__name__.removesuffix("Error")
         self._rejected.add(1, {"reason": reason, "tenant": self._tenants.label(job.tenant)})
 
     def allocated(self, job: Job, allocation: Allocation) -> None:
-        """Measure what was given, and what it took to find it."""
+        """Record the budget, what it is expected to use, and how long it took to find it."""
         outcome, policy = {"outcome": allocation.prediction.outcome.value}, {"policy": allocation.policy}
         self._predictions.add(1, {**outcome, "predictor": allocation.prediction.predictor})
         self._limits.add(1, {"limited_by": allocation.limited_by.value})
-        self._given.add(allocation.budget_tokens, policy)
+        self._given.add(allocation.expected_tokens, policy)
         self._baseline.add(allocation.baseline_tokens, policy)
         self._expected.add(allocation.expected_accuracy)
         self._baseline_expected.add(allocation.baseline_expected_accuracy)
@@ -154,7 +154,7 @@ class MetricsObserver:
         self._budget.record(allocation.budget_tokens, policy)
 
     def finished(self, job: Job, allocation: Allocation, usage: Usage) -> None:
-        """Measure what was used and saved."""
+        """Record tokens used and saved, and how long it took."""
         tenant = self._tenants.label(job.tenant)
         forced = usage.finish_reason is not FinishReason.NATURAL
         self._requests.add(1, {"result": "forced" if forced else "natural", "tenant": tenant})
@@ -182,7 +182,7 @@ class MetricsObserver:
             self._usage.record(count, {**self._gen_ai, semconv.GEN_AI_TOKEN_TYPE: kind})
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
-        """Count it."""
+        """Count the failure by its reason."""
         self._requests.add(1, {"result": reason.removesuffix("Error"), "tenant": self._tenants.label(job.tenant)})
 
     def watch(self, state: Watched) -> None:
@@ -214,7 +214,7 @@ class MetricsObserver:
             return lambda: _by_endpoint(known, read)
 
         error, slope = predictors(lambda one: one.recent_error), predictors(lambda one: one.slope)
-        self._observe("calibration.error", "1", "Mean predicted accuracy less mean score, of late", error)
+        self._observe("calibration.error", "1", "Mean predicted accuracy less mean score, of the last outcomes", error)
         self._observe("reliability", "1", "Share of predicted differences that is real", slope)
         outcomes, drifts = predictors(lambda one: one.outcomes), predictors(lambda one: one.drifts)
         self._total("outcomes", "{request}", "Outcomes reported", outcomes)
@@ -223,8 +223,8 @@ class MetricsObserver:
         self._observe("endpoint.outstanding", "{call}", "Calls that run on an endpoint", outstanding)
         self._observe("endpoint.failures", "{call}", "Failures of an endpoint in a row", failures)
 
-    def _counter(self, name: str, unit: str, description: str) -> Tally:
-        return Tally(self._meter, semconv.OWN + name, unit, description)
+    def _counter(self, name: str, unit: str, description: str) -> PlainCounter:
+        return PlainCounter(self._meter, semconv.OWN + name, unit, description)
 
     def _histogram(self, name: str, unit: str, description: str, buckets: Iterable[float]) -> metrics.Histogram:
         return self._meter.create_histogram(

@@ -1,4 +1,4 @@
-"""Who is told what becomes of requests: spans, metrics, the journal. A fault of theirs hurts no request."""
+"""Observers are told what becomes of requests: spans, metrics, the journal. A failing observer fails no request."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Is told of every request, in this order: rejected, or allocated and then finished or failed."""
+    """Is told of every request: ``rejected``, or ``allocated`` and then ``finished`` or ``failed``."""
 
     def rejected(self, job: Job, error: SchedulingError) -> None:
-        """A request was not admitted."""
+        """Take note of a request that was not admitted, and why."""
         ...
 
     def allocated(self, job: Job, allocation: Allocation) -> None:
-        """A request got its budget."""
+        """Take note of the budget that a request got."""
         ...
 
     def finished(self, job: Job, allocation: Allocation, usage: Usage) -> None:
-        """A request ended as it should."""
+        """Take note of a request that ended with its answer, and of what it used."""
         ...
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
-        """A request ended otherwise: an error, by its name, or ``cancelled``. ``allocation``: ``None`` before it."""
+        """Take note of a request that ended without an answer.
+
+        ``allocation``: ``None`` where it ended before it had one. ``reason``: the error's class name, or ``cancelled``.
+        """
         ...
 
 
 class Observers:
-    """Tells several; the first fault of each is logged."""
+    """Passes each event on to several observers; what one raises is logged once for each observer, and not raised."""
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
         """Tell ``observers``, in their order."""
@@ -40,19 +43,19 @@ class Observers:
         self._faulty: set[Observer] = set()
 
     def rejected(self, job: Job, error: SchedulingError) -> None:
-        """Tell all."""
+        """Pass it on to every observer."""
         self._tell(lambda observer: observer.rejected(job, error))
 
     def allocated(self, job: Job, allocation: Allocation) -> None:
-        """Tell all."""
+        """Pass it on to every observer."""
         self._tell(lambda observer: observer.allocated(job, allocation))
 
     def finished(self, job: Job, allocation: Allocation, usage: Usage) -> None:
-        """Tell all."""
+        """Pass it on to every observer."""
         self._tell(lambda observer: observer.finished(job, allocation, usage))
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
-        """Tell all."""
+        """Pass it on to every observer."""
         self._tell(lambda observer: observer.failed(job, allocation, reason))
 
     def _tell(self, what: Callable[[Observer], None]) -> None:

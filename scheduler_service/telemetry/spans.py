@@ -9,14 +9,14 @@ from scheduler_service.domain import Allocation, FinishReason, Job, SchedulingEr
 
 
 class SpanObserver:
-    """Writes to the current span, unless that has ended: whoever began a generation may leave it to others."""
+    """Writes to the current span. That may have ended: the call that began a generation may leave it to others."""
 
     def rejected(self, job: Job, error: SchedulingError) -> None:
-        """Say why."""
+        """Add an event with the kind of error."""
         trace.get_current_span().add_event("rejected", {semconv.ERROR_TYPE: type(error).__name__})
 
     def allocated(self, job: Job, allocation: Allocation) -> None:
-        """Say what was given, and why."""
+        """Set the budget, the expected accuracies and the times of the stages as attributes."""
         span = trace.get_current_span()
         if not span.is_recording():
             return
@@ -53,7 +53,7 @@ class SpanObserver:
         )
 
     def finished(self, job: Job, allocation: Allocation, usage: Usage) -> None:
-        """Say what was used and saved."""
+        """Set tokens used and saved, and the finish reason, as attributes."""
         span = trace.get_current_span()
         if not span.is_recording():
             return
@@ -72,7 +72,7 @@ class SpanObserver:
             span.add_event("forced answer")
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
-        """Say why."""
+        """Add an event with the reason."""
         span = trace.get_current_span()
         if span.is_recording():
             span.set_attribute(semconv.ERROR_TYPE, reason)

@@ -100,7 +100,7 @@ async def test_a_folder_that_cannot_be_served_leaves_the_old_model_and_is_tried_
         await found.refresh()
         await found.refresh()
     assert found["hidden"].model.manifest.version == "7"
-    assert caplog.text.count("what was served goes on") == 1
+    assert caplog.text.count("the model that it served stays") == 1
     (folder / "a" / "model.onnx").write_bytes(whole)
     await found.refresh()
     assert found["hidden"].model.manifest.version == "8"

@@ -92,8 +92,8 @@ async def test_policy_and_backend_are_served_by_their_names(module, monkeypatch)
 
 
 async def test_the_kind_of_predictor_is_trained_kept_exported_and_served(module, monkeypatch, tmp_path):
-    module("exporters.ridge")
-    monkeypatch.setitem(kinds.KINDS, "ridge", "exporters.ridge")
+    module("exporters.predictors.ridge")
+    monkeypatch.setitem(kinds.KINDS, "ridge", "exporters.predictors.ridge")
     rng = np.random.default_rng(0)
     states = rng.normal(size=(80, 6)).astype(np.float32)
     accuracy = np.clip(0.5 + 0.2 * states[:, :1] * np.linspace(0, 1, 16), 0, 1)
@@ -118,7 +118,7 @@ async def test_the_kind_of_predictor_is_trained_kept_exported_and_served(module,
 
 async def test_a_predictor_made_elsewhere_is_served(module, tmp_path):
     (code,) = [block for block in BLOCKS if "write_manifest" in block]
-    ridge = module("exporters.ridge")
+    ridge = module("exporters.predictors.ridge")
     folder = tmp_path / "models/mine"
     folder.mkdir(parents=True)
     ridge.Ridge(np.zeros((6, 16), np.float32), np.full(16, 0.25, np.float32), None).write(folder, "float32")

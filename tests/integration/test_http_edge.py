@@ -18,7 +18,7 @@ from predictive_scheduling.telemetry import Telemetry
 from scheduler_service.api.generations import Generations
 from scheduler_service.api.guarded_site import HttpLimits
 from scheduler_service.api.identity import Identity
-from scheduler_service.api.intake import Intake, Offer
+from scheduler_service.api.intake import Intake, ServedModel
 from scheduler_service.api.openai_front import OpenAiFront
 from scheduler_service.domain import Allocation
 from scheduler_service.planning.budget_range import BudgetRange
@@ -61,7 +61,7 @@ async def bare_front(limits, identity=None):
 
     async with asyncio.TaskGroup() as group:
         loop = asyncio.get_running_loop()
-        intake = Intake(Offer("m", BudgetRange(64, 16, 256, 32), 0.6), identity or Identity(), loop.time)
+        intake = Intake(ServedModel("m", BudgetRange(64, 16, 256, 32), 0.6), identity or Identity(), loop.time)
         found = OpenAiFront(Generations(nothing, group), intake, trace.NoOpTracer(), limits=limits)
         await found.start("127.0.0.1:0")
         try:

@@ -181,10 +181,10 @@ def _latency() -> list[Any]:
 def _budget() -> list[Any]:
     return [
         _lines(
-            "Mean budget, uniform's, used",
+            "Reserved, uniform's budget, used",
             "short",
             [
-                (f"{_rate(f'{OWN}budget_given_total')} / {_rate(f'{OWN}predictions_total')}", "given"),
+                (f"{_rate(f'{OWN}budget_given_total')} / {_rate(f'{OWN}predictions_total')}", "reserved"),
                 (f"{_rate(f'{OWN}budget_baseline_total')} / {_rate(f'{OWN}predictions_total')}", "uniform"),
                 (f"{_rate(f'{OWN}used_sum')} / {_rate(f'{OWN}used_count')}", "used"),
             ],
@@ -244,7 +244,7 @@ def _predictions() -> list[Any]:
             "Calibration error",
             "percentunit",
             [(f"{OWN}calibration_error_ratio{{{_BY}}}", "{{predictor}}")],
-            "Expected accuracy less reported score, of late",
+            "Expected accuracy less reported score, of the last outcomes",
         ),
         _lines(
             "Reliability",

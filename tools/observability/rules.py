@@ -27,7 +27,7 @@ def _recorded(slo: Slo) -> list[dict[str, Any]]:
     ratios = [
         {
             "record": ratio_name(slo, window),
-            # No calls are no faults: a quiet night must not hold an old alert up, nor hide a new one.
+            # Without calls there are no faults: hours without traffic neither keep an old alert nor hide a new one.
             # And no series of bad events are no bad events.
             "expr": f"(({slo.bad}) or 0 * ({slo.total})) / (({slo.total}) > 0)".replace("{range}", window),
         }
@@ -67,24 +67,24 @@ def _states() -> list[dict[str, Any]]:
             f"{overspend} > 1.05",
             "15m",
             "page",
-            "{{ $labels.job }} hands out more tokens than its budget",
-            "Reserved over uniform's tokens of the last hour: {{ $value | humanizePercentage }}.",
+            "{{ $labels.job }} reserves more tokens than its budget",
+            "Tokens reserved in the last hour, relative to uniform: {{ $value | humanizePercentage }}.",
         ),
         _state(
             "CalibrationDrift",
             f"abs({OWN}calibration_error_ratio) > 0.1 and increase({OWN}outcomes_total[6h]) > 100",
             "30m",
             "ticket",
-            "predictions of {{ $labels.predictor }} do not come true",
-            "Expected accuracy is off the reported score by {{ $value | humanizePercentage }}.",
+            "accuracy predicted by {{ $labels.predictor }} differs from reported scores",
+            "Mean difference of expected accuracy and reported score: {{ $value | humanizePercentage }}.",
         ),
         _state(
             "PredictorDrifted",
             f"increase({OWN}drifts_total[1h]) > 0",
             "0m",
             "ticket",
-            "outcomes of {{ $labels.predictor }} have changed",
-            "A change was found in the last hour; its predictions are shrunk until new outcomes say otherwise.",
+            "outcomes no longer fit the predictions of {{ $labels.predictor }}",
+            "A drift was found in the last hour; its predictions count less until new outcomes confirm them.",
         ),
         _state(
             "RequestsRejected",
@@ -100,8 +100,8 @@ def _states() -> list[dict[str, Any]]:
             f"{OWN}in_flight / {OWN}in_flight_limit > 0.9",
             "5m",
             "page",
-            "{{ $labels.job }} is nearly full",
-            "{{ $value | humanizePercentage }} of the requests that may be in flight are in flight.",
+            "{{ $labels.job }} has nearly as many requests in flight as it may",
+            "{{ $value | humanizePercentage }} of max_in_flight; requests beyond it are refused.",
         ),
         _state(
             "EndpointFails",
@@ -109,7 +109,7 @@ def _states() -> list[dict[str, Any]]:
             "2m",
             "ticket",
             "endpoint {{ $labels.endpoint }} of {{ $labels.job }} keeps failing",
-            "{{ $value }} failures in a row; the others carry its load.",
+            "{{ $value }} failures in a row; other endpoints take its requests.",
         ),
         _state(
             "TrialFails",

@@ -69,7 +69,7 @@ SLOS = (
         0.95,
         f'sum by (job) (rate({OWN}predictions_total{{outcome!="fresh"}}[{{range}}]))',
         f"sum by (job) (rate({OWN}predictions_total[{{range}}]))",
-        "requests get the uniform budget for want of a fresh prediction",
+        "requests get the uniform budget, because they have no fresh prediction",
     ),
     Slo(
         "net_benefit",
@@ -77,7 +77,7 @@ SLOS = (
         0.8,
         f'sum by (job) (rate({OWN}net_benefit_requests_total{{against="equal_accuracy",sign="negative"}}[{{range}}]))',
         f'sum by (job) (rate({OWN}net_benefit_requests_total{{against="equal_accuracy"}}[{{range}}]))',
-        "requests take longer for being scheduled than their saved tokens bring",
+        "scheduling takes longer than the tokens that it saves",
     ),
 )
 

@@ -66,7 +66,7 @@ class _ModelKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ModelKind.V
     MODEL_KIND_SIZE: _ModelKind.ValueType  # 7
     """Classes by the length that a query needs, and the mean curve of each: the baseline of the paper."""
     MODEL_KIND_CUSTOM: _ModelKind.ValueType  # 8
-    """Any other, which its kind_name tells."""
+    """Any other kind; kind_name names it."""
 
 class ModelKind(_ModelKind, metaclass=_ModelKindEnumTypeWrapper):
     """ModelKind is the family of a predictor."""
@@ -88,7 +88,7 @@ MODEL_KIND_DIFFICULTY: ModelKind.ValueType  # 6
 MODEL_KIND_SIZE: ModelKind.ValueType  # 7
 """Classes by the length that a query needs, and the mean curve of each: the baseline of the paper."""
 MODEL_KIND_CUSTOM: ModelKind.ValueType  # 8
-"""Any other, which its kind_name tells."""
+"""Any other kind; kind_name names it."""
 Global___ModelKind: _TypeAlias = ModelKind  # noqa: Y015
 
 class _TrialKind:
@@ -105,7 +105,7 @@ class _TrialKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialKind.V
     """They are compared with what is returned, and dropped."""
 
 class TrialKind(_TrialKind, metaclass=_TrialKindEnumTypeWrapper):
-    """TrialKind says what becomes of a trial's predictions."""
+    """TrialKind says whether a trial's predictions are returned or only compared."""
 
 TRIAL_KIND_UNSPECIFIED: TrialKind.ValueType  # 0
 """Never sent."""
@@ -305,7 +305,7 @@ class PredictResponse(_message.Message):
     inference_seconds: _builtins.float
     """Time spent in the ONNX graph, in seconds."""
     canary: _builtins.bool
-    """Whether a model on trial answered in place of the one that was asked for (a canary)."""
+    """Whether a model on trial (a canary) answered in place of the model that the request named."""
     @_builtins.property
     def predictions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Prediction]:
         """One prediction per query, in the order of the request."""
@@ -389,7 +389,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def trials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trial]:
-        """The models that are on trial beside this one, and what came of it since the server started."""
+        """The models that are on trial beside this one, with their counts since the server started."""
 
     @_builtins.property
     def budget_points(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -429,7 +429,7 @@ Global___Model: _TypeAlias = Model  # noqa: Y015
 
 @_typing.final
 class Trial(_message.Message):
-    """Trial is a model that is tried out on a share of another one's calls."""
+    """Trial is a model that is tried out on a share of another model's calls."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -443,13 +443,15 @@ class Trial(_message.Message):
     model: _builtins.str
     """The name of the model on trial."""
     kind: Global___TrialKind.ValueType
-    """What becomes of its predictions."""
+    """Whether its predictions are returned or only compared."""
     share: _builtins.float
     """The share of the calls that it gets, 0 to 1; the same queries always fall on the same side."""
     queries: _builtins.int
     """Queries that it has predicted."""
     failures: _builtins.int
-    """Queries that it should have predicted but could not; a canary's were answered by the model that was asked for."""
+    """Queries that it should have predicted but could not; those of a canary were answered by the model that the
+    request named.
+    """
     mean_absolute_difference: _builtins.float
     """Mean absolute difference of its curves to those that were returned (fraction, 0 to 1); 0 for a canary."""
     seconds_per_query: _builtins.float

@@ -125,7 +125,7 @@ class _TextKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TextKind.Val
     """The answer."""
 
 class TextKind(_TextKind, metaclass=_TextKindEnumTypeWrapper):
-    """TextKind tells reasoning from answer."""
+    """TextKind says whether text is reasoning or answer."""
 
 TEXT_KIND_UNSPECIFIED: TextKind.ValueType  # 0
 """Never sent."""
@@ -148,7 +148,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_FORCED: _FinishReason.ValueType  # 2
     """The answer was forced, because the budget ran out or the model stopped without ending its reasoning."""
     FINISH_REASON_ANSWER_LENGTH: _FinishReason.ValueType  # 3
-    """The answer was cut at its most tokens."""
+    """The answer was cut at answer_tokens."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """FinishReason says why a generation ended."""
@@ -160,7 +160,7 @@ FINISH_REASON_NATURAL: FinishReason.ValueType  # 1
 FINISH_REASON_FORCED: FinishReason.ValueType  # 2
 """The answer was forced, because the budget ran out or the model stopped without ending its reasoning."""
 FINISH_REASON_ANSWER_LENGTH: FinishReason.ValueType  # 3
-"""The answer was cut at its most tokens."""
+"""The answer was cut at answer_tokens."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 class _RequestState:
@@ -172,23 +172,23 @@ class _RequestStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RequestS
     REQUEST_STATE_UNSPECIFIED: _RequestState.ValueType  # 0
     """Never sent."""
     REQUEST_STATE_RUNNING: _RequestState.ValueType  # 1
-    """It generates."""
+    """It waits or generates."""
     REQUEST_STATE_FINISHED: _RequestState.ValueType  # 2
     """It ended with a usage."""
     REQUEST_STATE_FAILED: _RequestState.ValueType  # 3
-    """It ended without: an error, or its caller left."""
+    """It ended without a usage: by an error, or because its caller left."""
 
 class RequestState(_RequestState, metaclass=_RequestStateEnumTypeWrapper):
-    """RequestState says how far a request is."""
+    """RequestState says whether a request runs, has finished or has failed."""
 
 REQUEST_STATE_UNSPECIFIED: RequestState.ValueType  # 0
 """Never sent."""
 REQUEST_STATE_RUNNING: RequestState.ValueType  # 1
-"""It generates."""
+"""It waits or generates."""
 REQUEST_STATE_FINISHED: RequestState.ValueType  # 2
 """It ended with a usage."""
 REQUEST_STATE_FAILED: RequestState.ValueType  # 3
-"""It ended without: an error, or its caller left."""
+"""It ended without a usage: by an error, or because its caller left."""
 Global___RequestState: _TypeAlias = RequestState  # noqa: Y015
 
 @_typing.final
@@ -258,22 +258,26 @@ class Job(_message.Message):
     HIDDEN_STATE_FIELD_NUMBER: _builtins.int
     HIDDEN_STATE_LAYER_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
-    """The user's prompt, UTF-8, before the model's template; 1 to 1,048,576 bytes."""
+    """The user's prompt, UTF-8, before the model's template; 1 to 1,048,576 bytes. It may hold a whole conversation: only
+    tokens that this request generates count as reasoning or answer tokens, those of the prompt do not.
+    """
     request_id: _builtins.str
     """The caller's name for the request, unique among the caller's recent ones; made by the server where empty."""
     model: _builtins.str
     """The generation model; empty for the server's only model."""
     tenant: _builtins.str
-    """Who pays; empty for the default tenant."""
+    """The tenant whose quotas and rates apply; empty for the default tenant."""
     priority: _builtins.int
-    """Higher runs first when requests wait; -100 to 100, 0 by default."""
+    """Of the requests that wait for a window or for a slot of the backend, a higher one goes first; -100 to 100, 0 by
+    default. It changes the order only, not the budget.
+    """
     min_reasoning_tokens: _builtins.int
-    """The least reasoning budget, in tokens; not below the server's floor, which applies where not set."""
+    """The least reasoning budget, in tokens; not below the server's floor, which applies where it is not set."""
     max_reasoning_tokens: _builtins.int
-    """The largest reasoning budget, in tokens; not above the server's cap, which applies where not set."""
+    """The largest reasoning budget, in tokens; not above the server's cap, which applies where it is not set."""
     traces: _builtins.int
-    """How many reasoning traces to run side by side; 0 and 1 mean one. They share the budget evenly and vote on the answer;
-    the text that is streamed is that of a trace whose answer won, once all have ended.
+    """How many reasoning traces to run side by side; 0 and 1 mean one. They share the budget evenly and vote on the
+    answer. Once all have ended, the text of one trace whose answer won is streamed.
     """
     hidden_state_layer: _builtins.int
     """The layer of the hidden state, counted from 1; 0 when the caller does not say."""
@@ -397,8 +401,8 @@ class Allocation(_message.Message):
     request_id: _builtins.str
     """The request's id."""
     reasoning_budget_tokens: _builtins.int
-    """The most reasoning tokens that the request may use; while it reasons it may be given more, up to its cap, of what
-    other requests left.
+    """The most reasoning tokens that the request may use. While it reasons it may get tokens that other requests left,
+    up to its cap.
     """
     baseline_tokens: _builtins.int
     """The budget that uniform allocation would have given, in tokens."""
@@ -419,7 +423,7 @@ class Allocation(_message.Message):
     window_size: _builtins.int
     """How many requests were allocated together."""
     floor_tokens: _builtins.int
-    """The least and the largest budget that were open to the request, in tokens."""
+    """The least budget that was open to the request, in tokens."""
     cap_tokens: _builtins.int
     """The largest budget that was open to the request, in tokens."""
     window_wait_seconds: _builtins.float
@@ -435,7 +439,7 @@ class Allocation(_message.Message):
     limited_by: Global___BudgetLimit.ValueType
     """What kept the budget from being larger."""
     explanation: _builtins.str
-    """The same in words, with the figures."""
+    """The reason for the budget in words, with the figures."""
     window: _builtins.int
     """Number of the window that the request was allocated in, counted from 1 since the scheduler started."""
     expected_tokens: _builtins.float
@@ -550,9 +554,9 @@ class Usage(_message.Message):
     answer_tokens: _builtins.int
     """Answer tokens generated; tokens of a forced suffix are not generated and not counted."""
     reserved_tokens: _builtins.int
-    """Reasoning tokens that were reserved in the end: the budget, and what it was given while it reasoned."""
+    """The largest budget that the request had, in reasoning tokens: its first one, and what it got while it reasoned."""
     tokens_saved_vs_cap: _builtins.int
-    """The cap that the caller would have got, less the reasoning tokens used."""
+    """The cap of the request, less the reasoning tokens used."""
     tokens_saved_at_equal_accuracy: _builtins.float
     """Tokens that uniform would need for the plan's expected accuracy, less the plan's, per request of the window."""
     finish_reason: Global___FinishReason.ValueType
@@ -885,7 +889,7 @@ Global___GetBudgetRequest: _TypeAlias = GetBudgetRequest  # noqa: Y015
 
 @_typing.final
 class GetBudgetResponse(_message.Message):
-    """GetBudgetResponse is the ledger since start; granted = reserved + used + returned, always."""
+    """GetBudgetResponse is the ledger since start. Always, granted = reserved + used + returned."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -977,13 +981,13 @@ class RequestRecord(_message.Message):
     TENANT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
     state: Global___RequestState.ValueType
-    """How far it is."""
+    """Whether it runs, has finished or has failed."""
     error: _builtins.str
     """Why it failed."""
     age_seconds: _builtins.float
     """Seconds since it was allocated."""
     tenant: _builtins.str
-    """For whom it was made."""
+    """The tenant."""
     prompt: _builtins.str
     """Its prompt, where the scheduler is told to keep prompts."""
     @_builtins.property
@@ -1105,7 +1109,7 @@ Global___GetStatusRequest: _TypeAlias = GetStatusRequest  # noqa: Y015
 
 @_typing.final
 class GetStatusResponse(_message.Message):
-    """GetStatusResponse is how a scheduler is doing. Rates and means are those of the last minute."""
+    """GetStatusResponse is the state of a scheduler. Rates and means are those of the last minute."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

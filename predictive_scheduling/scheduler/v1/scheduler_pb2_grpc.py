@@ -30,10 +30,10 @@ class SchedulerServiceStub:
 
     Status codes: INVALID_ARGUMENT (BadRequest names the field) for a malformed request; FAILED_PRECONDITION (BadRequest
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
-    RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
-    backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
-    its allocation says so.
+    RESOURCE_EXHAUSTED (RetryInfo) when too many requests are in flight; UNAVAILABLE (RetryInfo) while draining, or when
+    no backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where the server needs one;
+    PERMISSION_DENIED for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a
+    call: the request gets the uniform budget and its allocation says so.
     """
 
     def __init__(self, channel):
@@ -84,10 +84,10 @@ class SchedulerServiceServicer:
 
     Status codes: INVALID_ARGUMENT (BadRequest names the field) for a malformed request; FAILED_PRECONDITION (BadRequest
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
-    RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
-    backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
-    its allocation says so.
+    RESOURCE_EXHAUSTED (RetryInfo) when too many requests are in flight; UNAVAILABLE (RetryInfo) while draining, or when
+    no backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where the server needs one;
+    PERMISSION_DENIED for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a
+    call: the request gets the uniform budget and its allocation says so.
     """
 
     def Generate(self, request, context):
@@ -128,7 +128,7 @@ class SchedulerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """GetStatus returns how the scheduler is doing: rates and times of the last minute, and its last requests.
+        """GetStatus returns the scheduler's state: rates and times of the last minute, and its last requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,10 +193,10 @@ class SchedulerService:
 
     Status codes: INVALID_ARGUMENT (BadRequest names the field) for a malformed request; FAILED_PRECONDITION (BadRequest
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
-    RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
-    backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
-    its allocation says so.
+    RESOURCE_EXHAUSTED (RetryInfo) when too many requests are in flight; UNAVAILABLE (RetryInfo) while draining, or when
+    no backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where the server needs one;
+    PERMISSION_DENIED for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a
+    call: the request gets the uniform budget and its allocation says so.
     """
 
     @staticmethod

@@ -31,10 +31,10 @@ class SchedulerServiceStub:
 
     Status codes: INVALID_ARGUMENT (BadRequest names the field) for a malformed request; FAILED_PRECONDITION (BadRequest
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
-    RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
-    backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
-    its allocation says so.
+    RESOURCE_EXHAUSTED (RetryInfo) when too many requests are in flight; UNAVAILABLE (RetryInfo) while draining, or when
+    no backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where the server needs one;
+    PERMISSION_DENIED for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a
+    call: the request gets the uniform budget and its allocation says so.
     """
 
     @_typing.overload
@@ -56,7 +56,7 @@ class SchedulerServiceStub:
     GetBudget: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetBudgetRequest, _scheduler_pb2.GetBudgetResponse]
     """GetBudget returns the ledger: what may be spent, what is reserved, what was used."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetStatusRequest, _scheduler_pb2.GetStatusResponse]
-    """GetStatus returns how the scheduler is doing: rates and times of the last minute, and its last requests."""
+    """GetStatus returns the scheduler's state: rates and times of the last minute, and its last requests."""
     GetRequest: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetRequestRequest, _scheduler_pb2.GetRequestResponse]
     """GetRequest returns what became of one of the last requests, and why it got its budget. NOT_FOUND for one that the
     scheduler does not remember.
@@ -68,10 +68,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
 
     Status codes: INVALID_ARGUMENT (BadRequest names the field) for a malformed request; FAILED_PRECONDITION (BadRequest
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
-    RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
-    backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
-    its allocation says so.
+    RESOURCE_EXHAUSTED (RetryInfo) when too many requests are in flight; UNAVAILABLE (RetryInfo) while draining, or when
+    no backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where the server needs one;
+    PERMISSION_DENIED for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a
+    call: the request gets the uniform budget and its allocation says so.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -90,7 +90,7 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     GetBudget: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetBudgetRequest, _scheduler_pb2.GetBudgetResponse]  # type: ignore[assignment]
     """GetBudget returns the ledger: what may be spent, what is reserved, what was used."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetStatusRequest, _scheduler_pb2.GetStatusResponse]  # type: ignore[assignment]
-    """GetStatus returns how the scheduler is doing: rates and times of the last minute, and its last requests."""
+    """GetStatus returns the scheduler's state: rates and times of the last minute, and its last requests."""
     GetRequest: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetRequestRequest, _scheduler_pb2.GetRequestResponse]  # type: ignore[assignment]
     """GetRequest returns what became of one of the last requests, and why it got its budget. NOT_FOUND for one that the
     scheduler does not remember.
@@ -101,10 +101,10 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Status codes: INVALID_ARGUMENT (BadRequest names the field) for a malformed request; FAILED_PRECONDITION (BadRequest
     names the field) for an unknown model, a prompt longer than the backend takes, or a hidden state of the wrong size;
-    RESOURCE_EXHAUSTED (RetryInfo) when too many requests wait; UNAVAILABLE (RetryInfo) while draining, or when no
-    backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where tokens are asked for; PERMISSION_DENIED
-    for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a call: the request gets the uniform budget and
-    its allocation says so.
+    RESOURCE_EXHAUSTED (RetryInfo) when too many requests are in flight; UNAVAILABLE (RetryInfo) while draining, or when
+    no backend answers; DEADLINE_EXCEEDED; UNAUTHENTICATED without a known token where the server needs one;
+    PERMISSION_DENIED for another tenant's name; INTERNAL for a fault of the scheduler. A failing predictor never fails a
+    call: the request gets the uniform budget and its allocation says so.
     """
 
     @_abc_1.abstractmethod
@@ -157,7 +157,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.GetStatusResponse, _abc.Awaitable[_scheduler_pb2.GetStatusResponse]]:
-        """GetStatus returns how the scheduler is doing: rates and times of the last minute, and its last requests."""
+        """GetStatus returns the scheduler's state: rates and times of the last minute, and its last requests."""
 
     @_abc_1.abstractmethod
     def GetRequest(

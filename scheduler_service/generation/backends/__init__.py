@@ -30,7 +30,7 @@ class ServerModule(Protocol):
 
 
 def make_backend(configuration: BackendConfiguration) -> Backend:
-    """Return the backend that is configured, not yet started. Raises KeyError for a kind that nobody has."""
+    """Return the backend that is configured, not yet started. Raises KeyError for a kind that is not in ``SERVERS``."""
     module = cast("ServerModule", import_module(SERVERS[configuration.kind]))
     if configuration.kind == EMBEDDED:
         return module.make("", configuration)

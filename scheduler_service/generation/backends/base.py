@@ -42,7 +42,7 @@ class Capabilities:
 
     ``call_limit``: the most tokens to ask for in one call, 0 for any. ``chat``: it is asked by its chat route, and goes
     on with a partial message of the assistant. ``thinking_budget``: it ends the thinking at a budget by itself.
-    ``aborts``: it is told when a call is abandoned; the others see their connection close.
+    ``aborts``: a request tells it that a call is abandoned; other servers see their connection close.
     """
 
     call_limit: int = 0

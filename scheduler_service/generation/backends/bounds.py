@@ -48,7 +48,7 @@ class CallBounds:
         """Return a piece that came. Raises StreamFormatError where it is more text than tokens can be."""
         self._text_left -= len(text)
         if self._text_left < 0 or len(text) > _LONGEST_TOKEN * (tokens or 1):
-            raise StreamFormatError("there is more text than its tokens can be")
+            raise StreamFormatError("sent more text than its tokens can hold")
         if tokens:
             self.counted += tokens
             self.moved = True

@@ -1,6 +1,6 @@
 """Which endpoints are left out for a while because they keep failing, as Envoy ejects outliers. Pure.
 
-``failures`` in a row eject an endpoint for ``base_seconds`` times how often that happened of late. Then it is on trial:
+``failures`` in a row eject an endpoint for ``base_seconds`` times how often that happened lately. Then it is on trial:
 its next failure ejects it again, its next success brings it back. Never are all ejected: beyond ``most_percent``, and
 for the last one that is left, a failure changes nothing.
 """
@@ -34,7 +34,7 @@ class Ejection:
     """Judges ``count`` endpoints by what their calls came to; ``now`` is any clock's seconds."""
 
     def __init__(self, count: int, rules: EjectionRules | None = None) -> None:
-        """Nothing is known against anybody."""
+        """Start with every endpoint trusted."""
         self.rules = rules or EjectionRules()
         self._records = [_Record() for _ in range(count)]
         # As in Envoy one may always be ejected, whatever its percentage; here the last one never is.

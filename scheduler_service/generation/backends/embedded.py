@@ -77,12 +77,12 @@ class EmbeddedBackend:
         await asyncio.to_thread(lambda: llama.__del__() if hasattr(llama, "__del__") else None)
 
     async def limits(self) -> Limits:
-        """What a slot holds. The model goes by its file's name: where it lies is nobody's business."""
+        """Return what a slot holds. The model's name is its file's, without the folder, since callers see it."""
         found = await self._started().limits()
         return replace(found, model=(self._model or base_model_path()).stem)
 
     def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
-        """Run one call."""
+        """Run one call on the embedded llama.cpp."""
         return self._started().stream(call, sampling, headers)
 
     def _started(self) -> LlamaCppBackend:

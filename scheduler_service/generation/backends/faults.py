@@ -1,4 +1,4 @@
-"""What LLM servers do wrong, translated here and nowhere else: what callers are told, and what the log gets.
+"""What LLM servers do wrong, translated here and nowhere else: one text for callers, one for the log.
 
 Callers learn what happened, in words of ours. The log gets the server's address and its own words, too; never what was
 asked, since a server may quote the prompt in its error.
@@ -137,7 +137,7 @@ def http_error(status: int, message: str, retry_after: float | None = None) -> S
 def retry_seconds(header: str | None, now: datetime) -> float | None:
     """Read ``Retry-After``, seconds or a date; ``None`` where there is none or none that can be read.
 
-    Between 0.1 and 60 seconds: a server must not send everybody away for a day. ``now``: with its time zone.
+    Between 0.1 and 60 seconds: a server must not keep all calls away for a day. ``now``: with its time zone.
     """
     if not header:
         return None

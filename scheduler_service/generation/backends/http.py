@@ -122,7 +122,7 @@ class HttpServer:
         """Poll ``path`` until it answers 200. Raises BackendUnavailableError after ``timeout_seconds``."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                while not await self._answers(path):  # noqa: ASYNC110  (nobody tells us when a server is up)
+                while not await self._answers(path):  # noqa: ASYNC110  (a server does not announce that it is up)
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise BackendUnavailableError(f"{self.url}{path} did not answer in {timeout_seconds:g} s") from None
@@ -159,7 +159,7 @@ class HttpBackend:
 
 
 class _Reading:
-    """Reads a stream, and ends it where it brings no token for too long: the time of whoever reads us does not count.
+    """Reads a stream, and ends it where it brings no token for too long: the time that the reader takes does not count.
 
     One slow tick for a stream instead of a timer for each read: it may be late by a second, or a quarter of the limit.
     """
@@ -245,7 +245,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _read_to_end(response: aiohttp.ClientResponse) -> None:
-    """Read what follows the last event, so that the connection can be used again; a server that goes on loses it."""
+    """Read what follows the last event, so that the connection can be used again; a server that sends more loses it."""
     with suppress(aiohttp.ClientError, OSError):
         async with asyncio.timeout(_CLOSING_SECONDS):
             while await response.content.readany():

@@ -93,7 +93,7 @@ class OpenAiBackend(HttpBackend):
         return Limits(model=self._model, max_total_tokens=context, max_prompt_tokens=context)
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
-        """Run one call; the end is told once the stream is over, since usage comes after the finish reason."""
+        """Run one call; the end is yielded once the stream is over, since usage comes after the finish reason."""
         body = parameters(call, sampling, self._model)
         if self.capabilities.chat:
             path, reader = "/v1/chat/completions", _Reader(call.turn)
@@ -139,7 +139,7 @@ class OpenAiBackend(HttpBackend):
             yield bounds.ended(end, prompt_tokens)
 
     async def _abort(self, request_id: str) -> None:
-        """Tell the server that nobody reads a call any more; it may have seen the connection close already."""
+        """Tell the server to end a call that was abandoned; it may have seen the connection close already."""
         with suppress(BackendUnavailableError, PreconditionError), self._server.translated():
             async with asyncio.timeout(_ABORT_SECONDS):
                 await self._server.post(self._dialect.abort_path, {"rid": request_id})

@@ -1,11 +1,19 @@
 """Several endpoints of one model as one backend: the least busy healthy one is asked, another where it fails.
 
-Until a call's first piece has come nothing is lost by asking somebody else, so a refusal, a full queue or a broken
-connection sends it on to the next endpoint, and, when all have failed, once more after a pause. After the first piece
-an error is the caller's: generating it again could say something else.
+Theory of operation. The pool implements ``Backend``, so that the driver knows of one server only; it calls ``stream``
+once for each call of a generation, which may thus run on different endpoints. ``stream`` tries the endpoints in order
+of their rank: healthy before busy before ejected, then the one with the fewest running calls, then the one that was
+asked longest ago. Until a call's first piece has come, nothing is lost by asking another endpoint: a refusal, a full
+queue or a broken connection sends the call on to the next endpoint, and, when all have failed, once more after a
+pause. After the first piece an error goes to the caller, since another endpoint could generate another text.
 
-An endpoint without room is asked after the others for a moment, and one that says for how long (``Retry-After``) not at
-all; one that keeps failing is ejected, and asked only where all others have failed, too.
+What always holds: an endpoint's ``outstanding`` is the number of its streams that are open; no piece of two endpoints
+is mixed in one call; at least one endpoint is never ejected. An endpoint without room is asked after the others for a
+moment; one that says for how long (``Retry-After``) is not asked until then; one that keeps failing is ejected
+(``ejection``) and asked only where all others have failed.
+
+On cancellation the endpoint's stream is closed before ``outstanding`` falls. A call that its reader closes after the
+first piece counts as a success of the endpoint; one that is closed before says nothing about it.
 """
 
 from __future__ import annotations
@@ -46,11 +54,11 @@ class Endpoint:
 
     @property
     def failures(self) -> int:
-        """Failures in a row."""
+        """How many calls failed since the last one that succeeded."""
         return self.ejection.in_a_row(self.at)
 
     def failed(self, error: BackendUnavailableError, now: float) -> None:
-        """A call failed, or was not taken."""
+        """Note that a call failed or was refused at ``now``, in seconds of the pool's clock."""
         if isinstance(error, EndpointBusyError):
             self.full_until = now + error.retry_seconds
             if error.insists:
@@ -59,7 +67,7 @@ class Endpoint:
             log.warning("endpoint %d keeps failing, and is left out for a while", self.at)
 
     def rank(self, now: float) -> tuple[int, int, int]:
-        """The lower, the sooner it is asked."""
+        """Return the sort key for who is asked first: the lowest is."""
         if self.ejection.ejected(self.at, now):
             trust = 2
         else:
@@ -74,7 +82,7 @@ class BackendPool:
     def __init__(
         self, backends: Sequence[Backend], *, rounds: int = 2, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Serve from ``backends``, one at least."""
+        """Serve from ``backends``, at least one."""
         ejection = Ejection(len(backends))
         self.endpoints = [Endpoint(at, backend, ejection) for at, backend in enumerate(backends)]
         self.name = backends[0].name
@@ -85,7 +93,7 @@ class BackendPool:
         self._calls = 0
 
     async def start(self) -> None:
-        """Start all; those that cannot be reached rest. Raises BackendUnavailableError where none can."""
+        """Start all; those that cannot be reached are ejected. Raises BackendUnavailableError where none can."""
         results = await asyncio.gather(*(one.backend.start() for one in self.endpoints), return_exceptions=True)
         errors = [error for error in results if isinstance(error, BaseException)]
         for error in errors:
@@ -99,11 +107,11 @@ class BackendPool:
             raise errors[0]
 
     async def close(self) -> None:
-        """Close all."""
+        """Close every endpoint's connections."""
         await asyncio.gather(*(one.backend.close() for one in self.endpoints))
 
     async def limits(self) -> Limits:
-        """What every endpoint takes, and how much all take together."""
+        """Return lengths that every endpoint takes, and the number of requests that all take together."""
         found = []
         for endpoint in self.endpoints:
             try:
@@ -163,7 +171,7 @@ class BackendPool:
         return sorted((one for one in self.endpoints if one.closed_until <= now), key=lambda one: one.rank(now))
 
     async def _pause(self, error: BackendUnavailableError) -> None:
-        """Wait before all are tried again. Raises ``error`` where nobody wants to be asked soon."""
+        """Wait before all are tried again. Raises BackendUnavailableError where none may be asked soon."""
         wait = self._free_in()
         if wait > _LONGEST_PAUSE_SECONDS:
             raise BackendUnavailableError(str(error), wait)

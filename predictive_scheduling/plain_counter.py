@@ -1,4 +1,4 @@
-"""Counters for hot paths: sums kept as numbers, and read when metrics are collected."""
+"""A counter for hot paths: its sums are plain numbers, and are read when metrics are collected."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from opentelemetry.metrics import CallbackOptions, Observation
 Label: TypeAlias = str | bool
 
 
-class Tally:
-    """A counter that is read when metrics are collected: a tenth of the SDK's own cost an addition, no exemplars."""
+class PlainCounter:
+    """A counter that costs a tenth of the SDK's own for each addition, and has no exemplars."""
 
     def __init__(self, meter: metrics.Meter, name: str, unit: str, description: str) -> None:
-        """Count under ``name``."""
+        """Register the counter with ``meter`` as an observable one."""
         self._sums: dict[tuple[tuple[str, Label], ...], float] = {}
         meter.create_observable_counter(name, [self._read], unit, description)
 
     def add(self, amount: float, labels: Mapping[str, Label] | None = None) -> None:
-        """Add to the sum of these labels."""
+        """Add ``amount`` to the sum kept for these labels."""
         key = tuple(labels.items()) if labels else ()
         self._sums[key] = self._sums.get(key, 0) + amount
 
