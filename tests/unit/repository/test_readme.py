@@ -5,7 +5,7 @@ from pathlib import Path
 
 from scheduler_service.settings import SchedulerSettings
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[3] / "README.md").read_text()
 
 
 def test_every_flag_of_the_readme_exists():
@@ -19,4 +19,4 @@ def test_every_flag_of_the_readme_exists():
 
 def test_links_lead_to_files():
     for target in re.findall(r"\]\(((?!http)[^)#]+)\)", README):
-        assert (Path(__file__).parents[2] / target).exists(), target
+        assert (Path(__file__).parents[3] / target).exists(), target

@@ -18,7 +18,7 @@ from predictor_service.settings import SHIPPED_MODELS, PredictorSettings
 from scheduler_service.settings import SchedulerSettings
 from tests.programs import needs
 
-ROOT = Path(__file__).resolve().parents[2] / "k8s"
+ROOT = Path(__file__).resolve().parents[3] / "k8s"
 KUBERNETES = ("1.33", kubernetes_validate.latest_version())
 FOLDERS = sorted(path.parent for kind in ("overlays", "jobs") for path in (ROOT / kind).glob("*/kustomization.yaml"))
 OVERLAYS = [folder for folder in FOLDERS if folder.parent.name == "overlays"]

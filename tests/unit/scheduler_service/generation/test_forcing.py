@@ -3,7 +3,7 @@
 from scheduler_service.domain import FinishReason, TextKind
 from scheduler_service.generation.forcing import BudgetForcing, CallEnd, held_back
 from scheduler_service.generation.templates import TEMPLATES
-from tests.properties.test_forcing_laws import run
+from tests.unit.scheduler_service.generation.test_forcing_laws import run
 
 DEMO = TEMPLATES["demo"]
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.programs import PROGRAMS, not_tested
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
+OF_PROMTOOL = "tests/unit/predictive_scheduling/test_openmetrics.py"
 
 
 def test_what_was_not_tested_is_told_with_the_command_that_installs_it():
@@ -33,7 +34,7 @@ def test_every_program_is_needed_and_every_need_is_declared():
 
 def test_a_run_without_the_programs_ends_by_saying_so(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_openmetrics.py"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", OF_PROMTOOL],
         cwd=ROOT, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from predictive_scheduling.version import VERSION
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONTAINERFILE = (ROOT / "images/Containerfile").read_text()
 
 
