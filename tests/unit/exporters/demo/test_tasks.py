@@ -9,10 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from exporters.demo import data as demo_data
-from exporters.demo.questions import main as write_questions
 from exporters.demo.tasks import FAMILIES, split_tasks, unique_tasks
-from exporters.measure.checkers import exact
-from exporters.measure.questions import read_questions
 
 DATA = Path(demo_data.__file__).parent
 
@@ -54,26 +51,3 @@ def test_steps_end_in_the_answer(family):
             assert (int(task.steps.split("=")[-1]) % 2 == 0) is (task.answer == "even")
         else:
             assert task.answer in task.steps
-
-
-@pytest.mark.parametrize(
-    ("text", "right"),
-    [
-        (" 12", True),
-        (" 12.\n", True),
-        ("12\n\nmore", True),
-        (" 13", False),
-        ("", False),
-        (" 12 or 13", False),
-        ("\n", False),
-    ],
-)
-def test_an_answer_is_right_when_its_first_line_states_it(text, right):
-    assert exact("12", text) is right
-
-
-def test_the_questions_file_of_a_split_can_be_read(tmp_path):
-    write_questions("test", tmp_path / "q.jsonl")
-    questions = read_questions(tmp_path / "q.jsonl")
-    assert [question.question for question in questions] == [task.question for task in split_tasks().test]
-    assert {question.group for question in questions} == set(FAMILIES)

@@ -1,44 +1,16 @@
 """The simulator replays the scheduler's own decisions: budgets hold under any traffic, faults cost coverage only."""
 
-import json
-
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from exporters.measure.curves import Curves, window_points, write_curves
-from exporters.replay.evaluate import Predicted
-from exporters.replay.simulation import Scenario, Traffic, ask, bursts, poisson
-from exporters.replay.simulation import simulate as replay
-from exporters.replay.simulation_report import write_report
-from predictive_scheduling_cli.main import app
-
-COUNT = 3000
+from exporters.measure.curves import window_points
+from exporters.replay.simulation import Scenario, Traffic, bursts, poisson
+from tests.builders.simulating import COUNT, simulate, three_sorts, traffic
 
 
 @pytest.fixture(scope="module")
 def curves():
-    """Questions of three sorts: answered at once, after long reasoning, never."""
-    rng = np.random.default_rng(0)
-    steps = np.arange(1, 17)[None, :]
-    needed = np.concatenate([rng.uniform(0, 2, 70), rng.uniform(3, 14, 90), np.full(40, 40.0)])[:, None]
-    return 0.9 / (1 + np.exp(-(steps - needed) * 1.5)) + 0.05 * steps / 16  # more never hurts
-
-
-def known(curves, used=None):
-    names = [str(n) for n in range(len(curves))]
-    return Curves.measured(names, names, window_points(curves.shape[1]), curves, used)
-
-
-def simulate(predicted, measured, given, scenario, used=(None, None)):
-    """Replay arrays of curves at 16, 32, … tokens; ``used``: predicted and measured use."""
-    return replay(Predicted(predicted, used[0]), known(measured, used[1]), given, scenario)
-
-
-def traffic(curves, times=None, order="shuffled", seed=1):
-    rng = np.random.default_rng(seed)
-    times = poisson(COUNT, 50, rng) if times is None else times
-    return Traffic(times, ask(curves, len(times), order, rng))
+    return three_sorts()
 
 
 def test_the_price_gains_what_large_windows_gain_and_nobody_waits(curves):
@@ -127,30 +99,3 @@ def test_arrivals_have_the_rate_that_was_asked_for():
     assert bursts(20_000, 10, rng)[-1] == pytest.approx(2000, rel=0.25)
     with pytest.raises(ValueError, match="rising"):
         Traffic(np.array([2.0, 1.0]), np.array([0, 0]))
-
-
-def test_the_command_reads_a_trace_of_times_and_writes_figures_and_a_page(curves, tmp_path):
-    names = [str(n) for n in range(len(curves))]
-    write_curves(
-        tmp_path / "c.parquet", {"question_id": names, "question": names, "accuracy_at_window": curves.tolist()}
-    )
-    np.savetxt(tmp_path / "times.txt", poisson(500, 20, np.random.default_rng(0)))
-    options = ["simulate", "--curves", str(tmp_path / "c.parquet"), "--arrivals", str(tmp_path / "times.txt")]
-    done = CliRunner().invoke(app, [*options, "--json", str(tmp_path / "out.json")])
-    assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "out.json").read_text())["requests"] == 500
-    assert "points" in done.output
-    bad = CliRunner().invoke(app, [*options[:3], "--arrivals", "nowhere"])
-    assert bad.exit_code == 1
-    assert "--arrivals" in bad.output
-    bad = CliRunner().invoke(app, [*options, "--policy", "nope"])
-    assert bad.exit_code == 1
-
-
-def test_the_page_has_its_three_plots(curves, tmp_path, monkeypatch):
-    monkeypatch.setattr("exporters.replay.simulation_report._SWEEP_REQUESTS", 300)
-    result = simulate(curves, curves, traffic(curves), Scenario())
-    write_report(tmp_path / "page.html", Predicted(curves), known(curves), Scenario(), result)
-    text = (tmp_path / "page.html").read_text()
-    assert text.count("<svg") == 3
-    assert "points over uniform" in text

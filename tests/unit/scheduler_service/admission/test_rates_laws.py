@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler_service.admission.rates import Rate, TenantRates
+from scheduler_service.admission.rates import Rate
 
 gaps = st.lists(st.floats(0, 2, allow_nan=False), min_size=1, max_size=200)
 
@@ -27,17 +27,6 @@ def test_whoever_waits_as_long_as_told_is_admitted(gaps, per_second):
         now += rate.wait_seconds("t", 1, now) * (1 + 1e-9)
         assert not rate.wait_seconds("t", 1, now + 1e-6)
         rate.charge("t", 1, now)
-
-
-def test_tokens_are_charged_when_they_are_known_and_block_what_comes_after():
-    rates = TenantRates(Rate(0, 1), Rate(100, 1))
-    assert rates.refusal("a", 0.0) is None
-    rates.tokens.charge("a", 350, 0.0)
-    what, seconds = rates.refusal("a", 1.0)
-    assert "100 tokens a second" in what
-    assert 1.4 < seconds < 1.6
-    assert rates.refusal("b", 1.0) is None
-    assert rates.refusal("a", 2.6) is None
 
 
 def test_tenants_that_come_once_are_forgotten():

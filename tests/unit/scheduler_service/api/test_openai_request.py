@@ -3,12 +3,9 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from scheduler_service.api.intake import within
 from scheduler_service.api.openai_request import parse
-from scheduler_service.domain import InvalidRequestError, Job
+from scheduler_service.domain import InvalidRequestError
 
 MESSAGES = [{"role": "user", "content": "What is 40 + 2?"}]
 
@@ -98,21 +95,3 @@ def test_what_is_no_json_object_is_refused(body):
 def test_the_same_seed_of_64_bits_is_the_same_draw():
     assert parsed(seed=-1).message().job.sampling.seed == 2**32 - 1
     assert parsed(seed=7).message().job.sampling.seed == 7
-
-
-@given(st.integers(1, 1000), st.integers(0, 300), st.integers(0, 300), st.integers(1, 64), st.integers(1, 8))
-def test_reasoning_and_answers_together_stay_within_the_limit(limit, floor, more, answer, traces):
-    job = Job("id", "q", "", floor, floor + more, traces=traces)
-    try:
-        limited = within(job, limit, answer, fixed=False)
-    except InvalidRequestError:
-        assert limit < traces
-        return
-    assert limited.cap_tokens + limited.answer_tokens * traces <= limit
-    assert 1 <= limited.answer_tokens <= answer
-    assert 0 <= limited.floor_tokens <= limited.cap_tokens <= job.cap_tokens
-
-
-def test_a_floor_that_the_caller_asks_for_must_fit():
-    with pytest.raises(InvalidRequestError, match="min_reasoning_tokens"):
-        within(Job("id", "q", "", 64, 128), 70, 32, fixed=True)

@@ -79,7 +79,6 @@ class LedgerMachine(RuleBasedStateMachine):
 TestLedger = LedgerMachine.TestCase
 TestLedger.settings = settings(max_examples=60, stateful_step_count=30)
 
-
 REQUESTS = st.lists(
     st.tuples(
         st.lists(st.floats(0, 1), min_size=4, max_size=4),  # accuracy at 256, 1,024, 4,096 and 16,384 tokens
@@ -147,15 +146,3 @@ def test_windows_are_bounded_alike(requests, size, floor):
             ledger.settle(allocation.request_id, spent)
             used += spent
     assert used <= len(requests) * mean + size * cap
-
-
-def test_a_budget_below_zero_is_refused():
-    with pytest.raises(ValueError, match="negative"):
-        BudgetLedger(10).reserve({"a": -1}, covered=0)
-
-
-def test_an_id_cannot_be_reserved_twice():
-    ledger = BudgetLedger(10)
-    ledger.reserve({"a": 5}, covered=1)
-    with pytest.raises(ValueError, match="already reserved"):
-        ledger.reserve({"a": 5}, covered=1)

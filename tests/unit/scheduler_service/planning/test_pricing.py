@@ -67,11 +67,3 @@ def test_a_price_that_is_expected_to_lose_is_not_followed():
     allocation = one.decide(job(), SLOW, grant=40, balance=0, overdraft=160)
     assert (allocation.budget_tokens, allocation.policy) == (40, "uniform")
     assert allocation.expected_accuracy == allocation.baseline_expected_accuracy
-
-
-def test_accuracy_between_points_is_linear():
-    curve = Curve((16, 32), (0.2, 0.6))
-    assert curve.accuracy_at(8) == 0.1
-    assert curve.accuracy_at(24) == 0.4
-    assert curve.accuracy_at(99) == 0.6
-    assert Curve().accuracy_at(16) == 0.0

@@ -16,8 +16,6 @@ from scheduler_service.generation.backends.faults import (
     tidy,
     without,
 )
-from scheduler_service.generation.backends.http import HttpServer
-from scheduler_service.generation.backends.wire import ErrorObject
 
 NOON = datetime(2026, 5, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -111,25 +109,3 @@ def test_repeated_failures_are_counted_instead_of_written():
     limit = LogLimit(most=2, seconds=10.0)
     assert [limit.admit(float(now)) for now in range(5)] == [0, 0, None, None, None]
     assert [limit.admit(now) for now in (10.5, 11.0, 12.0)] == [3, 0, None]
-
-
-@pytest.mark.parametrize(
-    ("code", "status"),
-    [(400, 400), ("422", 422), ("9" * 5000, 500), (10**30, 500), (-1, 500), (7, 500), ("²³", 500), (None, 500)],
-)
-def test_the_status_of_an_error_event_is_one_of_http(code, status):
-    assert ErrorObject(code=code).status == status
-
-
-def test_user_and_password_of_an_address_are_sent_but_are_no_part_of_it():
-    server = HttpServer("http://user:hunter2@h:1/prefix/?key=hunter2#x")
-    assert server.url == "http://h:1/prefix"
-    assert server._authorization == "Basic dXNlcjpodW50ZXIy"
-    assert HttpServer("http://user:hunter2@h:1", token="t")._authorization == "Bearer t"
-
-
-@pytest.mark.parametrize("url", ["h:1", "ftp://u:hunter2@h", "http://", "http://u:hunter2@h:99999", ""])
-def test_what_is_no_address_is_refused_without_repeating_it(url):
-    with pytest.raises(ValueError, match="backend_url: is no http") as caught:
-        HttpServer(url)
-    assert "hunter2" not in str(caught.value)
