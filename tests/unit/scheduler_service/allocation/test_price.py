@@ -43,3 +43,9 @@ def test_long_and_short_budgets_share_a_price_without_starving_each_other():
         reached[at] = curve.accuracy_at(budget)
     assert reached[200:].mean() > best - 0.02
     assert reached[scale == 1][100:].mean() > 0.8
+
+
+def test_a_gain_too_small_for_a_slope_is_priced_like_any_other():
+    pricing = DualPrice()
+    assert pricing.decide(Curve((2,), (5e-324,)), 0, 2, 16, 0.0, 16.0) in (0, 2)  # 5e-324 / 2 is 0
+    assert pricing.decide(Curve((2,), (0.5,)), 0, 2, 16, 0.0, 16.0) == 2
