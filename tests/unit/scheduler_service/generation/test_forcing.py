@@ -1,5 +1,7 @@
 """Budget forcing, one behaviour a test, by a scripted model."""
 
+import pytest
+
 from scheduler_service.domain import FinishReason, TextKind
 from scheduler_service.generation.forcing import BudgetForcing, CallEnd, held_back
 from scheduler_service.generation.templates import TEMPLATES
@@ -171,3 +173,11 @@ def test_a_server_with_a_smaller_limit_of_its_own_is_asked_again_but_not_for_eve
         forcing.feed("x", 1)
         assert forcing.end_call(CallEnd.LENGTH)
     assert (calls, forcing.reasoning_tokens) == (17, 17)
+
+
+@pytest.mark.parametrize("call_limit", [1, 1024])
+def test_a_stop_beyond_the_answers_most_tokens_does_not_make_it_end_naturally(call_limit):
+    """However the answer is cut into calls, it ends at its most tokens."""
+    forcing, texts = run(["Final answer:", *"aaa", "\n\n"], DEMO, budget=5, answer_tokens=3, call_limit=call_limit)
+    assert forcing.finish is FinishReason.ANSWER_LENGTH
+    assert text(texts, TextKind.ANSWER) == "aaa"
