@@ -5,7 +5,7 @@ import pytest
 
 from predictor_service.admission import RefusedQueryError, admit
 from predictor_service.artifact import read_manifest
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 from predictor_service.settings import SHIPPED_MODELS
 
 TEXT = read_manifest(SHIPPED_MODELS / "demo-text")

@@ -9,8 +9,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from predictive_scheduling import semconv
 from predictor_service.artifact import read_manifest
-from predictor_service.batcher import Predicted
-from predictor_service.features import Query
+from predictor_service.batching.batcher import Predicted
+from predictor_service.inputs.features import Query
 from predictor_service.metrics import PredictorMetrics
 from predictor_service.model import BatchResult
 from predictor_service.predictions import Answer

@@ -14,6 +14,7 @@ def test_the_shipped_model_loads_and_predicts_curves():
 
 
 def test_a_graph_with_other_windows_than_the_manifest_says_is_refused(folder):
-    change(folder, windows=8, mean_curve=[0.5] * 8, uncertainty=[0.1] * 8)
+    points = list(range(16, 129, 16))
+    change(folder, budget_points=points, mean_curve=[0.5] * 8, uncertainty=[0.1] * 8, mean_used_tokens=points)
     with pytest.raises(ArtifactError, match="16 points, the manifest says 8"):
         LoadedModel(folder)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 from predictor_service.trials import Trial, Trials
 
 

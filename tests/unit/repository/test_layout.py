@@ -9,8 +9,6 @@ MIRROR = ROOT / "tests/unit"
 SERVICES = ("scheduler_service", "predictor_service")
 MIRRORED = (*SERVICES, "predictive_scheduling", "predictive_scheduling_cli", "exporters")
 MOST_MODULES = 14
-# The predictor is one flat folder, which may not grow.
-FULLER = {"predictor_service": 17}
 
 # Modules that only a running service, server or connection shows at work, and where that is tested.
 ELSEWHERE = {
@@ -79,7 +77,7 @@ def test_what_is_tested_elsewhere_is_there_and_so_are_its_tests(module, where):
 def test_no_folder_of_the_services_has_too_many_modules(package):
     folders = {path.parent for path in (ROOT / package).rglob("*.py")}
     counts = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
-    assert {name: count for name, count in counts.items() if count > FULLER.get(name, MOST_MODULES)} == {}
+    assert {name: count for name, count in counts.items() if count > MOST_MODULES} == {}
 
 
 def test_every_folder_of_tests_is_a_package():

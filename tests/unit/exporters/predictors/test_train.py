@@ -7,7 +7,7 @@ from exporters.measure.curves import Curves, window_points
 from exporters.predictors.export import export
 from exporters.predictors.kinds import module_of
 from exporters.predictors.train import TextRecipe, train
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from tests.builders.training import RECIPE, TEXTS
 

@@ -18,7 +18,7 @@ from exporters.predictors.export import export
 from exporters.predictors.lora_difficulty import LoraRecipe, probabilities_of, train_lora
 from exporters.predictors.train_encoder import train_layer_mlp, train_lora_difficulty
 from predictor_service.artifact import ArtifactError, read_manifest
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from scheduler_service.generation.templates import PromptTemplate
 

@@ -8,8 +8,9 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from predictive_scheduling import semconv
 from scheduler_service.admission.admission import Admission
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.budget.ledger import BudgetLedger
-from scheduler_service.domain import FinishReason, OverloadedError
+from scheduler_service.domain import Allocation, FinishReason, Job, OverloadedError, Prediction, PredictionOutcome
 from scheduler_service.prediction.outcomes import OutcomeBook
 from scheduler_service.telemetry.metrics import OTHER, MetricsObserver, Tenants, Watched
 from tests.builders.jobs import JOB, given, used
@@ -70,9 +71,9 @@ def test_refusals_are_counted_by_why(observer):
 
 
 def test_what_was_given_is_held_against_uniform(observer):
-    observer.allocated(JOB, given(budget_tokens=32, baseline_tokens=40))
-    observer.allocated(JOB, given(budget_tokens=64, baseline_tokens=40))
-    assert points(observer, "budget.given") == [({"policy": "price"}, 96)]
+    observer.allocated(JOB, given(budget_tokens=32, baseline_tokens=40, expected_tokens=32.0))
+    observer.allocated(JOB, given(budget_tokens=64, baseline_tokens=40, expected_tokens=50.0))
+    assert points(observer, "budget.given") == [({"policy": "price"}, 82.0)]
     assert points(observer, "budget.baseline") == [({"policy": "price"}, 80)]
 
 
@@ -107,3 +108,23 @@ def test_endpoints_are_measured_by_their_place(observer):
     observer.watch(state)
     assert points(observer, "endpoint.outstanding") == [({"endpoint": "0"}, 3), ({"endpoint": "1"}, 0)]
     assert points(observer, "endpoint.failures") == [({"endpoint": "0"}, 0), ({"endpoint": "1"}, 5)]
+
+
+def sums(reader):
+    metrics = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    return {metric.name: sum(getattr(point, "value", 0) for point in metric.data.data_points) for metric in metrics}
+
+
+def test_tokens_given_are_those_that_the_ledger_reserves():
+    """Budgets that are not expected to be used whole are no overspending."""
+    reader = InMemoryMetricReader()
+    observer = MetricsObserver(MeterProvider([reader]), "m", "tgi")
+    curve = Curve((64, 128), (0.2, 0.6), (30.0, 40.0))
+    prediction = Prediction(PredictionOutcome.FRESH, curve, "p@1")
+    observer.allocated(
+        Job("a", "?", "", 0, 256),
+        Allocation("a", 128, 48, 8, 0, 256, "price", prediction, 0.6, 0.1, 40.0, 1),
+    )
+    found = sums(reader)
+    assert found["predictive_scheduling.budget.given"] == 40.0
+    assert found["predictive_scheduling.budget.baseline"] == 48

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictor_service.artifact import ArtifactError, Manifest
-from predictor_service.buckets import buckets
+from predictor_service.inputs.buckets import buckets
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import numpy as np
 import pytest
 
-from predictor_service.batch_queue import BatchQueue
-from predictor_service.batcher import Batcher, RunTimes
-from predictor_service.features import Query
+from predictor_service.batching.batch_queue import BatchQueue
+from predictor_service.batching.batcher import Batcher, RunTimes
+from predictor_service.inputs.features import Query
 from predictor_service.model import BatchResult
 
 

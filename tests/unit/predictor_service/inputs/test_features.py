@@ -7,7 +7,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from predictor_service.artifact import ArtifactError, read_manifest
-from predictor_service.features import GraphInputs, Query
+from predictor_service.inputs.features import GraphInputs, Query
 from predictor_service.settings import SHIPPED_MODELS
 
 TEXT = read_manifest(SHIPPED_MODELS / "demo-text")

@@ -5,7 +5,7 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictor_service.buckets import buckets
+from predictor_service.inputs.buckets import buckets
 
 lengths = st.lists(st.integers(1, 512), min_size=1, max_size=64)
 

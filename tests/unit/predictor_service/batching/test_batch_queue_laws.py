@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from predictor_service.batch_queue import BatchQueue
+from predictor_service.batching.batch_queue import BatchQueue
 
 
 @dataclass

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from predictor_service.artifact import Manifest
-from predictor_service.batch_queue import BatchQueue
-from predictor_service.features import Query
+from predictor_service.batching.batch_queue import BatchQueue
+from predictor_service.inputs.features import Query
 from predictor_service.model import BatchResult, LoadedModel
 
 # A batch that takes less than this runs on the event loop: a thread would cost about as much in hand-overs.
