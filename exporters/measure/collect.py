@@ -4,8 +4,8 @@ One trace of a question serves all its points: its reasoning is generated once, 
 answer of every point continues a prefix of it. The longest prefix goes first, so that an engine that keeps a request's
 state computes none of them again. From the point on at which the reasoning ended by itself, the answer is the model's
 own. Where it is enough to know from when on the answer no longer changes, the shortest prefix goes first, and what
-follows some answers in a row that are the model's own is taken to be so, too. Progress is kept line by line beside the output, so
-that a killed run goes on where it stopped.
+follows some answers in a row that are the model's own is taken to be so, too. Progress is kept line by line beside the
+output, so that a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
