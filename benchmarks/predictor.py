@@ -39,7 +39,7 @@ from predictive_scheduling.budget_points import evenly_spaced
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictor_service.artifact import Manifest, write_manifest
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from predictor_service.settings import SHIPPED_MODELS
 

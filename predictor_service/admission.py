@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from predictor_service.artifact import Manifest
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 
 
 class RefusedQueryError(Exception):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from predictor_service.artifact import ArtifactError, manifest_digest
-from predictor_service.batcher import Batcher
+from predictor_service.batching.batcher import Batcher
 from predictor_service.model import LoadedModel
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from predictor_service.artifact import ArtifactError, Manifest, read_manifest
-from predictor_service.features import GraphInputs, Query
+from predictor_service.inputs.features import GraphInputs, Query
 
 log = logging.getLogger(__name__)
 

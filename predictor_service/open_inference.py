@@ -20,7 +20,7 @@ from predictive_scheduling.open_inference.v2 import open_inference_pb2 as pb
 from predictive_scheduling.version import VERSION
 from predictor_service.admission import RefusedQueryError
 from predictor_service.artifact import Manifest
-from predictor_service.batcher import QueueFullError
+from predictor_service.batching.batcher import QueueFullError
 from predictor_service.model import ModelFailedError
 from predictor_service.predictions import Answer, Predictions
 from predictor_service.servicer import abort

@@ -12,8 +12,8 @@ from opentelemetry import trace
 from predictive_scheduling import semconv
 from predictor_service.admission import RefusedQueryError, admit
 from predictor_service.artifact import Manifest
-from predictor_service.batcher import Batcher, Predicted
-from predictor_service.features import Query
+from predictor_service.batching.batcher import Batcher, Predicted
+from predictor_service.inputs.features import Query
 from predictor_service.trials import Trial, TrialRecord, Trials
 
 log = logging.getLogger(__name__)

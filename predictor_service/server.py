@@ -14,8 +14,8 @@ from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
 from predictive_scheduling.serving import Serving
 from predictive_scheduling.telemetry import Telemetry
 from predictive_scheduling.version import VERSION
-from predictor_service.batch_queue import BatchQueue
-from predictor_service.batcher import Batcher
+from predictor_service.batching.batch_queue import BatchQueue
+from predictor_service.batching.batcher import Batcher
 from predictor_service.catalog import Catalog
 from predictor_service.metrics import PredictorMetrics
 from predictor_service.model import LoadedModel

@@ -12,8 +12,8 @@ from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictive_scheduling.rpc_errors import abort_invalid, abort_retry, require_valid
 from predictor_service.admission import RefusedQueryError
-from predictor_service.batcher import Batcher, QueueFullError
-from predictor_service.features import Query
+from predictor_service.batching.batcher import Batcher, QueueFullError
+from predictor_service.inputs.features import Query
 from predictor_service.model import ModelFailedError
 from predictor_service.predictions import Answer, Predictions
 from predictor_service.trials import Trials

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from predictive_scheduling.open_inference.v2 import open_inference_pb2 as pb
 from predictor_service.admission import RefusedQueryError
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 
 _DATATYPES = {"text": "BYTES", "hidden_state": "FP32"}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 
 KINDS = ("canary", "shadow")
 

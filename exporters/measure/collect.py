@@ -1,10 +1,11 @@
 """Measure curves: let a model reason, cut the reasoning at every budget point, force an answer, and check it.
 
 One trace of a question serves all its points: its reasoning is generated once, up to the last point, and the forced
-answer of every point continues a prefix of it. An engine with a prefix cache computes those prefixes once. From the
-point on at which the reasoning ended by itself, the answer is the model's own; and where forced answers in a row were
-that answer already, the points between are taken to be so, too. Progress is kept line by line beside the output, so
-that a killed run goes on where it stopped.
+answer of every point continues a prefix of it. The longest prefix goes first, so that an engine that keeps a request's
+state computes none of them again. From the point on at which the reasoning ended by itself, the answer is the model's
+own. Where it is enough to know from when on the answer no longer changes, the shortest prefix goes first, and what
+follows some answers in a row that are the model's own is taken to be so, too. Progress is kept line by line beside the
+output, so that a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -110,17 +111,17 @@ async def measure_trace(backend: Backend, plan: Plan, question: Question) -> Tra
     record = _Recording(forcing)
     own_answer = await _answer(backend, forcing, plan.sampling, record.take)
     generated = forcing.reasoning_tokens + forcing.answer_used
-    answers: list[str] = []
+    answers = dict.fromkeys(plan.points, own_answer)
+    before_its_end = [tokens for tokens in plan.points if tokens < forcing.reasoning_tokens]
     agreed = 0
-    for tokens in plan.points:
-        if tokens >= forcing.reasoning_tokens or (plan.settled and agreed >= plan.settled):
+    for tokens in before_its_end if plan.settled else reversed(before_its_end):
+        if plan.settled and agreed >= plan.settled:
             break
         cut = forcing_of(0, record.prefix(tokens))
-        answers.append(await _answer(backend, cut, plan.sampling))
+        answers[tokens] = await _answer(backend, cut, plan.sampling)
         generated += cut.answer_used
-        agreed = agreed + 1 if answers[-1] == own_answer else 0
-    answers += [own_answer] * (len(plan.points) - len(answers))
-    return Trace(answers, forcing.reasoning_tokens, generated)
+        agreed = agreed + 1 if answers[tokens] == own_answer else 0
+    return Trace(list(answers.values()), forcing.reasoning_tokens, generated)
 
 
 async def measure_question(backend: Backend, plan: Plan, question: Question, is_right: Checker) -> Measured:

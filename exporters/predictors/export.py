@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exporters.predictors.trained import Trained, manifest_of
 from predictor_service.artifact import Manifest, write_manifest
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 
 WORST_PARITY = 0.05

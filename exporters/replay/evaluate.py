@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exporters.measure.curves import Curves, pearson
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from scheduler_service.allocation import POLICIES, Policy, Problem, make_plan
 from scheduler_service.allocation.envelope import Envelope

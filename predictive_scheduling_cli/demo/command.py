@@ -49,15 +49,16 @@ def demo(
 
 
 def _print(summary: dict[str, Any], console: Console) -> None:
-    table = Table(title="same questions, same model, same total budget")
-    for name in ("tokens a question", "policy", "accuracy", "reserved", "used", "answer", "p50", "p99"):
+    table = Table(title="same questions, same model, same grant of tokens")
+    for name in ("tokens a question", "policy", "accuracy", "budgets", "reserved", "used", "answer", "p50", "p99"):
         table.add_column(name, justify="left" if name == "policy" else "right")
     for run in [summary, *([summary["ample"]] if "ample" in summary else [])]:
         for policy, figures in run["policies"].items():
             table.add_row(
                 str(run["tokens_per_query"]),
-                policy,
+                policy.replace("_", " "),
                 f"{figures['accuracy']:.1%}",
+                f"{figures['budget_tokens']:,}",
                 f"{figures['reserved_tokens']:,}",
                 f"{figures['reasoning_tokens']:,}",
                 f"{figures['answer_tokens']:,}",
@@ -65,9 +66,16 @@ def _print(summary: dict[str, Any], console: Console) -> None:
                 f"{figures['p99_ms'] / 1000:.1f} s",
             )
     console.print(table)
-    gain = 100 * (summary["policies"]["envelope"]["accuracy"] - summary["policies"]["uniform"]["accuracy"])
+    scheduled = summary["policies"]["envelope"]
+    over_used, over_reserved = (
+        100 * (scheduled["accuracy"] - summary["policies"][other]["accuracy"])
+        for other in ("uniform_at_equal_use", "uniform")
+    )
+    granted = summary["queries"] * summary["tokens_per_query"]
+    saved = f"{summary['tokens_saved_vs_cap']:,} tokens saved against the cap"
     console.print(
-        f"[bold]{gain:+.1f} points[/bold] at equal tokens; {summary['tokens_saved_vs_cap']:,} tokens saved against the "
-        f"cap, {summary['tokens_saved_at_equal_accuracy']:,.0f} at equal expected accuracy; prediction "
+        f"[bold]{over_used:+.1f} points at equal tokens[/bold] used ({scheduled['reasoning_tokens'] / granted:.0%} of "
+        f"the grant), {over_reserved:+.1f} over the same budget for all; {saved}, "
+        f"{summary['tokens_saved_at_equal_accuracy']:,.0f} at equal expected accuracy; prediction "
         f"{summary['prediction_ms_p50']:.1f} ms (median window); coverage {summary['coverage']:.0%}"
     )

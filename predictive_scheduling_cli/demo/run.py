@@ -26,7 +26,13 @@ from predictive_scheduling_cli.demo.services import service
 from predictive_scheduling_cli.demo.summary import summarise
 from scheduler_service.api.status_page import picture
 
-_POLICIES = ("uniform", "envelope")
+# What each run sets: uniform as it is without us, the same budget for all whatever is used of it; uniform with budgets
+# that are expected to use the grant; and scheduled.
+_POLICIES: dict[str, dict[str, str]] = {
+    "uniform": {"policy": "uniform", "predictor": ""},
+    "uniform_at_equal_use": {"policy": "uniform"},
+    "envelope": {"policy": "envelope"},
+}
 # The window closes by size: all questions are sent at once, and the last, smaller one must not wait long.
 _SCHEDULER = {
     "backend": "embedded", "template": "demo", "bank_limit_tokens": 0, "window_size": 36, "window_ms": 500,
@@ -37,7 +43,7 @@ _SCHEDULER = {
 async def run_demo(
     asked: QuestionSet, budgets: Sequence[int], out: Path, sockets: Path, console: Console, *, telemetry: bool
 ) -> tuple[dict[str, Any], list[Path]]:
-    """Ask all questions under both policies at each mean budget; returns the summary, and the files that were written.
+    """Ask all questions under each policy at each mean budget; returns the summary, and the files that were written.
 
     ``telemetry``: serve the scheduler's status page meanwhile, and leave a picture of it.
     """
@@ -54,8 +60,8 @@ async def run_demo(
         async with service("predictor", f"unix:{sockets / 'predictor.sock'}", log, otlp=endpoint) as predictor:
             for tokens in budgets:
                 results: dict[str, list[Result]] = {}
-                for policy in _POLICIES:
-                    flags = {**_SCHEDULER, **own, "predictor": predictor, "policy": policy, "tokens_per_query": tokens}
+                for policy, settings in _POLICIES.items():
+                    flags = {**_SCHEDULER, **own, "predictor": predictor, "tokens_per_query": tokens, **settings}
                     console.print(f"[dim]{policy}, {tokens} tokens a question: starting scheduler and LLM[/dim]")
                     if telemetry:
                         flags["status_listen"] = page
@@ -68,7 +74,7 @@ async def run_demo(
                             )
                         if telemetry:
                             await _picture(page, out / f"status-{policy}-{tokens}.html")
-                summary = summarise(results["uniform"], results["envelope"], tokens)
+                summary = summarise(results, tokens)
                 runs.append((summary, results["uniform"], results["envelope"]))
         await asyncio.to_thread(tracing.shutdown)  # it exports to the receiver on this loop
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, median
 from typing import Any
 
@@ -17,11 +17,15 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def of_policy(results: Sequence[Result]) -> dict[str, float]:
-    """One policy's figures: accuracy as a fraction, tokens over all questions, latencies in milliseconds."""
+    """One policy's figures: accuracy as a fraction, tokens over all questions, latencies in milliseconds.
+
+    ``budget_tokens``: what the questions might have used; ``reserved_tokens``: what was expected of them.
+    """
     seconds = [result.seconds for result in results]
     return {
         "accuracy": fmean(result.right for result in results),
-        "reserved_tokens": sum(result.usage.reserved_tokens for result in results),
+        "budget_tokens": sum(result.allocation.reasoning_budget_tokens for result in results),
+        "reserved_tokens": round(sum(result.allocation.expected_tokens for result in results)),
         "reasoning_tokens": sum(result.usage.reasoning_tokens for result in results),
         "answer_tokens": sum(result.usage.answer_tokens for result in results),
         "p50_ms": round(1000 * median(seconds), 1),
@@ -35,13 +39,14 @@ def overhead_seconds(result: Result) -> float:
     return given.window_wait_seconds + given.prediction_seconds + given.allocation_seconds
 
 
-def summarise(uniform: Sequence[Result], envelope: Sequence[Result], tokens_per_query: int) -> dict[str, Any]:
-    """Both policies side by side, and what scheduling saved, cost and covered."""
+def summarise(results: Mapping[str, Sequence[Result]], tokens_per_query: int) -> dict[str, Any]:
+    """All policies side by side, and what scheduling (``envelope``) saved, cost and covered."""
+    envelope = results["envelope"]
     fresh = [r for r in envelope if r.allocation.prediction_outcome == pb.PREDICTION_OUTCOME_FRESH]
     return {
         "queries": len(envelope),
         "tokens_per_query": tokens_per_query,
-        "policies": {"uniform": of_policy(uniform), "envelope": of_policy(envelope)},
+        "policies": {policy: of_policy(own) for policy, own in results.items()},
         "tokens_saved_vs_cap": sum(result.usage.tokens_saved_vs_cap for result in envelope),
         "tokens_saved_at_equal_accuracy": round(sum(r.usage.tokens_saved_at_equal_accuracy for r in envelope), 1),
         "prediction_ms_p50": round(1000 * median(result.allocation.prediction_seconds for result in envelope), 3),

@@ -29,7 +29,7 @@ from scheduler_service.allocation.envelope import Segment, segments_of
 from scheduler_service.allocation.problem import Floats, Ints, Problem
 
 _BINS = 768  # down to 1e-9 accuracy per token; flatter segments share the last bin
-_STEEPEST = 1.0
+_STEEPEST, _FLATTEST = 1.0, 1e-9
 _BINS_PER_FACTOR = 512 / log(_STEEPEST / 1e-6)
 _RENORMALISE = 1e100
 _ROUNDING = 1e-6
@@ -51,7 +51,8 @@ class SlopeHistogram:
         # Growing the weight of the new fades the old without touching every bin.
         self._weight *= self._growth
         for segment in segments:
-            place = int(-log(segment.slope) * _BINS_PER_FACTOR) if segment.slope < _STEEPEST else 0
+            slope = min(_STEEPEST, max(_FLATTEST, segment.slope))  # 0 where the gain is too small for a number
+            place = int(-log(slope) * _BINS_PER_FACTOR)
             self._tokens[min(place, _BINS - 1)] += self._weight * segment.cost
         self._requests += self._weight
         self._spare += self._weight * spare

@@ -248,6 +248,9 @@ class BudgetForcing:
 
     def _feed_answer(self, text: str, tokens: int) -> bool:
         within = min(tokens, self.answer_tokens - self.answer_used)
+        if tokens and not within:  # the answer had all its tokens before: a stop that comes now is not part of it
+            self._finish(FinishReason.ANSWER_LENGTH)
+            return False
         self.answer_used += within
         self._held_tokens += within
         held = self._held + text

@@ -16,7 +16,7 @@ from exporters.measure.on_ray import run_on_ray
 from exporters.measure.questions import read_questions
 from predictive_scheduling_cli.main import app
 from tests.standins.tgi import TgiStandIn
-from tests.unit.test_features import folder  # noqa: F401  # a fixture: a tiny LLM
+from tests.unit.exporters.measure.test_features import folder  # noqa: F401  # a fixture: a tiny LLM
 from tests.waiting import eventually
 
 COUNT = 24

@@ -19,10 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictor_service.artifact import ArtifactError, Manifest, digest
-from predictor_service.batch_queue import BatchQueue
-from predictor_service.batcher import Batcher
+from predictor_service.batching.batch_queue import BatchQueue
+from predictor_service.batching.batcher import Batcher
 from predictor_service.catalog import Catalog, without_name_twice
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from predictor_service.predictions import Predictions
 from predictor_service.servicer import PredictorServicer

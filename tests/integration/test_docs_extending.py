@@ -20,8 +20,8 @@ from predictive_scheduling.predictor.v1 import predictor_pb2
 from scheduler_service.allocation import POLICIES
 from scheduler_service.generation.backends import SERVERS
 from tests.integration.running import predictor, scheduler
-from tests.properties import test_allocation_laws as laws
 from tests.standins.listening import Listening
+from tests.unit.scheduler_service.allocation import test_problem_laws as laws
 
 PAGE = (Path(__file__).parents[2] / "docs/extending.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)

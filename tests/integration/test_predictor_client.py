@@ -21,8 +21,8 @@ from scheduler_service.allocation.curve import Curve
 from scheduler_service.domain import NO_CURVE, HiddenState, Job, PredictionOutcome
 from scheduler_service.prediction.client import GrpcPredictor
 from tests.integration.running import balanced, scheduler
-from tests.properties.test_prediction_laws import MODELS, PREDICTIONS
 from tests.standins.backend import ScriptedBackend
+from tests.unit.scheduler_service.prediction.test_answers_laws import MODELS, PREDICTIONS
 
 FRESH, INVALID, TIMEOUT = PredictionOutcome.FRESH, PredictionOutcome.INVALID, PredictionOutcome.TIMEOUT
 RISING = [(at + 1) / 20 for at in range(16)]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from predictive_scheduling import AsyncPredictorClient, AsyncSchedulerClient
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
-from predictor_service.features import Query
+from predictor_service.inputs.features import Query
 from predictor_service.settings import PredictorSettings
 from predictor_service.trials import Trial
 from tests.integration.models import hidden_state_model

@@ -61,7 +61,7 @@ def boxes() -> tuple[Box, ...]:
         "predictor_service", 750, 140, 320, 130,
         (
             "servicer, open_inference: calls in",
-            "batcher, batch_queue, buckets: micro-batches",
+            "batching, inputs: micro-batches, rows of like length",
             "model, artifact, catalog: ONNX files, reloaded",
             "trials: canary and shadow models",
         ),

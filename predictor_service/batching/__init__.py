@@ -1,0 +1,1 @@
+"""Gathers queries in batches: which run together, and when."""

@@ -1,0 +1,1 @@
+"""What goes into a graph: queries as tensors, rows of like length together."""

@@ -1,0 +1,1 @@
+"""Makes what tests of several modules need: jobs, problems, collections, measurements, trainings."""

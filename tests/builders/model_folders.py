@@ -1,0 +1,9 @@
+"""Changes to model folders."""
+
+import json
+
+
+def change(folder, **fields):
+    """Change fields of a manifest."""
+    path = folder / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))

@@ -1,0 +1,37 @@
+"""Parts of a collection become one dataset."""
+
+import json
+
+import pytest
+
+from exporters.faults import CurvesFileError
+from exporters.measure.collect import collect
+from exporters.measure.curves import read_curves
+from exporters.measure.merge import merge
+from exporters.measure.questions import Shard, read_questions
+from tests.builders.collecting import PLAN, right, thinks
+from tests.standins.backend import ScriptedBackend
+
+
+def write_questions(path, count):
+    rows = [{"question_id": f"q{n}", "question": f"question {n}?", "expected": "yes"} for n in range(count)]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return read_questions(path)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+async def test_shards_merge_to_one_dataset_with_no_question_lost_or_doubled(tmp_path, count):
+    asked = write_questions(tmp_path / "q.jsonl", 10)
+    parts = []
+    for index in range(count):
+        parts.append(tmp_path / f"part-{index}.parquet")
+        await collect(ScriptedBackend(thinks(10)), PLAN, Shard(index, count).of(asked), right, parts[-1])
+    merge(parts, asked, tmp_path / "all.parquet")
+    assert read_curves(tmp_path / "all.parquet").ids == [f"q{n}" for n in range(10)]
+    if count > 1:
+        with pytest.raises(CurvesFileError, match="in no part"):
+            merge(parts[1:], asked, tmp_path / "all.parquet")
+        with pytest.raises(CurvesFileError, match="is not in the questions file"):
+            merge(parts, asked[:-1], tmp_path / "all.parquet")
+    with pytest.raises(CurvesFileError, match=r"q0 is in .*part-0\.parquet too"):
+        merge([*parts, parts[0]], asked, tmp_path / "all.parquet")

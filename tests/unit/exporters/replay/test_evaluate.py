@@ -1,0 +1,92 @@
+"""Evaluation: what predictions are worth, and what noise is worth."""
+
+import numpy as np
+import pytest
+
+from exporters.measure.curves import Curves, read_curves, window_points, write_curves
+from exporters.replay.evaluate import Predicted, evaluate, split_samples
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Curves that rise at different places to different heights, as fractions of 100 samples."""
+    rng = np.random.default_rng(1)
+    middle, height = rng.uniform(20, 220, 400), rng.uniform(0.2, 1.0, 400)
+    curve = height[:, None] / (1 + np.exp(-(np.arange(16, 257, 16)[None, :] - middle[:, None]) / 12))
+    return rng.binomial(100, curve) / 100
+
+
+def scored(predicted, measured, model=None, *, used=(None, None)):
+    """Evaluate curves at 16, 32, … tokens; ``used``: predicted and measured use."""
+    names = [str(n) for n in range(len(measured))]
+    curves = Curves.measured(names, names, window_points(measured.shape[1]), measured, used[1])
+    return evaluate(Predicted(predicted, used[0]), curves, model or {})
+
+
+def at(evaluation, tokens):
+    return next(one for one in evaluation.budgets if one.tokens_per_query == tokens)
+
+
+def test_every_budget_is_scored_and_no_plan_overspends(measured):
+    evaluation = scored(measured, measured, {"name": "m", "version": "1"})
+    assert [one.tokens_per_query for one in evaluation.budgets] == list(range(16, 257, 16))
+    for one in evaluation.budgets:
+        assert set(one.policies) == {"greedy", "envelope", "price"}
+        assert all(scored.tokens_per_query <= one.tokens_per_query for scored in one.policies.values())
+        assert all(scored.band[0] <= scored.gain <= scored.band[1] for scored in one.policies.values())
+
+
+def test_true_curves_reach_the_oracle_and_the_split_oracle_is_below_it(measured):
+    evaluation = scored(measured, measured)
+    assert evaluation.pearson == pytest.approx(1.0)
+    for tokens in (32, 64, 128):
+        one = at(evaluation, tokens)
+        assert one.policies["envelope"].accuracy == pytest.approx(one.oracle, abs=1e-6)
+        assert one.uniform < one.oracle_split <= one.oracle
+
+
+def test_noise_gains_nothing_much_and_costs_little(measured):
+    mean = measured.mean(axis=0)
+    flat = scored(np.tile(mean, (len(measured), 1)), measured)
+    assert all(abs(one.policies["envelope"].gain) < 0.03 for one in flat.budgets)
+
+
+def test_samples_are_split_without_losing_any(measured):
+    first, second = split_samples(measured, 100, np.random.default_rng(0))
+    assert np.allclose((first + second) / 2, measured)
+    assert not np.allclose(first, second)
+
+
+def test_where_use_is_known_plans_are_compared_at_equal_used_tokens(measured):
+    rng = np.random.default_rng(3)
+    points = window_points(16)
+    lengths = rng.uniform(10, 400, len(measured))[:, None]
+    used = np.minimum(lengths, points[None, :])
+    found = scored(measured, measured, used=(used, used))
+    assert (found.basis, found.used_pearson) == ("used", pytest.approx(1.0))
+    for one in found.budgets:
+        assert one.uniform_used_tokens_per_query == pytest.approx(np.minimum(lengths, one.tokens_per_query).mean())
+        for name, policy in one.policies.items():
+            reserved = one.policies_at_equal_reserved[name]
+            assert policy.used_tokens_per_query <= one.uniform_used_tokens_per_query + 0.01
+            assert reserved.tokens_per_query <= one.tokens_per_query + 1e-9
+    tight = at(found, 64)  # where tokens are short, those that would have lain idle buy more
+    assert tight.policies["envelope"].accuracy > tight.policies_at_equal_reserved["envelope"].accuracy
+
+
+def test_a_file_with_points_is_read_and_scored_at_them(tmp_path):
+    points = [0, 256, 1024, 8192]
+    rows = 40
+    rng = np.random.default_rng(0)
+    accuracy = np.sort(rng.random((rows, 4)), axis=1)
+    used = np.minimum(rng.uniform(100, 9000, rows)[:, None], np.array(points)[None, :])
+    names = [f"q{n}" for n in range(rows)]
+    columns = {
+        "question_id": names, "question": names, "budget_tokens": [points] * rows,
+        "accuracy": accuracy.tolist(), "used_tokens": used.tolist(),
+    }  # fmt: skip
+    write_curves(tmp_path / "c.parquet", columns)
+    curves = read_curves(tmp_path / "c.parquet")
+    assert curves.points.tolist() == points
+    found = evaluate(Predicted(accuracy, used), curves, {})
+    assert [one.tokens_per_query for one in found.budgets] == points[1:]

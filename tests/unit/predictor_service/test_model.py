@@ -1,0 +1,20 @@
+"""A model folder is loaded, and its graph is held against its manifest."""
+
+import pytest
+
+from predictor_service.artifact import ArtifactError
+from predictor_service.model import LoadedModel
+from predictor_service.settings import SHIPPED_MODELS
+from tests.builders.model_folders import change
+
+
+def test_the_shipped_model_loads_and_predicts_curves():
+    for folder in SHIPPED_MODELS.iterdir():
+        assert LoadedModel(folder).manifest.windows == 16
+
+
+def test_a_graph_with_other_windows_than_the_manifest_says_is_refused(folder):
+    points = list(range(16, 129, 16))
+    change(folder, budget_points=points, mean_curve=[0.5] * 8, uncertainty=[0.1] * 8, mean_used_tokens=points)
+    with pytest.raises(ArtifactError, match="16 points, the manifest says 8"):
+        LoadedModel(folder)

@@ -1,0 +1,263 @@
+"""The Kubernetes manifests: rendered, valid, hardened, and with nothing in them that refers to what is not there."""
+
+import json
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from typer.main import get_command
+
+from exporters.measure.questions import Shard
+from predictive_scheduling_cli.main import app
+from predictor_service.settings import SHIPPED_MODELS, PredictorSettings
+from scheduler_service.settings import SchedulerSettings
+from tests.programs import needs
+
+ROOT = Path(__file__).resolve().parents[3] / "k8s"
+KUBERNETES = ("1.33", kubernetes_validate.latest_version())
+FOLDERS = sorted(path.parent for kind in ("overlays", "jobs") for path in (ROOT / kind).glob("*/kustomization.yaml"))
+OVERLAYS = [folder for folder in FOLDERS if folder.parent.name == "overlays"]
+SERVICES = {"predictor": PredictorSettings, "scheduler": SchedulerSettings}
+
+pytestmark = needs("kubectl")
+
+
+def named(folders):
+    return pytest.mark.parametrize("folder", folders, ids=lambda folder: folder.name)
+
+
+@cache
+def rendered(folder):
+    """What 'kubectl kustomize' makes of a folder; it complains about nothing."""
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def of(folder, *kinds):
+    return [document for document in rendered(folder) if document["kind"] in kinds]
+
+
+def pods(folder):
+    """Every pod template: its owner's name and kind, the template."""
+    return [
+        (document["metadata"]["name"], document["kind"], document["spec"]["template"])
+        for document in of(folder, "Deployment", "StatefulSet", "Job")
+    ]
+
+
+def schema(document):
+    """The schema of an operator's resource; its spec is checked against it."""
+    known = yaml.safe_load((ROOT / "schemas.yaml").read_text())
+    found = known["resources"].get(f"{document['apiVersion']}/{document['kind']}")
+    return None if found is None else {**found, "definitions": known["definitions"]}
+
+
+def check(document):
+    """Raise where a document is not valid. Most stand in several overlays; each is looked at once."""
+    _check(json.dumps(document, sort_keys=True))
+
+
+@cache
+def _check(text):
+    document = json.loads(text)
+    if (operators := schema(document)) is not None:
+        jsonschema.validate(document["spec"], operators)
+    else:
+        for version in KUBERNETES:
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+@named(FOLDERS)
+def test_everything_is_valid(folder):
+    for document in rendered(folder):
+        try:
+            check(document)
+        except Exception as error:
+            pytest.fail(f"{document['kind']} {document['metadata']['name']}: {error}")
+
+
+def test_the_examples_are_valid():
+    examples = list((ROOT / "examples").glob("*.yaml"))
+    assert examples
+    for path in examples:
+        for document in yaml.safe_load_all(path.read_text()):
+            check(document)
+
+
+def test_a_typing_mistake_is_found():
+    deployment = next(document for document in rendered(ROOT / "overlays/cpu") if document["kind"] == "Deployment")
+    broken = json.loads(json.dumps(deployment).replace('"replicas"', '"replica"'))
+    with pytest.raises(kubernetes_validate.ValidationError):
+        check(broken)
+    scaled = of(ROOT / "overlays/gpu", "ScaledObject")[0]
+    broken = json.loads(json.dumps(scaled).replace('"minReplicaCount"', '"minReplicas"'))
+    with pytest.raises(jsonschema.ValidationError):
+        check(broken)
+
+
+@named(FOLDERS)
+def test_every_container_is_hardened_and_says_what_it_needs(folder):
+    for name, kind, template in pods(folder):
+        spec = template["spec"]
+        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["runAsUser"] > 10_000, name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")), name
+        for container in spec["containers"]:
+            security = container["securityContext"]
+            assert security["allowPrivilegeEscalation"] is False, name
+            assert security["readOnlyRootFilesystem"] is True, name
+            assert security["capabilities"] == {"drop": ["ALL"]}, name
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys(), name
+            assert "memory" in container["resources"]["limits"], name
+            # A CPU limit would throttle what is paid for; exception to the linters, for all containers.
+            assert "cpu" not in container["resources"]["limits"], name
+            assert re.fullmatch(r"[\w.-]+\.[\w.-]+/[\w./-]+:v?\d[\w.-]*", container["image"]), container["image"]
+            assert kind == "Job" or {"readinessProbe", "livenessProbe"} <= container.keys(), name
+
+
+@named(FOLDERS)
+def test_everything_that_is_referred_to_is_there(folder):
+    names = {(document["kind"], document["metadata"]["name"]) for document in rendered(folder)}
+    secrets = {document["spec"]["secretName"] for document in of(folder, "Certificate")}
+    for owner, _, template in pods(folder):
+        spec = template["spec"]
+        if "serviceAccountName" in spec:
+            assert ("ServiceAccount", spec["serviceAccountName"]) in names, owner
+        volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
+        for volume in volumes.values():
+            if "configMap" in volume:
+                assert ("ConfigMap", volume["configMap"]["name"]) in names, owner
+            if "secret" in volume:
+                assert volume["secret"]["secretName"] in secrets, owner
+            if "persistentVolumeClaim" in volume:
+                assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in names, owner
+        for container in spec["containers"]:
+            assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes.keys(), owner
+            for source in container.get("envFrom", ()):
+                assert ("ConfigMap", source["configMapRef"]["name"]) in names, owner
+            ports = {port["name"] for port in container.get("ports", ())}
+            numbers = {port["containerPort"] for port in container.get("ports", ())}
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                wanted = container.get(probe, {})
+                if "grpc" in wanted:
+                    assert wanted["grpc"]["port"] in numbers, f"{owner}: {probe}"
+                for action in ("httpGet", "tcpSocket"):
+                    assert wanted.get(action, {}).get("port", "") in {*ports, *numbers, ""}, f"{owner}: {probe}"
+    for budget in of(folder, "PodDisruptionBudget"):
+        assert selected(folder, budget["spec"]["selector"]["matchLabels"]), budget["metadata"]["name"]
+    for scaled in of(folder, "ScaledObject"):
+        assert ("Deployment", scaled["spec"]["scaleTargetRef"]["name"]) in names
+    for issued in of(folder, "Certificate"):
+        assert (issued["spec"]["issuerRef"]["kind"], issued["spec"]["issuerRef"]["name"]) in names
+    for route in yaml.safe_load_all((ROOT / "examples/grpcroute.yaml").read_text()):
+        for rule in route["spec"]["rules"]:
+            for backend in rule["backendRefs"]:
+                assert folder not in OVERLAYS or ("Service", backend["name"]) in names
+
+
+def selected(folder, labels):
+    """The pods that labels select."""
+    return [template for _, _, template in pods(folder) if labels.items() <= template["metadata"]["labels"].items()]
+
+
+def expression_selects(selector, labels):
+    """Whether a label selector with expressions selects labels."""
+    plain = selector.get("matchLabels", {}).items() <= labels.items()
+    return plain and all(labels.get(one["key"]) in one["values"] for one in selector.get("matchExpressions", ()))
+
+
+def ports_of(template):
+    return {port.get("name"): port["containerPort"] for one in template["spec"]["containers"] for port in one["ports"]}
+
+
+@named(OVERLAYS)
+def test_services_monitors_and_policies_name_ports_that_pods_have(folder):
+    for service in of(folder, "Service"):
+        found = selected(folder, service["spec"]["selector"])
+        assert found, service["metadata"]["name"]
+        for port in service["spec"]["ports"]:
+            assert all(port["targetPort"] in ports_of(template) for template in found), service["metadata"]["name"]
+    for monitor in of(folder, "PodMonitor"):
+        chosen = [
+            template
+            for _, _, template in pods(folder)
+            if expression_selects(monitor["spec"]["selector"], template["metadata"]["labels"])
+        ]
+        assert chosen
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            assert all(endpoint["port"] in ports_of(template) for template in chosen)
+    known = {port for _, _, template in pods(folder) for port in ports_of(template).values()} | {53, 443}
+    optional = {4317, 6379, 8080}  # of components that an overlay may leave out
+    for policy in of(folder, "NetworkPolicy"):
+        for rule in [*policy["spec"].get("ingress", ()), *policy["spec"].get("egress", ())]:
+            assert {port["port"] for port in rule["ports"]} <= known | optional, policy["metadata"]["name"]
+
+
+@named(OVERLAYS)
+def test_selectors_of_deployments_do_not_overlap(folder):
+    for deployment in of(folder, "Deployment"):
+        assert len(selected(folder, deployment["spec"]["selector"]["matchLabels"])) == 1, deployment["metadata"]["name"]
+
+
+def environment(folder, template):
+    """The variables that a pod gets from its ConfigMaps; a later one wins."""
+    maps = {document["metadata"]["name"]: document["data"] for document in of(folder, "ConfigMap")}
+    found = {}
+    for container in template["spec"]["containers"]:
+        for source in container.get("envFrom", ()):
+            found |= maps[source["configMapRef"]["name"]]
+    return found
+
+
+@named(OVERLAYS)
+def test_the_services_understand_their_settings_and_drain_in_time(folder, monkeypatch):
+    for name, _, template in pods(folder):
+        service = template["metadata"]["labels"]["app.kubernetes.io/name"]
+        if service not in SERVICES:
+            continue
+        given = environment(folder, template)
+        with monkeypatch.context() as patch:
+            for key, value in given.items():
+                patch.setenv(key, value)
+            settings = SERVICES[service]()
+        prefix = f"{service.upper()}_"
+        fields = {prefix + field.upper() for field in SERVICES[service].model_fields}
+        unknown = {key for key in given if not key.startswith("OTEL_")} - fields
+        assert not unknown, f"{name}: {unknown}"
+        container = template["spec"]["containers"][0]
+        pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        ending = pause + settings.lame_duck_seconds + settings.drain_seconds
+        assert template["spec"]["terminationGracePeriodSeconds"] >= ending + 4, name
+        ports = ports_of(template)
+        assert int(settings.listen.rpartition(":")[2]) == ports["grpc"]
+        assert int(settings.metrics_listen.rpartition(":")[2]) == ports["metrics"]
+        if settings.tls_cert:  # probes speak no TLS
+            assert (
+                int(settings.health_listen.rpartition(":")[2])
+                == ports["health"]
+                == container["livenessProbe"]["grpc"]["port"]
+            )
+        if service == "predictor" and settings.models == SHIPPED_MODELS:
+            assert (SHIPPED_MODELS / settings.default_model).is_dir()
+
+
+@named([folder for folder in FOLDERS if folder.parent.name == "jobs"])
+def test_jobs_cut_the_questions_into_as_many_parts_as_they_have_pods(folder, monkeypatch):
+    (job,) = of(folder, "Job")
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    given = {one["name"]: one["value"] for one in container["env"]}
+    assert int(given["SHARD_COUNT"]) == job["spec"]["completions"]
+    shard = Shard.from_environment({**given, "JOB_COMPLETION_INDEX": "7"})
+    assert (shard.index, shard.count) == (7, job["spec"]["completions"])
+    command = get_command(app).commands[container["args"][0]]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {argument.partition("=")[0] for argument in container["args"][1:]} <= options

@@ -1,0 +1,17 @@
+"""How a budget fills: with requests, with windows, or with time."""
+
+from scheduler_service.budget.income import PerQuery, PerSecond, PerWindow
+from scheduler_service.budget.ledger import BudgetLedger
+
+
+def test_budgets_a_second_fill_with_time_and_stop_at_the_banks_limit():
+    assert BudgetLedger(32, bank_limit=50, income=PerSecond(10), opening=80).available(1, 0.0) == 50
+    ledger = BudgetLedger(32, bank_limit=50, income=PerSecond(10))
+    assert ledger.available(1, 0.0) == 0
+    ledger.reserve({"a": 0}, 0, now=0.0)
+    assert ledger.available(5, 3.0) == 30
+    ledger.reserve({"b": 20}, 1, now=3.0)
+    assert ledger.available(1, 4.0) == 20
+    ledger.reserve({"c": 0}, 1, now=3600.0)
+    assert ledger.bank == 50
+    assert (PerQuery(8).of(3, 9), PerWindow(8).of(3, 9)) == (24, 8)

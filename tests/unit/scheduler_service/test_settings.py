@@ -1,0 +1,51 @@
+"""The scheduler's settings come from the environment and from flags, and are checked."""
+
+import pytest
+from pydantic import ValidationError
+
+from scheduler_service.settings import SchedulerSettings
+
+
+def test_a_flag_beats_the_environment(monkeypatch):
+    monkeypatch.setenv("SCHEDULER_BACKEND", "embedded")
+    monkeypatch.setenv("SCHEDULER_TOKENS_PER_QUERY", "64")
+    assert SchedulerSettings().tokens_per_query == 64
+    assert SchedulerSettings(tokens_per_query=32).tokens_per_query == 32
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"backend": "tgi"}, "backend_url"),
+        ({"backend": "embedded", "template": "nope"}, "template"),
+        ({"backend": "embedded", "policy": "nope"}, "policy"),
+        ({"backend": "embedded", "floor_tokens": 200}, "tokens_per_query"),
+        ({"backend": "embedded", "window_size": 0}, "window_size"),
+        ({"backend": "nope"}, "backend"),
+        ({"backend": "embedded", "policy": "target"}, "target_accuracy"),
+        ({"backend": "embedded", "target_accuracy": 0.5}, "target_accuracy"),
+        ({"backend": "embedded", "budget_per": "second"}, "budget_tokens"),
+        ({"backend": "embedded", "policy": "price", "budget_per": "window", "budget_tokens": 64}, "policy: price"),
+        ({"backend": "embedded", "policy": "price", "tenant_shares": {"a": 1}}, "policy: price"),
+        ({"backend": "embedded", "policy": "envelope", "tenant_shares": {"a": 0}}, "tenant_shares"),
+        ({"backend": "embedded", "policy": "exact", "window_size": 4096}, "window_size"),
+    ],
+)
+def test_a_wrong_setting_is_named(given, named):
+    with pytest.raises(ValidationError, match=named):
+        SchedulerSettings(**given)
+
+
+def test_tenants_shares_are_read_from_flags_and_from_the_environment(monkeypatch):
+    given = {"backend": "embedded", "policy": "envelope"}
+    assert SchedulerSettings(**given, tenant_shares="gold=3, free=1").tenant_shares == {"gold": 3, "free": 1}
+    monkeypatch.setenv("SCHEDULER_TENANT_SHARES", "gold=2")
+    assert SchedulerSettings(**given).tenant_shares == {"gold": 2}
+    with pytest.raises(ValidationError, match="tenant_shares"):
+        SchedulerSettings(**given, tenant_shares="gold")
+
+
+def test_the_bank_holds_a_number_of_mean_budgets_unless_it_is_told():
+    assert SchedulerSettings(backend="embedded", tokens_per_query=50).bank_tokens == 6400
+    assert SchedulerSettings(backend="embedded", tokens_per_query=50, policy="envelope").bank_tokens == 1600
+    assert SchedulerSettings(backend="embedded", bank_limit_tokens=0).bank_tokens == 0
