@@ -48,7 +48,7 @@ itself sends the results as text in a new request, which gets a budget of its ow
 32,768 is as good as 16, 32, … 256. `budget_window_tokens` is their distance where they are evenly spaced, for
 older clients. Between points curves are linear. Where the server's floor and cap are not set they follow the points:
 the floor is the first point above 0, the cap the last point, or, if that is less, what the LLM server has room for
-beside the answer and 256 tokens of prompt. `Allocate` takes curves of up to 256 points.
+beside the answer and 256 tokens of prompt.
 
 **Expected use.** A model that ends its thinking by itself uses less than its budget. A predictor may therefore say what
 each point is expected to use (`used_tokens`: the mean of the lesser of budget and natural length). Then budgets cost
