@@ -39,16 +39,18 @@ def test_never_more_than_the_slots_hold_and_none_is_lost(most, steps):
             if kind == "comes":
                 ends.append(asyncio.Event())
                 tasks.append(asyncio.create_task(hold(len(tasks), priority, ends[-1])))
-            elif tasks and kind == "cancelled":
-                tasks[which % len(tasks)].cancel()
-            elif tasks:
-                ends[which % len(tasks)].set()
+            elif alive := [at for at, task in enumerate(tasks) if not task.done()]:
+                chosen = alive[which % len(alive)]
+                if kind == "cancelled":
+                    tasks[chosen].cancel()
+                else:
+                    ends[chosen].set()
             for _ in range(turns):
                 await asyncio.sleep(0)
             if turns == SETTLED:
                 await settle()
-                alive = sum(not task.done() for task in tasks)
-                assert len(holding) == min(most, alive)  # no slot is idle while somebody waits
+                unfinished = sum(not task.done() for task in tasks)
+                assert len(holding) == min(most, unfinished)  # no slot is idle while somebody waits
         for end in ends:
             end.set()
         await settle()
