@@ -16,7 +16,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from rich.console import Console
 
+from predictive_scheduling import AsyncPredictorClient
 from predictive_scheduling.interceptors import client_tracing
+from predictive_scheduling.predictor.v1 import predictor_pb2
 from predictive_scheduling_cli.demo.live import LiveView
 from predictive_scheduling_cli.demo.otlp_receiver import OtlpReceiver
 from predictive_scheduling_cli.demo.questions import QuestionSet
@@ -24,15 +26,11 @@ from predictive_scheduling_cli.demo.report import write_report
 from predictive_scheduling_cli.demo.runner import Result, ask_all
 from predictive_scheduling_cli.demo.services import service
 from predictive_scheduling_cli.demo.summary import summarise
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.api.status_page import picture
 
-# What each run sets: uniform as it is without us, the same budget for all whatever is used of it; uniform with budgets
-# that are expected to use the grant; and scheduled.
-_POLICIES: dict[str, dict[str, str]] = {
-    "uniform": {"policy": "uniform", "predictor": ""},
-    "uniform_at_equal_use": {"policy": "uniform"},
-    "envelope": {"policy": "envelope"},
-}
+# The same budget for all, whatever is used of it; the same budget for all that is expected to use the grant; scheduled.
+_POLICIES = ("uniform", "uniform_at_equal_use", "envelope")
 # The window closes by size: all questions are sent at once, and the last, smaller one must not wait long.
 _SCHEDULER = {
     "backend": "embedded", "template": "demo", "bank_limit_tokens": 0, "window_size": 36, "window_ms": 500,
@@ -60,8 +58,11 @@ async def run_demo(
         async with service("predictor", f"unix:{sockets / 'predictor.sock'}", log, otlp=endpoint) as predictor:
             for tokens in budgets:
                 results: dict[str, list[Result]] = {}
-                for policy, settings in _POLICIES.items():
-                    flags = {**_SCHEDULER, **own, "predictor": predictor, "tokens_per_query": tokens, **settings}
+                larger = await _uniform_that_uses(tokens, predictor, asked)
+                for policy in _POLICIES:
+                    mean = larger if policy == "uniform_at_equal_use" else tokens
+                    flags = {**_SCHEDULER, **own, "predictor": predictor, "tokens_per_query": mean}
+                    flags["policy"] = "envelope" if policy == "envelope" else "uniform"
                     console.print(f"[dim]{policy}, {tokens} tokens a question: starting scheduler and LLM[/dim]")
                     if telemetry:
                         flags["status_listen"] = page
@@ -86,6 +87,14 @@ async def run_demo(
     write_report(out / "report.html", runs)
     pictures = [out / f"status-{policy}-{tokens}.html" for tokens in budgets for policy in _POLICIES if telemetry]
     return summary, [out / "summary.json", out / "report.html", *receiver.write(out), *pictures]
+
+
+async def _uniform_that_uses(tokens: int, predictor: str, asked: QuestionSet) -> int:
+    """The least budget for all that is expected to use ``tokens`` on average, by the predictor's mean usage curve."""
+    async with AsyncPredictorClient(predictor) as client:
+        reply = await client.stub.GetModel(predictor_pb2.GetModelRequest(model=asked.predictor_model))
+    mean = Curve(tuple(reply.model.budget_points), (), tuple(reply.model.mean_used_tokens))
+    return next((budget for budget in range(tokens, asked.cap) if mean.used_at(budget) >= tokens), asked.cap)
 
 
 def _free_address() -> str:

@@ -8,6 +8,7 @@ from scheduler_service.allocation.plan import Plan, make_plan
 from scheduler_service.allocation.problem import Policy, Problem
 from scheduler_service.allocation.uniform import Uniform
 
-POLICIES: dict[str, Policy] = {policy.name: policy for policy in (Uniform(), Greedy(), Envelope(), Exact())}
+# Uniform is what callers would have without us: budgets that add up to the total, whatever is used of them.
+POLICIES: dict[str, Policy] = {policy.name: policy for policy in (Uniform(whole=True), Greedy(), Envelope(), Exact())}
 
 __all__ = ["POLICIES", "Curve", "Plan", "Policy", "Problem", "make_plan"]

@@ -11,6 +11,7 @@ from scheduler_service.allocation.uniform import Uniform
 
 _EQUAL_ACCURACY = 0.001
 _MOST_BENDS = 64
+_EQUAL_USE = Uniform()
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +32,19 @@ class Plan:
     saved_at_equal_accuracy: float
 
 
-def make_plan(policy: Policy, problem: Problem, known: np.ndarray) -> Plan:
+def make_plan(policy: Policy, problem: Problem, known: np.ndarray, uniform: Policy = _EQUAL_USE) -> Plan:
     """Allocate with ``policy`` among the queries that have a prediction; the others get the uniform budget.
 
     ``known``: (n,) bool, whether the query's curve is a fresh prediction (an unknown query's curve is not read). The
-    guard takes the policy's plan only where its expected accuracy is above uniform's.
+    guard takes the policy's plan only where its expected accuracy is above uniform's. ``uniform``: what it is held
+    against, by default the same budget for all that is expected to use the total.
     """
-    baselines = Uniform().allocate(problem)
+    baselines = uniform.allocate(problem)
     budgets, name = baselines.copy(), Uniform.name
     if known.any():
-        shared = problem.part(known, float(problem.cost(baselines)[known].sum()))
+        costs = problem.cost(baselines)
+        left = problem.total - float(costs[~known].sum())  # of which uniform leaves what its budgets do not use
+        shared = problem.part(known, float(costs[known].sum()) if problem.used is None else left)
         planned = policy.allocate(shared)
         if not policy.guarded or _better(shared, planned, baselines[known]):
             budgets[known], name = planned, policy.name

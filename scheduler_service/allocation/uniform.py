@@ -6,13 +6,23 @@ from scheduler_service.allocation.problem import Ints, Problem, spread_evenly
 
 
 class Uniform:
-    """Raises all budgets together, as far as floors and caps allow."""
+    """Raises all budgets together, as far as floors and caps allow.
+
+    ``whole``: until they add up to the total, as who knows nothing of their use would; otherwise until they are
+    expected to use it.
+    """
 
     name = "uniform"
     guarded = True
 
+    def __init__(self, *, whole: bool = False) -> None:
+        """Count budgets whole, or by their expected use."""
+        self._whole = whole
+
     def allocate(self, problem: Problem) -> Ints:
         """Return equal budgets, to the token: (n,)."""
         floors = problem.floors.copy()
+        if self._whole or problem.used is None:
+            return spread_evenly(floors, problem.caps, max(0.0, problem.total - int(floors.sum())), 1)
         left = problem.total - float(problem.cost(floors).sum())
-        return spread_evenly(floors, problem.caps, left, 1, None if problem.used is None else problem.cost)
+        return spread_evenly(floors, problem.caps, left, 1, problem.cost)

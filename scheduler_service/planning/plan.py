@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from scheduler_service.allocation import Plan, Policy, make_plan
+from scheduler_service.allocation import POLICIES, Plan, Policy, make_plan
 from scheduler_service.allocation.problem import Ints, gather, spread_evenly
 from scheduler_service.allocation.shares import max_min_shares
 from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
@@ -78,7 +78,7 @@ def _plan(
     problem = gather([prediction.curve for prediction in predictions], nothing, caps, total)
     if float(problem.cost(floors).sum()) > total:
         floors = spread_evenly(nothing, floors, total, 1, problem.cost)
-    plan = make_plan(rules.policy, replace(problem, floors=floors), known)
+    plan = make_plan(rules.policy, replace(problem, floors=floors), known, POLICIES["uniform"])
     allocations = [_allocation(job, predictions[at], plan, at, rules, floors, len(jobs)) for at, job in enumerate(jobs)]
     return WindowPlan(allocations, total, float(plan.costs.sum()), plan.saved_at_equal_accuracy)
 

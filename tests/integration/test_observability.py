@@ -216,7 +216,7 @@ async def test_the_figures_are_those_that_the_caller_got():
 
     assert total("predictions", outcome="fresh") == 5
     assert total("tokens", kind="reasoning") == sum(usage.reasoning_tokens for usage in usages)
-    assert total("budget.given") == sum(one.allocation.reasoning_budget_tokens for one in done)
+    assert total("budget.given") == pytest.approx(sum(one.allocation.expected_tokens for one in done))
     assert total("saved_vs_cap") == sum(usage.tokens_saved_vs_cap for usage in usages)
     assert total("time_added") == pytest.approx(
         sum(given.window_wait_seconds + given.prediction_seconds + given.allocation_seconds
