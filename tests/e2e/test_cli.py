@@ -142,8 +142,9 @@ def test_the_demo_leaves_a_summary_a_report_and_its_telemetry(demo):
     assert summary["queries"] == 36
     assert summary["coverage"] == 1.0
     assert set(summary["policies"]) == {"uniform", "uniform_at_equal_use", "envelope"}
-    for figures in summary["policies"].values():
-        assert figures["reserved_tokens"] <= 36 * 32
+    for policy, figures in summary["policies"].items():
+        # What uniform would use is known on average only, from other questions.
+        assert figures["reserved_tokens"] <= 36 * 32 * (1.1 if policy == "uniform_at_equal_use" else 1)
         assert figures["reasoning_tokens"] <= figures["budget_tokens"]
         assert figures["answer_tokens"] > 0
         assert 0 < figures["p50_ms"] <= figures["p99_ms"]

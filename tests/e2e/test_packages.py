@@ -43,7 +43,7 @@ def test_the_wheel_holds_models_protos_and_types_and_nothing_that_only_developer
         "predictor_service/models/gsm8k-r1-1.5b-hidden/manifest.json",
         "scheduler_service/generation/backends/demo_model/adapter.gguf",
         "scheduler_service/generation/backends/demo_model/long-adapter.gguf",
-        "scheduler_service/status_page.html",
+        "scheduler_service/api/status_page.html",
     ):
         assert wanted in names
     assert {name.split("/")[0] for name in names} == {
@@ -57,7 +57,13 @@ def test_the_source_distribution_has_what_its_tests_need_and_no_leftovers(built)
     _, source = built
     with tarfile.open(source) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"Makefile", "README.md", "tests/unit/test_locks.py", "protos/released.binpb", "k8s/schemas.yaml"} <= names
+    assert {
+        "Makefile",
+        "README.md",
+        "tests/unit/repository/test_locks.py",
+        "protos/released.binpb",
+        "k8s/schemas.yaml",
+    } <= names
     assert not [name for name in names if name.startswith(("out/", ".venv/", "dist/")) or "node_modules" in name]
 
 
