@@ -2,9 +2,9 @@
 
 A curve has a value for each of the points that its model announces, each value is a fraction, and it does not fall: who
 gives a request more tokens may leave them unspent, so that accuracy at a budget is the best at any budget up to it.
-Predicted curves do dip a little, by noise; such dips are filled up to the curve's running maximum. A curve that falls
-by more than ``MOST_FALL`` says that reasoning hurts, which no budget can follow: it is unsound. Expected use is read
-alike: it is from 0 to its budget, and its dips are filled.
+Predicted curves do dip, by noise or because half-done reasoning misleads; dips are filled up to the curve's running
+maximum. A curve that ends more than ``MOST_FALL`` below its best says that reasoning hurts, which no budget can follow:
+it is unsound. Expected use is read alike: it is from 0 to its budget, and its dips are filled.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def read_curve(points: tuple[int, ...], accuracy: Iterable[float], used: Iterabl
     if not all(0 <= tokens <= point * (1 + _ROUNDING) for tokens, point in zip(spent, points, strict=False)):
         return None
     risen = tuple(accumulate(values, max))
-    if max(map(float.__sub__, risen, values)) > MOST_FALL:
+    if risen[-1] - values[-1] > MOST_FALL:
         return None
     return Curve(points, risen, risen_usage(points, spent) if spent else ())
 
