@@ -48,22 +48,24 @@ def demo(
     console.print(f"\nwritten to {out}: {', '.join(path.name for path in written)}", soft_wrap=True)
 
 
+_NAMES = {"uniform": "uniform", "uniform_at_equal_use": "uniform, equal use", "envelope": "scheduled"}
+
+
 def _print(summary: dict[str, Any], console: Console) -> None:
     table = Table(title="same questions, same model, same grant of tokens")
-    for name in ("tokens a question", "policy", "accuracy", "budgets", "reserved", "used", "answer", "p50", "p99"):
-        table.add_column(name, justify="left" if name == "policy" else "right")
+    for name in ("mean", "policy", "right", "budgets", "reserved", "used", "p50", "p99"):
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
     for run in [summary, *([summary["ample"]] if "ample" in summary else [])]:
         for policy, figures in run["policies"].items():
             table.add_row(
                 str(run["tokens_per_query"]),
-                policy.replace("_", " "),
+                _NAMES[policy],
                 f"{figures['accuracy']:.1%}",
                 f"{figures['budget_tokens']:,}",
                 f"{figures['reserved_tokens']:,}",
                 f"{figures['reasoning_tokens']:,}",
-                f"{figures['answer_tokens']:,}",
-                f"{figures['p50_ms'] / 1000:.1f} s",
-                f"{figures['p99_ms'] / 1000:.1f} s",
+                f"{figures['p50_ms'] / 1000:.0f} s",
+                f"{figures['p99_ms'] / 1000:.0f} s",
             )
     console.print(table)
     scheduled = summary["policies"]["envelope"]
