@@ -48,10 +48,9 @@ def demo(
     console.print(f"\nwritten to {out}: {', '.join(path.name for path in written)}", soft_wrap=True)
 
 
-_NAMES = {"uniform": "uniform", "uniform_at_equal_use": "uniform, equal use", "envelope": "scheduled"}
-
-
 def _print(summary: dict[str, Any], console: Console) -> None:
+    from predictive_scheduling_cli.demo.summary import POLICY_LABELS
+
     table = Table(title="same questions, same model, same grant of tokens")
     for name in ("mean", "policy", "right", "budgets", "reserved", "used", "p50", "p99"):
         table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
@@ -59,7 +58,7 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         for policy, figures in run["policies"].items():
             table.add_row(
                 str(run["tokens_per_query"]),
-                _NAMES[policy],
+                POLICY_LABELS[policy],
                 f"{figures['accuracy']:.1%}",
                 f"{figures['budget_tokens']:,}",
                 f"{figures['reserved_tokens']:,}",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from exporters.replay.html_page import BLUE, GREY, RED, figure, page, table
 from predictive_scheduling_cli.demo.runner import Result
-from predictive_scheduling_cli.demo.summary import by_family, overhead_seconds
+from predictive_scheduling_cli.demo.summary import POLICY_LABELS, by_family, overhead_seconds
 
 
 def write_report(path: Path, runs: Sequence[tuple[dict[str, Any], Sequence[Result], Sequence[Result]]]) -> None:
@@ -60,7 +60,7 @@ def _totals(runs: Sequence[tuple[dict[str, Any], Sequence[Result], Sequence[Resu
     rows = [
         [
             f"{summary['tokens_per_query']} a question",
-            name.replace("_", " "),
+            POLICY_LABELS[name],
             f"{figures['accuracy']:.1%}",
             *(
                 f"{figures[key]:,.0f}"

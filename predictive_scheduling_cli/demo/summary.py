@@ -9,6 +9,9 @@ from typing import Any
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling_cli.demo.runner import Result
 
+# How a reader sees the policies, in the terminal and in the report.
+POLICY_LABELS = {"uniform": "uniform", "uniform_at_equal_use": "uniform, equal use", "envelope": "scheduled"}
+
 
 def percentile(values: Sequence[float], share: float) -> float:
     """The nearest-rank percentile: ``share`` from 0 to 1."""
