@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from predictive_scheduling import semconv
 from predictive_scheduling.incoming import context_of
-from predictive_scheduling.wrapping import Handler, WrappingInterceptor
+from predictive_scheduling.wrapping import Handler, WrappingInterceptor, answering
 
 
 def _durations(meters: metrics.MeterProvider, side: str) -> metrics.Histogram:
@@ -79,17 +79,13 @@ class ServerTracing(WrappingInterceptor):
 
     def wrap(self, handler: Handler, method: str) -> Handler:
         """Wrap the two kinds of handler that our services have; others, and gRPC's own services, pass untouched."""
-        if method.startswith("/grpc."):
+        if method.startswith("/grpc.") or handler.request_streaming:
             return handler
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary, method), handler.request_deserializer, handler.response_serializer
-            )
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream, method), handler.request_deserializer, handler.response_serializer
-            )
-        return handler
+        return answering(
+            handler,
+            unary=lambda behavior: self._unary(behavior, method),
+            stream=lambda behavior: self._stream(behavior, method),
+        )
 
     @contextmanager
     def _call(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[trace.Span]:

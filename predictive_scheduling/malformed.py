@@ -16,7 +16,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from predictive_scheduling.rpc_errors import abort_invalid
-from predictive_scheduling.wrapping import Handler, WrappingInterceptor
+from predictive_scheduling.wrapping import Handler, WrappingInterceptor, answering
 
 _OURS = ("/predictive_scheduling.", "/inference.")
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -46,23 +46,25 @@ def _guarded(handler: Any) -> Handler:
         except DecodeError as error:
             return _Malformed(str(error))
 
+    return answering(handler, unary=_unary, stream=_stream, request_deserializer=parse)
+
+
+def _unary(behavior: Any) -> Any:
     async def answer(request: Any, context: _Context) -> Any:
         await _refuse(request, context)
-        return await handler.unary_unary(request, context)
+        return await behavior(request, context)
 
-    async def stream(request: Any, context: _Context) -> AsyncIterator[Any]:
+    return answer
+
+
+def _stream(behavior: Any) -> Any:
+    async def answer(request: Any, context: _Context) -> AsyncIterator[Any]:
         await _refuse(request, context)
-        async with aclosing(handler.unary_stream(request, context)) as responses:
+        async with aclosing(behavior(request, context)) as responses:
             async for response in responses:
                 yield response
 
-    if handler.response_streaming:
-        return grpc.unary_stream_rpc_method_handler(
-            stream, request_deserializer=parse, response_serializer=handler.response_serializer
-        )
-    return grpc.unary_unary_rpc_method_handler(
-        answer, request_deserializer=parse, response_serializer=handler.response_serializer
-    )
+    return answer
 
 
 async def _refuse(request: Any, context: _Context) -> None:

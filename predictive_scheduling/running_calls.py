@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 
 from predictive_scheduling.rpc_errors import abort_retry
-from predictive_scheduling.wrapping import Handler, WrappingInterceptor
+from predictive_scheduling.wrapping import Handler, WrappingInterceptor, answering
 
 RETRY_SECONDS = 1.0
 _SHUTTING_DOWN = "the server is shutting down"
@@ -93,13 +93,7 @@ class CountCalls(WrappingInterceptor):
         """Return the handler as one that is counted; health and reflection, which never end, as they are."""
         if method.startswith("/grpc.") or handler.request_streaming:
             return handler
-        if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream), handler.request_deserializer, handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler.unary_unary), handler.request_deserializer, handler.response_serializer
-        )
+        return answering(handler, unary=self._unary, stream=self._stream)
 
     def _unary(self, behavior: Any) -> Any:
         async def counted(request: Any, context: _Context) -> Any:

@@ -11,6 +11,18 @@ import grpc.aio
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
+def answering(handler: Any, *, unary: Any, stream: Any, request_deserializer: Any = None) -> Handler:
+    """Return ``handler`` with another behaviour, for a method that takes one request.
+
+    ``unary``, ``stream``: make the new behaviour of its old one, where it answers once, or with a stream.
+    ``request_deserializer``: parses requests; the handler's own where it is not given.
+    """
+    parse = request_deserializer or handler.request_deserializer
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(stream(handler.unary_stream), parse, handler.response_serializer)
+    return grpc.unary_unary_rpc_method_handler(unary(handler.unary_unary), parse, handler.response_serializer)
+
+
 class WrappingInterceptor(grpc.aio.ServerInterceptor):
     """Puts ``wrap``'s handler in the place of each method's own."""
 
