@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -30,30 +34,34 @@ class TlsFiles:
         return grpc.ssl_server_certificate_configuration([(self.key.read_bytes(), self.cert.read_bytes())], ca)
 
 
-def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
-    """Credentials that follow their files: every handshake sees a renewed certificate. Raises OSError at first.
+class Renewals:
+    """Follows the files of TLS. A renewal that cannot be read is logged, and what was before it stays in use."""
 
-    A renewal that cannot be read is logged, and the certificate before it stays in use.
-    """
-    known = files.state()
+    def __init__(self, files: TlsFiles) -> None:
+        """Follow ``files`` from how they are now. Raises OSError where one cannot be read."""
+        self._files, self._known = files, files.state()
 
-    def renewed() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal known
+    def read(self, reading: Callable[[], T]) -> T | None:
+        """Return what ``reading`` returns where the files have changed since the last time; ``None`` where not."""
         try:
-            now = files.state()
-            if now == known:
+            now = self._files.state()
+            if now == self._known:
                 return None
-            found = files.configuration()
-        except OSError as error:
+            found = reading()
+        except OSError as error:  # with it ssl.SSLError
             log.warning("a renewed certificate cannot be read, the old one stays in use: %s", error)
             return None
-        known = now
-        log.info("certificate %s was renewed", files.cert)
+        self._known = now
+        log.info("certificate %s was renewed", self._files.cert)
         return found
 
+
+def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Credentials that follow their files: every handshake sees a renewed certificate. Raises OSError at first."""
+    renewals = Renewals(files)
     return grpc.dynamic_ssl_server_credentials(
         files.configuration(),
-        renewed,  # type: ignore[arg-type]  # None says that nothing changed, which the stubs forget
+        lambda: renewals.read(files.configuration),  # type: ignore[arg-type,return-value]  # None: nothing changed
         require_client_authentication=files.client_ca is not None,
     )
 

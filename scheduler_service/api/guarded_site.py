@@ -12,11 +12,14 @@ import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+from aiohttp.typedefs import Middleware
 
-from predictive_scheduling.credentials import TlsFiles
+from predictive_scheduling.credentials import Renewals, TlsFiles
 from predictive_scheduling.listening import listening
 
 log = logging.getLogger(__name__)
@@ -41,7 +44,48 @@ class HttpLimits:
     keep_alive_seconds: float = 75.0
 
 
-def add_routes(app: web.Application, routes: Mapping[tuple[str, str], Handler]) -> None:
+class GuardedServer:
+    """An HTTP server that answers ``routes``, by method and path, and nothing else; within ``limits``."""
+
+    def __init__(
+        self,
+        routes: Mapping[tuple[str, str], Handler],
+        limits: HttpLimits,
+        *,
+        guard: Middleware,
+        tls: TlsFiles | None = None,
+        **runner: Any,
+    ) -> None:
+        """Put ``guard`` around every handler, that of unknown paths too. ``runner``: parameters of ``web.AppRunner``.
+
+        ``tls``: the certificate to serve with, and whom clients' must be signed by; ``None`` for plain HTTP.
+        """
+        self._limits, self._tls = limits, tls
+        app = web.Application(client_max_size=limits.body_bytes, middlewares=[self._arrived, guard])
+        _add_routes(app, routes)
+        self._runner = web.AppRunner(app, logger=SERVER_LOG, **runner)
+        self._site: _GuardedSite | None = None
+        self.port = 0
+
+    async def start(self, address: str) -> None:
+        """Listen on ``host:port``. Raises OSError where the address is taken, or a file of TLS cannot be read."""
+        await self._runner.setup()
+        self._site = _GuardedSite(self._runner, address, self._limits, self._tls)
+        await self._site.start()
+        self.port = int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Stop listening, and let running requests end; those that take too long are cancelled."""
+        await self._runner.cleanup()
+
+    @web.middleware
+    async def _arrived(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if self._site is not None:
+            self._site.arrived(request.transport)
+        return await handler(request)
+
+
+def _add_routes(app: web.Application, routes: Mapping[tuple[str, str], Handler]) -> None:
     """Serve ``routes``, by method and path; anything else is 404 or 405.
 
     All of it by an answer of ours to ``Expect``: aiohttp's own fails where that header is no text.
@@ -61,13 +105,17 @@ async def _expect(request: web.Request) -> None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-class GuardedSite(web.BaseSite):
+class _GuardedSite(web.BaseSite):
     """Listens for ``runner``, which is set up, on ``host:port``. Call ``arrived`` for every head of a request."""
 
     def __init__(self, runner: web.BaseRunner, address: str, limits: HttpLimits, tls: TlsFiles | None = None) -> None:
         """Serve TLS where ``tls`` is given; clients then need a certificate where its ``client_ca`` is."""
-        self._tls_state = None if tls is None else tls.state()
-        super().__init__(runner, ssl_context=None if tls is None else server_context(tls))
+        context: ssl.SSLContext | None = None
+        self._renew: Callable[[], None] | None = None
+        if tls is not None:
+            renewals, context = Renewals(tls), _server_context(tls)
+            self._renew = partial(renewals.read, partial(_load, context, tls))
+        super().__init__(runner, ssl_context=context)
         self._address, self._limits, self._tls = address, limits, tls
         self._open: dict[asyncio.BaseTransport, _Connection] = {}
         self._full = False
@@ -94,7 +142,8 @@ class GuardedSite(web.BaseSite):
             connection.in_time()
 
     def _connection(self) -> asyncio.BaseProtocol:
-        self._renew()
+        if self._renew is not None:  # who comes now sees a renewed certificate
+            self._renew()
         serve = self._runner.server
         if serve is None:  # it has just been stopped
             return _Refused()
@@ -106,22 +155,8 @@ class GuardedSite(web.BaseSite):
         self._full = False
         return _Connection(serve(), self._open, self._limits.head_seconds)
 
-    def _renew(self) -> None:
-        """Serve a renewed certificate to who comes now; one that cannot be read leaves the old one."""
-        if self._tls is None or self._ssl_context is None:
-            return
-        try:
-            state = self._tls.state()
-            if state == self._tls_state:
-                return
-            _load(self._ssl_context, self._tls)
-        except (OSError, ssl.SSLError) as error:
-            log.warning("a renewed certificate cannot be read, the old one stays in use: %s", error)
-            return
-        self._tls_state = state
 
-
-def server_context(files: TlsFiles) -> ssl.SSLContext:
+def _server_context(files: TlsFiles) -> ssl.SSLContext:
     """TLS 1.2 and above with these files, client certificates required where they name who signs them.
 
     Raises OSError for a file that cannot be read (``ssl.SSLError`` is one).

@@ -25,7 +25,7 @@ from predictive_scheduling.credentials import TlsFiles
 from predictive_scheduling.incoming import context_of
 from predictive_scheduling.running_calls import CallsEndedError, RunningCalls
 from scheduler_service.api.generations import Generations
-from scheduler_service.api.guarded_site import SERVER_LOG, GuardedSite, HttpLimits, add_routes
+from scheduler_service.api.guarded_site import GuardedServer, Handler, HttpLimits
 from scheduler_service.api.intake import Credentials, Intake
 from scheduler_service.api.openai_request import ChatRequest, parse
 from scheduler_service.api.statuses import status_of
@@ -72,51 +72,47 @@ class OpenAiFront:
         self._generations, self._intake, self._tracer = generations, intake, tracer
         self._calls, self._leaving = calls or RunningCalls(), leaving
         self._limits, self._tls = limits or HttpLimits(), tls
-        app = web.Application(client_max_size=self._limits.body_bytes)
         routes = {
             ("POST", _CHAT): self._complete,
             ("GET", "/v1/models"): self._models,
             ("GET", "/health"): self._health,
         }
-        add_routes(app, routes)
-        app.middlewares.append(self._guarded)
-        # A client that leaves cancels its handler, which frees the backend's slot.
-        self._runner = web.AppRunner(
-            app,
+        self._server = GuardedServer(
+            routes,
+            self._limits,
+            guard=self._guarded,
+            tls=tls,
+            # A client that leaves cancels its handler, which frees the backend's slot.
             handler_cancellation=True,
             shutdown_timeout=drain_seconds + _TELLING_SECONDS,
             keepalive_timeout=self._limits.keep_alive_seconds,
-            logger=SERVER_LOG,
         )
-        self._site: GuardedSite | None = None
-        self.port = 0
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 before it does."""
+        return self._server.port
 
     async def start(self, address: str) -> None:
         """Listen on ``host:port``. Raises OSError where the address is taken, or a file of TLS cannot be read."""
-        await self._runner.setup()
-        self._site = GuardedSite(self._runner, address, self._limits, self._tls)
-        await self._site.start()
-        self.port = int(self._runner.addresses[0][1])
+        await self._server.start(address)
         log.info("OpenAI-compatible front on port %d, %s", self.port, "plain" if self._tls is None else "TLS")
 
     async def stop(self) -> None:
         """Stop listening, and let running requests end; those that take too long are cancelled."""
-        await self._runner.cleanup()
+        await self._server.stop()
 
     @web.middleware
-    async def _guarded(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer whatever goes wrong before a response has begun in OpenAI's form."""
-        if self._site is not None:
-            self._site.arrived(request.transport)
         try:
-            answered: web.StreamResponse = await handler(request)
+            return await handler(request)
         except ConnectionError:  # the client left; aiohttp knows what to do
             raise
         except web.HTTPException as error:  # no such path, no such method
             return _answer(error.status, error.reason, "invalid_request_error")
         except Exception as error:
             return _refusal(error)
-        return answered
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=503 if self._leaving() else 200)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
@@ -17,13 +16,13 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
 from predictive_scheduling.page_access import CHALLENGE, PageAccess
-from scheduler_service.api.guarded_site import SERVER_LOG, GuardedSite, HttpLimits, add_routes
+from scheduler_service.api.guarded_site import GuardedServer, Handler, HttpLimits
 from scheduler_service.api.status import StatusBoard
 
 log = logging.getLogger(__name__)
 
 _RECENT = 96
-_CONNECTIONS = 64  # of operators, and of their browsers
+_LIMITS = HttpLimits(connections=64, body_bytes=1 << 20)  # operators and their browsers; nobody sends a body
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -45,39 +44,30 @@ class StatusPage:
         """Show ``board``. ``access``: who may see it; everybody where it is not given."""
         self._board, self._access = board, access or PageAccess()
         self._html = (files("scheduler_service.api") / "status_page.html").read_text()
-        app = web.Application()
-        add_routes(
-            app,
-            {
-                ("GET", "/"): self._page,
-                ("GET", "/status.json"): self._status,
-                ("GET", "/request.json"): self._request,
-            },
-        )
-        app.middlewares.append(self._guarded)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.5, access_log=None, logger=SERVER_LOG)
-        self._site: GuardedSite | None = None
-        self.port = 0
+        routes = {
+            ("GET", "/"): self._page,
+            ("GET", "/status.json"): self._status,
+            ("GET", "/request.json"): self._request,
+        }
+        self._server = GuardedServer(routes, _LIMITS, guard=self._guarded, shutdown_timeout=0.5, access_log=None)
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 before it does."""
+        return self._server.port
 
     async def start(self, address: str) -> None:
         """Listen on ``host:port``. Raises OSError where the address is taken."""
-        await self._runner.setup()
-        self._site = GuardedSite(self._runner, address, HttpLimits(_CONNECTIONS))
-        await self._site.start()
-        self.port = int(self._runner.addresses[0][1])
+        await self._server.start(address)
         log.info("status page on port %d", self.port)
         self._access.tell("the status page", f"{address.rpartition(':')[0]}:{self.port}")
 
     async def stop(self) -> None:
         """Stop listening."""
-        await self._runner.cleanup()
+        await self._server.stop()
 
     @web.middleware
-    async def _guarded(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        if self._site is not None:
-            self._site.arrived(request.transport)
+    async def _guarded(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if not self._access.allows(request.headers.get("Authorization", "")):
             return web.Response(status=401, text="this page asks for pages_token", headers={**_HEADERS, **CHALLENGE})
         return await handler(request)
