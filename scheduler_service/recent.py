@@ -31,20 +31,21 @@ class Recent(Generic[T]):
 
     def get(self, tenant: str | None, request_id: str) -> T | None:
         """The value of an id, while it is remembered."""
-        if tenant is None:
-            tenant = next(reversed(self._tenants.get(request_id, {})), None)
-        return None if tenant is None else self._values.get((tenant, request_id))
+        return self._values.get((self._owner(tenant, request_id), request_id))
 
     def pop(self, tenant: str | None, request_id: str) -> T | None:
         """Forget an id; returns what was remembered."""
-        if tenant is None:
-            tenant = next(reversed(self._tenants.get(request_id, {})), None)
-        if tenant is None or (tenant, request_id) not in self._values:
+        owner = self._owner(tenant, request_id)
+        if (owner, request_id) not in self._values:
             return None
-        del self._tenants[request_id][tenant]
+        del self._tenants[request_id][owner]
         if not self._tenants[request_id]:
             del self._tenants[request_id]
-        return self._values.pop((tenant, request_id))
+        return self._values.pop((owner, request_id))
+
+    def _owner(self, tenant: str | None, request_id: str) -> str:
+        """The tenant itself; for all, who used an id last, or nobody's name where it is not known."""
+        return next(reversed(self._tenants.get(request_id, {})), "") if tenant is None else tenant
 
     def newest_first(self) -> Iterator[T]:
         """What is remembered."""
