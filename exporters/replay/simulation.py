@@ -22,7 +22,7 @@ from scheduler_service.allocation.price import DualPrice
 from scheduler_service.allocation.problem import accuracy_at, used_at
 from scheduler_service.budget.income import Income, PerSecond
 from scheduler_service.budget.ledger import BudgetLedger
-from scheduler_service.planning.pricing import affordable
+from scheduler_service.planning.pricing import affordable, bought
 from scheduler_service.planning.window import RequestWindow
 
 Floats = NDArray[np.float64]
@@ -249,8 +249,7 @@ class _Replica:
         expected = float(budget)
         if self._fresh[row]:
             curve = self._curves[self._traffic.questions[row]]
-            limit = max(0.0, grant + ledger.bank + ledger.overdraft - curve.used_at(floor))
-            budget = self._pricing.decide(curve, floor, self._cap, grant, ledger.bank, limit)
+            budget = bought(self._pricing, curve, floor, self._cap, grant, ledger.bank, ledger.overdraft)
             expected = curve.used_at(budget)
         return np.array([budget]), np.array([expected]), min(1.0, self._pricing.price)
 

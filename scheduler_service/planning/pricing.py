@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from scheduler_service.allocation.curve import Curve
 from scheduler_service.allocation.equal_accuracy import EqualAccuracy
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
@@ -42,8 +43,7 @@ class Pricing:
         floor, baseline = affordable(job.floor_tokens, self.baseline_tokens, job.cap_tokens, grant, balance, overdraft)
         budget, policy, expected, uniform, saved = baseline, "uniform", 0.0, 0.0, 0.0
         if prediction.outcome is PredictionOutcome.FRESH:
-            limit = max(0.0, grant + balance + overdraft - curve.used_at(floor))
-            priced = self.dual.decide(curve, floor, job.cap_tokens, grant, balance, limit)
+            priced = bought(self.dual, curve, floor, job.cap_tokens, grant, balance, overdraft)
             expected, uniform = curve.accuracy_at(priced), curve.accuracy_at(baseline)
             self.decisions += 1
             self.expected_gain += (expected - uniform - self.expected_gain) / min(self.decisions, _GUARD_DECISIONS)
@@ -68,6 +68,12 @@ class Pricing:
             saved_at_equal_accuracy_tokens=saved,
             price=self.quoted if policy == "price" else 0.0,
         )
+
+
+def bought(dual: DualPrice, curve: Curve, floor: int, cap: int, grant: float, balance: float, overdraft: float) -> int:
+    """Return the budget that is bought at the price, from the ``floor`` that is ``affordable``, as far as it goes."""
+    limit = max(0.0, grant + balance + overdraft - curve.used_at(floor))
+    return dual.decide(curve, floor, cap, grant, balance, limit)
 
 
 def affordable(floor: int, baseline: int, cap: int, grant: float, balance: float, overdraft: float) -> tuple[int, int]:
