@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import random
-from itertools import islice
 
-from exporters.demo.tasks import WORDS, Family, Splits, Task, unique_tasks
+from exporters.demo.tasks import WORDS, Family, Splits, Task, split, split_tasks
 
 _HIGHEST_COLLATZ, _LONGEST_COLLATZ = 9999, 120
 
@@ -140,8 +139,11 @@ LONG_FAMILIES: dict[str, Family] = {
 }
 
 
-def split_long_tasks(*, test: int = 90, curves: int = 270, adapter: int = 1800, seed: int = 20261) -> Splits:
-    """Draw the three splits from one stream without repeats, as ``split_tasks`` does."""
-    stream = unique_tasks(seed, LONG_FAMILIES)
-    taken = [list(islice(stream, count)) for count in (test, curves, adapter)]
-    return Splits(*taken)
+def split_long_tasks() -> Splits:
+    """The splits of the long questions."""
+    return split(90, 270, 1800, 20261, LONG_FAMILIES)
+
+
+def splits(*, long: bool) -> Splits:
+    """The splits of the long questions, or of the short ones."""
+    return split_long_tasks() if long else split_tasks()

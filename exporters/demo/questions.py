@@ -11,16 +11,14 @@ from typing import Annotated
 
 import typer
 
-from exporters.demo.long_tasks import split_long_tasks
-from exporters.demo.tasks import split_tasks
+from exporters.demo.long_tasks import splits
 
 
 def main(split: str, out: Path, long: Annotated[bool, typer.Option("--long", help="The long ones.")] = False) -> None:
     """Write the questions of ``test`` or ``curves``, their families as groups."""
-    splits = split_long_tasks() if long else split_tasks()
     rows = [
         {"question_id": f"{split}_{at}", "question": task.question, "expected": task.answer, "group": task.family}
-        for at, task in enumerate(getattr(splits, split))
+        for at, task in enumerate(getattr(splits(long=long), split))
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -199,8 +199,13 @@ class Splits:
     adapter: list[Task]
 
 
-def split_tasks(*, test: int = 108, curves: int = 720, adapter: int = 2700, seed: int = 20260) -> Splits:
+def split(test: int, curves: int, adapter: int, seed: int, families: Mapping[str, Family] = FAMILIES) -> Splits:
     """Draw the three splits from one stream without repeats, so that no question can be in two of them."""
-    stream = unique_tasks(seed)
+    stream = unique_tasks(seed, families)
     taken = [list(islice(stream, count)) for count in (test, curves, adapter)]
     return Splits(*taken)
+
+
+def split_tasks() -> Splits:
+    """The splits of the short questions."""
+    return split(108, 720, 2700, 20260)

@@ -23,9 +23,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
 
 from exporters.demo.gguf_lora import read_lora_gguf, write_lora_gguf
-from exporters.demo.long_tasks import split_long_tasks
+from exporters.demo.long_tasks import splits
 from exporters.demo.prompt import THINK_END, completion_of, prompt_of
-from exporters.demo.tasks import Task, split_tasks
+from exporters.demo.tasks import Task
 from scheduler_service.generation.backends.gguf_files import ADAPTER, base_model_path
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     recipe, base = LONG if long else AdapterRecipe(), base_model_path()
     tokenizer = AutoTokenizer.from_pretrained(base.parent, gguf_file=base.name)
-    known = (split_long_tasks() if long else split_tasks()).adapter
+    known = splits(long=long).adapter
     usable = short_enough(known, tokenizer, recipe.longest_tokens)[skip:]
     training = [task for task in usable if not only or task.family in only.split(",")][:tasks]
     out.mkdir(parents=True, exist_ok=True)

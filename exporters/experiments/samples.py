@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -106,6 +107,11 @@ class Study:
     recipe: Recipe
     repeats: int = 3
 
+    @cached_property
+    def kinds(self) -> NDArray[np.int64]:
+        """The kind of each training question, by its hidden state."""
+        return kinds_of(self.states)
+
     def few(self, counts: Sequence[int]) -> list[Row]:
         """Train on ``counts`` samples a question, smoothed in every way, and last on the file as it is."""
         every = np.arange(len(self.training.ids))
@@ -158,7 +164,7 @@ class Study:
     def _median(self, rows: NDArray[np.int64], samples: int, drawn: str, smoothing: str) -> Row:
         """Train ``repeats`` times, on samples drawn anew; on the file's own curves where nothing is ``drawn``."""
         part, states = self.training.chosen(rows), self.states[rows]
-        kinds = kinds_of(states) if smoothing == "by kind" else None
+        kinds = self.kinds[rows] if smoothing == "by kind" else None
         found = []
         for seed in range(self.repeats):
             given = part.accuracy

@@ -9,6 +9,7 @@ the sigmoid is a softmax, and the outputs are probabilities; whatever says "curv
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -82,6 +83,16 @@ class Ensemble:
             members, arrays["centre"], arrays["scale"], float(arrays["clip"]), float(arrays["keep"]),
             arrays["mean_curve"], link,
         )  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write the arrays."""
+        np.savez_compressed(path, **self.arrays())  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> Ensemble:
+        """Return the ensemble that ``save`` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls.from_arrays(dict(arrays))
 
 
 def train_ensemble(x: Floats, y: Floats, recipe: Recipe, link: Link = "sigmoid") -> tuple[Ensemble, Floats]:

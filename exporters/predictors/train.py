@@ -104,9 +104,9 @@ class TrainedHead:
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the arrays of the ensemble."""
-        np.savez_compressed(folder / "head.npz", **self.ensemble.arrays())  # type: ignore[arg-type]
+        self.ensemble.save(folder / "head.npz")
         if self.usage is not None:
-            np.savez_compressed(folder / "usage.npz", **self.usage.arrays())  # type: ignore[arg-type]
+            self.usage.save(folder / "usage.npz")
         curves = None if self.class_curves is None else self.class_curves.tolist()
         own = {"kind": self.kind, "vocabulary": self.vocabulary, "hidden_size": self.hidden_size, "layer": self.layer}
         return {**own, "class_curves": curves}
@@ -115,21 +115,16 @@ class TrainedHead:
     def load(cls, folder: Path, saved: dict[str, Any], calibration: Calibration) -> TrainedHead:
         """Return the predictor that ``save`` wrote."""
         grams, curves = saved["vocabulary"], saved["class_curves"]
-        with np.load(folder / "head.npz", allow_pickle=False) as arrays:
-            ensemble = Ensemble.from_arrays(dict(arrays))
-        usage = None
-        if (folder / "usage.npz").exists():
-            with np.load(folder / "usage.npz", allow_pickle=False) as arrays:
-                usage = Ensemble.from_arrays(dict(arrays))
+        usage = folder / "usage.npz"
         return cls(
             saved["kind"],
             None if grams is None else [tuple(gram) for gram in grams],
             saved["hidden_size"],
             saved["layer"],
-            ensemble,
+            Ensemble.load(folder / "head.npz"),
             None if curves is None else np.array(curves),
             calibration,
-            usage,
+            Ensemble.load(usage) if usage.exists() else None,
         )
 
 

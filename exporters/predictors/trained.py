@@ -14,7 +14,6 @@ from exporters.measure.curves import Curves, pearson, sampling_variance
 from predictor_service.artifact import Manifest
 
 Floats = NDArray[np.float64]
-PRECISIONS = ("float32", "float16", "int8")
 
 
 @dataclass(frozen=True)

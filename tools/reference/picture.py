@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import textwrap
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -113,18 +114,18 @@ def modules(package: str, room: str) -> list[str]:
     return sorted(name for name in found if not name.startswith("__"))
 
 
-def check_modules() -> None:
+def check_modules(drawn: Sequence[Box]) -> None:
     """Raise ValueError where a box names a module that its package does not have."""
-    for box in boxes():
+    for box in drawn:
         for line in box.lines if box.package else ():
             for name in line.partition(":")[0].split(", "):
                 if not list((ROOT / box.name).glob(f"{name}.py")) and not (ROOT / box.name / name).is_dir():
                     raise ValueError(f"{box.name} has no module {name}, which the picture shows")
 
 
-def imports() -> set[tuple[str, str]]:
+def imports(drawn: Sequence[Box]) -> set[tuple[str, str]]:
     """Which package imports which, read from every module's import statements."""
-    packages = {box.name for box in boxes() if box.package}
+    packages = {box.name for box in drawn if box.package}
     found = set()
     for package in packages:
         for path in (ROOT / package).rglob("*.py"):
@@ -137,10 +138,10 @@ def imports() -> set[tuple[str, str]]:
 
 def picture() -> str:
     """Return the picture."""
-    check_modules()
     drawn = boxes()
+    check_modules(drawn)
     at = {box.name: box for box in drawn}
-    found = imports()
+    found = imports(drawn)
     lines = [
         f"{one} → {', '.join(sorted(to for by, to in found if by == one))}" for one in sorted({by for by, _ in found})
     ]
