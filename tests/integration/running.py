@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
 import grpc.aio
+import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -22,6 +23,13 @@ from scheduler_service.settings import SchedulerSettings
 from tests.waiting import PATIENCE, eventually
 
 NO_TELEMETRY = Telemetry()
+
+
+async def refused(call: Awaitable[object]) -> grpc.aio.AioRpcError:
+    """Await a call that fails; returns how."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value
 
 
 @asynccontextmanager

@@ -1,7 +1,6 @@
 """Model folders that change under load: exchanged without a dropped call, or refused while the old model goes on."""
 
 import asyncio
-import json
 import logging
 import os
 import shutil
@@ -26,6 +25,7 @@ from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from predictor_service.predictions import Predictions
 from predictor_service.servicer import PredictorServicer
+from tests.builders.model_folders import change
 from tests.integration.models import hidden_state_model
 from tests.integration.running import DOCUMENTED, bad_fields, predictor
 from tests.waiting import eventually
@@ -120,12 +120,6 @@ async def test_folders_come_and_go_but_the_default_stays(models):
     assert set(found) == {"hidden"}
 
 
-def rewrite(folder, **fields):
-    """Change fields of a manifest; its files stay as they are."""
-    path = folder / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
-
-
 BAD_FIELDS = [
     {"mean_curve": None}, {"files": ["model.onnx"]}, {"kind": 7}, {"prompt": 7}, {"name": ["hidden"]},
     {"mean_curve": "0.5"}, {"hidden_size": "4"}, {"hidden_size": 10**11}, {"version": 8}, {"max_text_bytes": "0"},
@@ -139,7 +133,7 @@ async def test_a_wrong_typed_field_in_a_served_folder_leaves_what_it_served(mode
     folder, found = models
     hidden_state_model(folder / "b", name="second")
     await found.refresh()
-    rewrite(folder / "b", **fields)
+    change(folder / "b", **fields)
     with caplog.at_level(logging.ERROR):
         await found.refresh()
         await found.refresh()
@@ -151,7 +145,7 @@ async def test_a_wrong_typed_field_in_a_served_folder_leaves_what_it_served(mode
 async def test_a_start_with_a_wrong_typed_manifest_serves_the_other_folders(tmp_path, caplog, fields):
     hidden_state_model(tmp_path / "a")
     hidden_state_model(tmp_path / "b", name="second")
-    rewrite(tmp_path / "b", **fields)
+    change(tmp_path / "b", **fields)
     found = catalog(tmp_path)
     await found.load()
     assert (set(found), found.refused) == ({"hidden"}, 1)
@@ -173,7 +167,7 @@ def pipe(folder):
 def another_tokenizer(folder):
     (folder / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {}, "merges": [[]]}}')
     files = {path.name: digest(path) for path in folder.iterdir() if path.name != "manifest.json"}
-    rewrite(folder, max_tokens=8, takes_text=True, max_text_bytes=8, files=files)
+    change(folder, max_tokens=8, takes_text=True, max_text_bytes=8, files=files)
 
 
 def graph_of_one_row(folder):
@@ -186,7 +180,7 @@ def graph_of_one_row(folder):
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), folder / "model.onnx"
     )
-    rewrite(folder, files={"model.onnx": digest(folder / "model.onnx")})
+    change(folder, files={"model.onnx": digest(folder / "model.onnx")})
 
 
 @pytest.mark.parametrize("damage", [deep, pipe, another_tokenizer, graph_of_one_row])
@@ -223,7 +217,7 @@ async def test_whatever_a_folder_raises_while_it_loads_stays_its_own(tmp_path, e
 async def test_a_broken_default_is_told_and_the_others_are_served(tmp_path, caplog):
     hidden_state_model(tmp_path / "a")
     hidden_state_model(tmp_path / "b", name="second")
-    rewrite(tmp_path / "a", mean_curve=None)
+    change(tmp_path / "a", mean_curve=None)
     found = catalog(tmp_path)
     await found.load()
     assert set(found) == {"second"}
@@ -238,14 +232,14 @@ async def test_a_model_renamed_within_its_folder_is_served_by_its_new_name_alone
     folder, found = models
     hidden_state_model(folder / "b", name="second")
     await found.refresh()
-    rewrite(folder / "b", name="third")
+    change(folder / "b", name="third")
     await found.refresh()
     assert set(found) == {"hidden", "third"}
 
 
 async def test_a_renamed_default_goes_on_until_a_folder_brings_it_again(models):
     folder, found = models
-    rewrite(folder / "a", name="other")
+    change(folder / "a", name="other")
     await found.refresh()
     assert set(found) == {"hidden", "other"}
     hidden_state_model(folder / "b", version="9")
@@ -269,8 +263,8 @@ async def test_two_folders_may_swap_their_names(models):
     folder, found = models
     hidden_state_model(folder / "b", name="second", version="8")
     await found.refresh()
-    rewrite(folder / "a", name="second")
-    rewrite(folder / "b", name="hidden")
+    change(folder / "a", name="second")
+    change(folder / "b", name="hidden")
     await found.refresh()
     assert {name: batcher.model.manifest.version for name, batcher in found.items()} == {"hidden": "8", "second": "7"}
 
@@ -326,7 +320,7 @@ async def test_whatever_stands_in_a_manifest_calls_end_with_a_documented_status(
     folder = tmp_path_factory.mktemp("models")
     hidden_state_model(folder / "a")
     hidden_state_model(folder / "b", name="second")
-    rewrite(folder / "b", **fields)
+    change(folder / "b", **fields)
     found = catalog(folder)
     await found.load()
     server = grpc.aio.server()

@@ -24,8 +24,9 @@ from scheduler_service.domain import Allocation
 from scheduler_service.planning.budget_range import BudgetRange
 from tests.integration.running import balanced, scheduler
 from tests.integration.test_openai_front import MESSAGES, free_address, thinker
-from tests.integration.test_security import Authority, tls
+from tests.integration.test_security import tls
 from tests.standins.backend import ScriptedBackend
+from tests.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 
@@ -86,9 +87,7 @@ async def test_a_request_with_a_timeout_ends_in_time_though_the_backend_is_silen
             assert json.loads(text)["error"]["type"] == "timeout_error"
         async with AsyncSchedulerClient(server) as client:
             await balanced(client)
-        async with asyncio.timeout(30):
-            while backend.open:  # noqa: ASYNC110  # it tells nobody
-                await asyncio.sleep(0.02)
+        await eventually(lambda: not backend.open, 30)
 
 
 @pytest.mark.parametrize("policy", ["uniform", "price", "envelope", "greedy", "exact"])
@@ -214,18 +213,11 @@ async def test_a_running_request_is_told_that_the_server_stops():
         url, _ = await server.enter_async_context(front(backend, drain_seconds=0.5))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         call = asyncio.ensure_future(session.post(url + CHAT, json={"messages": MESSAGES}))
-        async with asyncio.timeout(30):
-            while not backend.open:  # noqa: ASYNC110  # it tells nobody
-                await asyncio.sleep(0.01)
+        await eventually(lambda: backend.open, 30)
         await server.aclose()
         response = await call
         assert response.status == 503
         assert response.headers["Retry-After"] == "1"
-
-
-@pytest.fixture
-def authority(tmp_path):
-    return Authority(tmp_path)
 
 
 def client_context(authority, files=None):
@@ -259,12 +251,7 @@ async def test_the_fronts_certificate_is_renewed_without_a_restart(tmp_path, aut
         async with aiohttp.ClientSession() as session:
             async with session.get(url + "/health", ssl=client_context(authority)) as response:
                 assert response.status == 200
-        (tmp_path / "new").mkdir()
-        other = Authority(tmp_path / "new")
-        renewed = other.issue("server")
-        for name in ("cert", "key"):
-            with open(files[name], "wb") as old, open(renewed[name], "rb") as new:  # noqa: ASYNC230, PTH123
-                old.write(new.read())
+        other = authority.succeeded_by(tmp_path / "new", files)
         async with aiohttp.ClientSession() as session:
             async with session.get(url + "/health", ssl=client_context(other)) as response:
                 assert response.status == 200

@@ -13,7 +13,7 @@ from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictor_service.settings import SHIPPED_MODELS
 from tests.integration.models import hidden_state_model
-from tests.integration.running import bad_fields, detail, predictor
+from tests.integration.running import bad_fields, detail, predictor, refused
 from tests.waiting import PATIENCE
 
 
@@ -35,12 +35,6 @@ async def hidden_stub(tmp_path):
 
 def texts(*prompts):
     return pb.PredictRequest(queries=[pb.Query(text=prompt) for prompt in prompts])
-
-
-async def refused(call):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
 
 
 async def test_every_query_gets_a_curve_in_order(text_stub):

@@ -23,6 +23,7 @@ from scheduler_service.prediction.client import GrpcPredictor
 from tests.integration.running import balanced, scheduler
 from tests.standins.backend import ScriptedBackend
 from tests.unit.scheduler_service.prediction.test_answers_laws import MODELS, PREDICTIONS
+from tests.waiting import eventually
 
 FRESH, INVALID, TIMEOUT = PredictionOutcome.FRESH, PredictionOutcome.INVALID, PredictionOutcome.TIMEOUT
 RISING = [(at + 1) / 20 for at in range(16)]
@@ -300,14 +301,12 @@ async def test_a_predictor_that_was_frozen_gives_fresh_predictions_again(unused_
                 return (await client.complete("q")).allocation.prediction_outcome == 1
 
             async with asyncio.timeout(60):
-                while not await fresh():
-                    pass
+                await eventually(fresh)
                 process.send_signal(signal.SIGSTOP)
                 for _ in range(8):
                     assert not await fresh()
                 process.send_signal(signal.SIGCONT)
-                while not await fresh():  # noqa: ASYNC110  # until the next try
-                    await asyncio.sleep(0.05)
+                await eventually(fresh)
             await balanced(client)
     finally:
         process.send_signal(signal.SIGCONT)

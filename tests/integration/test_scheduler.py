@@ -13,7 +13,7 @@ from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from scheduler_service.domain import BackendUnavailableError, PreconditionError
 from tests.integration.models import hidden_state_model
-from tests.integration.running import bad_fields, balanced, detail, predictor, scheduler, settled
+from tests.integration.running import bad_fields, balanced, detail, predictor, refused, scheduler, settled
 from tests.standins.backend import ScriptedBackend
 from tests.standins.tgi import TgiStandIn
 from tests.waiting import PATIENCE, eventually
@@ -28,12 +28,6 @@ def thinker(prompt):
 
 def tgi_settings(tgi, **more):
     return {"backend": "tgi", "backend_url": tgi.url, "template": "demo", **more}
-
-
-async def refused(call):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
 
 
 async def test_a_generation_streams_allocation_text_and_usage_in_that_order():

@@ -6,7 +6,6 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
-import trustme
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -16,7 +15,7 @@ from predictive_scheduling.openmetrics import render
 from predictive_scheduling.telemetry import Telemetry
 from scheduler_service.api.identity import Identity, read_tokens
 from scheduler_service.domain import PermissionDeniedError, UnauthenticatedError
-from tests.integration.running import predictor, scheduler
+from tests.integration.running import predictor, refused, scheduler
 from tests.integration.test_openai_front import MESSAGES, free_address
 from tests.standins.backend import ScriptedBackend
 from tests.waiting import PATIENCE
@@ -24,29 +23,6 @@ from tests.waiting import PATIENCE
 
 def quick(prompt):
     return ["t", "Final answer:", " 42", "\n\n"]
-
-
-class Authority:
-    """A certificate authority whose files lie in a folder."""
-
-    def __init__(self, folder):
-        self.ca, self.folder = trustme.CA(), folder
-        self.ca.cert_pem.write_to_path(folder / "ca.pem")
-
-    def issue(self, name, **options):
-        cert = self.ca.issue_cert("localhost", **options)
-        cert.private_key_pem.write_to_path(self.folder / f"{name}.key")
-        (self.folder / f"{name}.pem").write_bytes(b"".join(blob.bytes() for blob in cert.cert_chain_pems))
-        return {"cert": str(self.folder / f"{name}.pem"), "key": str(self.folder / f"{name}.key")}
-
-    @property
-    def ca_file(self):
-        return str(self.folder / "ca.pem")
-
-
-@pytest.fixture
-def authority(tmp_path):
-    return Authority(tmp_path)
 
 
 def tls(files, **more):
@@ -58,9 +34,7 @@ def on_localhost(address):
 
 
 async def code_of(call):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code()
+    return (await refused(call)).code()
 
 
 async def test_both_services_speak_tls_and_the_scheduler_checks_the_predictor(authority):
@@ -114,12 +88,7 @@ async def test_a_renewed_certificate_is_served_without_a_restart(tmp_path, autho
             on_localhost(address), credentials=channel_credentials(authority.ca_file), timeout=PATIENCE
         ) as client:
             assert (await client.complete("q")).answer
-        (tmp_path / "new").mkdir()
-        other = Authority(tmp_path / "new")
-        renewed = other.issue("server")
-        for name in ("cert", "key"):
-            with open(files[name], "wb") as old, open(renewed[name], "rb") as new:  # noqa: ASYNC230, PTH123
-                old.write(new.read())
+        other = authority.succeeded_by(tmp_path / "new", files)
         async with AsyncSchedulerClient(
             on_localhost(address), credentials=channel_credentials(other.ca_file), timeout=PATIENCE
         ) as client:

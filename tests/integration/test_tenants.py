@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from scheduler_service.recent import Recent
-from tests.integration.running import balanced, detail, predictor, scheduler
+from tests.integration.running import balanced, detail, predictor, refused, scheduler
 from tests.integration.test_openai_front import thinker
 from tests.standins.backend import ScriptedBackend
 
@@ -58,12 +58,6 @@ async def test_an_outcome_of_another_tenants_request_is_not_recorded_and_moves_n
 
 async def plan(client, items, **fields):
     return await client.stub.Allocate(pb.AllocateRequest(items=items, **fields), metadata=client._metadata)
-
-
-async def refused(call):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
 
 
 async def test_a_plan_passes_identity_admission_rates_and_drain(tokens):
