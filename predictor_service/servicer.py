@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 import numpy as np
+from numpy.typing import NDArray
 
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
@@ -84,19 +85,28 @@ def _response(answer: Answer) -> pb.PredictResponse:
         canary=answer.canary,
         budget_points=manifest.budget_points,
     )
-    for row, curve in enumerate(result.curves):
-        used = None if result.used is None else result.used[row]
-        usable = bool(np.isfinite(curve).all()) and (used is None or bool(np.isfinite(used).all()))
+    usable = _finite(result.curves)
+    if result.used is not None:
+        usable &= _finite(result.used)
+    # Lists of all rows at once: protobuf takes a list several times as fast as an array's numbers.
+    curves = result.curves.tolist()
+    used = None if result.used is None else result.used.tolist()
+    for row, sound in enumerate(usable.tolist()):
         prediction = response.predictions.add(
-            status=pb.PREDICTION_STATUS_OK if usable else pb.PREDICTION_STATUS_ABSTAIN,
-            curve=curve if usable else manifest.mean_curve,
+            status=pb.PREDICTION_STATUS_OK if sound else pb.PREDICTION_STATUS_ABSTAIN,
+            curve=curves[row] if sound else manifest.mean_curve,
             uncertainty=manifest.uncertainty,
-            used_tokens=used if usable else manifest.mean_used_tokens,
+            used_tokens=(used and used[row]) if sound else manifest.mean_used_tokens,
         )
-        if result.difficulty is not None and usable:
+        if result.difficulty is not None and sound:
             easy, medium, hard = result.difficulty[row]
             prediction.difficulty.CopyFrom(pb.DifficultyProbabilities(easy=easy, medium=medium, hard=hard))
     return response
+
+
+def _finite(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which rows (n,) of (n, K) hold numbers alone."""
+    return np.asarray(np.isfinite(rows).all(axis=1))
 
 
 def _model(batcher: Batcher, trials: Trials) -> pb.Model:
