@@ -49,12 +49,17 @@ def checked_usage(points: Sequence[int], used: Sequence[float]) -> tuple[float, 
         raise CurveError("used", f"has {len(used)} values for {len(points)} points")
     before = 0.0
     for at, (value, point) in enumerate(zip(used, points, strict=True)):
-        if not 0 <= value <= point * (1 + _ROUNDING):
+        if not within_budget(value, point):
             raise CurveError("used", f"is {value} at place {at}, not from 0 to its budget of {point} tokens")
         if value < before * (1 - _ROUNDING):
             raise CurveError("used", f"falls from {before} to {value} at place {at}")
         before = value
     return risen_usage(points, used)
+
+
+def within_budget(used: float, budget: int) -> bool:
+    """Whether a budget can be used so; what rounding to 32 bits adds is forgiven."""
+    return 0 <= used <= budget * (1 + _ROUNDING)
 
 
 def risen_usage(points: Sequence[int], used: Sequence[float]) -> tuple[float, ...]:

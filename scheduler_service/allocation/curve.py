@@ -40,6 +40,14 @@ class Curve:
         share = (self.used[-1] - spent) / (last - before) if last else 1.0
         return self.used[-1] + share * (tokens - last)
 
+    def accuracies(self, points: tuple[int, ...]) -> Sequence[float]:
+        """Expected accuracy at each of ``points``."""
+        return self.accuracy if self.points == points else [self.accuracy_at(point) for point in points]
+
+    def uses(self, points: tuple[int, ...]) -> Sequence[float]:
+        """Expected use of a budget at each of ``points``."""
+        return self.used if self.used and self.points == points else [self.used_at(point) for point in points]
+
     def _between(self, values: Sequence[float], tokens: float) -> float:
         at = bisect_right(self.points, tokens)
         low, below = (self.points[at - 1], values[at - 1]) if at else (0, 0.0)

@@ -38,9 +38,11 @@ class EqualAccuracy:
             self._accuracy, self._used = [0.0] * len(curve.points), [0.0] * len(curve.points)
         self.decisions += 1
         share = 1 / min(self.decisions, self.memory)
-        for at, point in enumerate(self._points):
-            self._accuracy[at] += share * (curve.accuracy_at(point) - self._accuracy[at])
-            self._used[at] += share * (curve.used_at(point) - self._used[at])
+        for at, (reached, used) in enumerate(
+            zip(curve.accuracies(self._points), curve.uses(self._points), strict=True)
+        ):
+            self._accuracy[at] += share * (reached - self._accuracy[at])
+            self._used[at] += share * (used - self._used[at])
         self.expected += share * (expected - self.expected)
         self.cost += share * (cost - self.cost)
         return max(0.0, self._uniform_cost() - self.cost)

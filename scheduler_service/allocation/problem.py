@@ -158,7 +158,7 @@ class Problem:
 
     def fill(self, budgets: Ints, left: float) -> Ints:
         """Spread ``left`` tokens that no curve asks for evenly, in steps; returns new budgets (n,)."""
-        return spread_evenly(budgets, self.caps, left, self.step, None if self.used is None else self.cost)
+        return spread_evenly(budgets, self.caps, left, self.step, self.cost)
 
 
 class Policy(Protocol):
@@ -176,21 +176,14 @@ class Policy(Protocol):
         ...
 
 
-def gather(curves: Sequence[Curve], floors: Ints, caps: Ints, total: float, weights: Floats | None = None) -> Problem:
+def gather(curves: Sequence[Curve], floors: Ints, caps: Ints, total: float) -> Problem:
     """The problem of queries whose curves may be known at different points; an empty curve promises nothing.
 
     Curves are read at the points of all. Budgets of a query whose use is not known count whole.
     """
     points = tuple(sorted({point for curve in curves for point in curve.points})) or (max(1, int(caps.max(initial=1))),)
-    accuracy = [
-        curve.accuracy if curve.points == points else [curve.accuracy_at(point) for point in points] for curve in curves
-    ]
-    used = None
-    if any(curve.used for curve in curves):
-        used = [
-            curve.used if curve.used and curve.points == points else [curve.used_at(point) for point in points]
-            for curve in curves
-        ]
+    accuracy = [curve.accuracies(points) for curve in curves]
+    used = [curve.uses(points) for curve in curves] if any(curve.used for curve in curves) else None
     return Problem(
         np.array(points, np.int64),
         np.array(accuracy, np.float64).reshape(len(curves), len(points)),
@@ -198,7 +191,6 @@ def gather(curves: Sequence[Curve], floors: Ints, caps: Ints, total: float, weig
         caps,
         total,
         None if used is None else np.array(used, np.float64),
-        weights,
     )
 
 
@@ -235,17 +227,19 @@ def _read(points: Ints, values: Floats, tokens: Floats | Ints | float) -> Floats
     return interpolate(np.append(0, points), np.concatenate([np.zeros((len(values), 1)), values], axis=1), budgets)
 
 
-def spread_evenly(
-    budgets: Ints, caps: Ints, left: float, step: int, cost: Callable[[Ints], Floats] | None = None
-) -> Ints:
+def whole(budgets: Ints) -> Floats:
+    """The cost (n,) of budgets that are expected to be used up."""
+    return np.asarray(budgets, np.float64)
+
+
+def spread_evenly(budgets: Ints, caps: Ints, left: float, step: int, cost: Callable[[Ints], Floats] = whole) -> Ints:
     """Raise the lowest budgets together until ``left`` tokens are spent or all caps are reached; (n,) new budgets.
 
     Levels are ``step`` tokens apart, and ties go to the earlier query. ``cost``: (n,) tokens that budgets are expected
-    to use; without it they count whole. Spending what a plan has no use for brings it closer to uniform, the plan that
+    to use. Spending what a plan has no use for brings it closer to uniform, the plan that
     needs no prediction.
     """
-    price = cost or _whole
-    spent, level_low, level_high = float(price(budgets).sum()), 0, int(caps.max(initial=0)) // step + 1
+    spent, level_low, level_high = float(cost(budgets).sum()), 0, int(caps.max(initial=0)) // step + 1
 
     def filled(level: int) -> Ints:
         target = np.minimum(level * step, caps)
@@ -253,27 +247,23 @@ def spread_evenly(
 
     while level_low < level_high:  # the highest water level that can be paid for
         level = (level_low + level_high + 1) // 2
-        if float(price(filled(level)).sum()) - spent <= left + 1e-9:
+        if float(cost(filled(level)).sum()) - spent <= left + 1e-9:
             level_low = level
         else:
             level_high = level - 1
     result = filled(level_low)
-    costs = price(result)
+    costs = cost(result)
     left -= float(costs.sum()) - spent
     room = np.minimum(caps - result, step)
-    more = (price(result + room) - costs).tolist()
+    more = (cost(result + room) - costs).tolist()
     for query in np.argsort(result, kind="stable").tolist():  # not enough for the next level: the lowest go first
         if left < 1:
             break
         tokens, paid = int(room[query]), more[query]
         while paid > left + 1e-9:  # as many as can be paid; a token of budget costs a token at most
             tokens = max(int(left), int(tokens * left / paid))
-            paid = float((price(result + np.where(np.arange(len(result)) == query, tokens, 0)) - costs)[query])
+            paid = float((cost(result + np.where(np.arange(len(result)) == query, tokens, 0)) - costs)[query])
         result[query] += tokens
         costs[query] += paid
         left -= paid
     return result
-
-
-def _whole(budgets: Ints) -> Floats:
-    return np.asarray(budgets, np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_service.allocation.problem import Ints, Problem, spread_evenly
+from scheduler_service.allocation.problem import Ints, Problem, spread_evenly, whole
 
 
 class Uniform:
@@ -21,8 +21,6 @@ class Uniform:
 
     def allocate(self, problem: Problem) -> Ints:
         """Return equal budgets, to the token: (n,)."""
-        floors = problem.floors.copy()
-        if self._whole or problem.used is None:
-            return spread_evenly(floors, problem.caps, max(0.0, problem.total - int(floors.sum())), 1)
-        left = problem.total - float(problem.cost(floors).sum())
-        return spread_evenly(floors, problem.caps, left, 1, problem.cost)
+        cost = whole if self._whole else problem.cost
+        left = max(0.0, problem.total - float(cost(problem.floors).sum()))
+        return spread_evenly(problem.floors, problem.caps, left, 1, cost)

@@ -14,7 +14,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from predictive_scheduling.budget_points import MOST_POINTS, CurveError, check_points, evenly_spaced, risen_usage
+from predictive_scheduling.budget_points import (
+    MOST_POINTS,
+    CurveError,
+    check_points,
+    evenly_spaced,
+    risen_usage,
+    within_budget,
+)
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from scheduler_service.allocation.curve import Curve
 from scheduler_service.domain import NO_CURVE, Job, Prediction, PredictionOutcome
@@ -22,7 +29,6 @@ from scheduler_service.domain import NO_CURVE, Job, Prediction, PredictionOutcom
 MOST_FALL = 0.25
 _MOST_HIDDEN = 65536
 MOST_NAME = 256
-_ROUNDING = 1e-6
 
 
 class UnsoundAnswerError(Exception):
@@ -120,7 +126,7 @@ def read_curve(points: tuple[int, ...], accuracy: Iterable[float], used: Iterabl
     values, spent = tuple(accuracy), tuple(used)
     if len(values) != len(points) or not _fractions(values) or len(spent) not in (0, len(points)):
         return None
-    if not all(0 <= tokens <= point * (1 + _ROUNDING) for tokens, point in zip(spent, points, strict=False)):
+    if not all(map(within_budget, spent, points)):
         return None
     risen = tuple(accumulate(values, max))
     if risen[-1] - values[-1] > MOST_FALL:
