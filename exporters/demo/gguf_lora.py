@@ -81,3 +81,25 @@ def read_lora_gguf(model: Any, path: Path) -> None:
                 weight = _transformers_order(weight, heads[layer])
             weights[name] = torch.from_numpy(np.ascontiguousarray(weight))
     model.load_state_dict(weights, strict=False)
+
+
+def merge_lora_gguf(model: Any, path: Path) -> None:
+    """Add what ``write_lora_gguf`` wrote to the weights of the model itself, which is no peft model.
+
+    Adds ``alpha / rank · B · A`` to each layer (arXiv 2106.09685). Raises KeyError for a layer that the model lacks.
+    """
+    reader = gguf.GGUFReader(path)
+    alpha = float(reader.get_field(gguf.Keys.Adapter.LORA_ALPHA).contents())
+    stored = {tensor.name: np.array(tensor.data, np.float32) for tensor in reader.tensors}
+    layers = {own: name for name, own in _NAMES.items()}
+    heads = _heads(model)
+    parameters = dict(model.named_parameters())
+    for name in [name for name in stored if name.endswith(".lora_a")]:
+        _, number, own, *_ = name.split(".")
+        first, second = stored[name], stored[name.removesuffix("a") + "b"]
+        if own in heads:
+            second = _transformers_order(second, heads[own])
+        change = torch.from_numpy(second @ first * (alpha / len(first)))
+        weight = parameters[f"model.layers.{number}.{layers[own]}.weight"]
+        with torch.no_grad():
+            weight += change.to(weight.dtype)
