@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +33,7 @@ _INSTALL_TENSORRT = "pip install 'tensorrt-cu13-libs>=10,<11' beside predictive-
 _ELSE = "or choose --provider cpu, or allow the CPU instead with --provider-fallback"
 _USUAL_TOKENS = 128  # of a text, for which TensorRT picks its kernels; questions are shorter than the longest text
 _MOST_REASON = 600  # characters of what onnxruntime says
+_IN_SOURCE = re.compile(r"^\S+\.(?:cc|h):\d+ .*?\) ")
 _WARM_UP_QUERIES = 2  # a model is tried with so many, whatever the largest batch is
 
 # y = Identity(x), x float32 (n,): what is run on a provider to see whether it is there.
@@ -217,7 +219,8 @@ def _hint(provider: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:_MOST_REASON]
+    """What an error of onnxruntime says, without the line of its source that comes before."""
+    return _IN_SOURCE.sub("", str(error).strip().partition("\n")[0])[:_MOST_REASON]
 
 
 def _loads(library: str) -> bool:

@@ -109,8 +109,9 @@ def test_tensorrt_that_is_left_to_cuda_is_refused_with_the_package_that_holds_it
         available(Execution("tensorrt"))
 
 
-def test_what_onnxruntime_says_of_a_provider_is_passed_on_in_one_line(gpu_wheel):
-    gpu_wheel(raising=RuntimeError("CUDA failure 35: the driver is too old\nStacktrace:\n…"))
+@pytest.mark.parametrize("place", ["", "/src/onnxruntime/python/state.cc:729 void Register(Options&, const Map&) "])
+def test_what_onnxruntime_says_of_a_provider_is_passed_on_in_one_line(gpu_wheel, place):
+    gpu_wheel(raising=RuntimeError(f"{place}CUDA failure 35: the driver is too old\nStacktrace:\n…"))
     with pytest.raises(
         ProviderError, match="provider: cuda failed: CUDA failure 35: the driver is too old; "
     ) as refused:
