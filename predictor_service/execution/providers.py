@@ -77,6 +77,8 @@ def available(execution: Execution) -> Execution:
     Raises ProviderError where that is not the one that was asked for, and no other is allowed.
     """
     _, provider = _open(_TRIAL_GRAPH, execution, None)
+    if provider == "tensorrt" and execution.engines is None:
+        log.warning("engines: no folder is set, so TensorRT builds its engines anew at every start")
     return replace(execution, provider=provider)
 
 

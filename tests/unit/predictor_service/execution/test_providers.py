@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from predictor_service import model as of_model
 from predictor_service.artifact import ArtifactError, read_manifest
 from predictor_service.execution import providers
+from predictor_service.execution.binding import BoundGraph
 from predictor_service.execution.providers import (
     Execution,
     ProviderError,
@@ -131,6 +133,14 @@ def test_the_best_provider_that_starts_is_taken_where_lesser_ones_are_allowed(gp
     assert available(Execution("tensorrt", fallback=True)).provider == provider
 
 
+def test_tensorrt_without_a_folder_for_its_engines_is_told_of(gpu_wheel, caplog, tmp_path):
+    gpu_wheel(TENSORRT, CUDA)
+    available(Execution("tensorrt", engines=tmp_path))
+    assert not caplog.records
+    available(Execution("tensorrt"))
+    assert "engines: no folder is set" in caplog.text
+
+
 def test_the_cpu_needs_nothing():
     assert available(Execution()) == Execution()
 
@@ -141,6 +151,35 @@ def test_a_model_that_loses_its_provider_is_not_loaded_but_for_the_fallback(gpu_
     with pytest.raises(ArtifactError, match=f"model.onnx: .*cannot start its {CUDA}"):
         LoadedModel(folder, Execution("cuda"))
     assert LoadedModel(folder, Execution("cuda", fallback=True)).name == "hidden"
+
+
+def test_a_model_on_a_gpu_predicts_over_kept_buffers_what_it_predicts_without(gpu_wheel, monkeypatch, caplog):
+    folder = SHIPPED_MODELS / "gsm8k-r1-1.5b-hidden-difficulty"
+    draw = np.random.default_rng(0)
+    batches = [[Query(hidden_state=state) for state in draw.normal(size=(n, 1536)).astype(np.float32)] for n in (1, 5)]
+    without = LoadedModel(folder)
+    expected = [without.run(batch) for batch in batches]
+    bound = []
+
+    def in_memory(session, widths):
+        bound.append(BoundGraph(session, widths, "cpu"))
+        return bound[-1]
+
+    monkeypatch.setattr(of_model, "BoundGraph", in_memory)
+    gpu_wheel(CUDA)
+    model = LoadedModel(folder, Execution("cuda"))
+    for batch, wanted in zip(batches, expected, strict=True):
+        found = model.run(batch)
+        np.testing.assert_allclose(found.curves, wanted.curves, atol=1e-6)
+        np.testing.assert_allclose(found.difficulty, wanted.difficulty, atol=1e-6)
+    assert len(bound) == 1
+    assert "allocated for each batch" not in caplog.text
+
+
+def test_a_graph_for_strings_is_not_bound(gpu_wheel, monkeypatch):
+    monkeypatch.setattr(of_model, "BoundGraph", None)
+    gpu_wheel(CUDA)
+    assert LoadedModel(TEXT, Execution("cuda")).run([Query("What is 1 + 1?")]).curves.shape == (1, 16)
 
 
 def test_a_model_whose_buffers_cannot_be_kept_on_the_device_runs_without_them(gpu_wheel, tmp_path, caplog):
