@@ -36,7 +36,7 @@ _MOST_REASON = 600  # characters of what onnxruntime says
 _IN_SOURCE = re.compile(r"^\S+\.(?:cc|h):\d+ .*?\) ")
 _WARM_UP_QUERIES = 2  # a model is tried with so many, whatever the largest batch is
 
-# y = Identity(x), x float32 (n,): what is run on a provider to see whether it is there.
+# y = Identity(x), x float32 (n,): what is opened on a provider to see whether it starts.
 _TRIAL_GRAPH = (
     b'\x08\t:=\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x05trialZ\x10\n\x01x\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01n'
     b"b\x10\n\x01y\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01nB\x04\n\x00\x10\x14"
