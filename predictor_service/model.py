@@ -7,35 +7,21 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from predictor_service.artifact import ArtifactError, Manifest, read_manifest
+from predictor_service.execution.binding import BoundGraph
+from predictor_service.execution.providers import Execution, open_graph
 from predictor_service.inputs.features import GraphInputs, Query
 
 log = logging.getLogger(__name__)
 
-if (
-    "CUDAExecutionProvider" in ort.get_available_providers()
-):  # CUDA's libraries that were installed as packages beside onnxruntime-gpu
-    ort.preload_dlls()
-
 _CLASSES = 3  # easy, medium, hard
 
-PROVIDERS = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
-}
-
-
-def _options(provider: str, engines: Path | None) -> dict[str, str]:
-    """Options of an execution provider."""
-    if provider != "TensorrtExecutionProvider" or engines is None:
-        return {}
-    return {"trt_engine_cache_enable": "1", "trt_timing_cache_enable": "1", "trt_engine_cache_path": str(engines)}
+_ON_CPU = Execution()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,26 +49,17 @@ class _WrongOutputError(Exception):
 class LoadedModel:
     """Runs batches of checked queries; safe to call from one thread at a time."""
 
-    def __init__(self, folder: Path, *, threads: int = 1, provider: str = "cpu", engines: Path | None = None) -> None:
-        """Check the folder, load its graph and warm it up. Raises ArtifactError with the reason where it cannot.
+    def __init__(self, folder: Path, execution: Execution = _ON_CPU) -> None:
+        """Check the folder, load its graph onto ``execution``'s provider and warm it up.
 
-        ``engines``: where TensorRT keeps what it built, which takes it minutes.
+        Raises ArtifactError with the reason where it cannot.
         """
         self.manifest: Manifest = read_manifest(folder)
         self._inputs = GraphInputs(folder, self.manifest)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        wanted = [
-            (name, _options(name, engines)) for name in PROVIDERS[provider] if name in ort.get_available_providers()
-        ]
         try:
-            self._session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=wanted)
+            self._session = open_graph(folder / "model.onnx", execution, self.manifest)
         except Exception as error:  # onnxruntime raises its own types, without a common base
             raise ArtifactError(f"{folder / 'model.onnx'}: onnxruntime cannot load it: {error}") from error
-        got = self._session.get_providers()
-        if got[0] != PROVIDERS[provider][0]:
-            log.warning("model %s: provider %s is not available, running on %s", self.name, provider, got[0])
         outputs = [output.name for output in self._session.get_outputs()]
         if "curve" not in outputs:
             raise ArtifactError(f"{folder / 'model.onnx'}: no output named curve, found {', '.join(outputs)}")
@@ -90,8 +67,12 @@ class LoadedModel:
         self._widths = {"curve": self.manifest.windows, "difficulty": _CLASSES, "used_tokens": self.manifest.windows}
         self._points = np.array(self.manifest.budget_points, np.float32)
         self._failure = ""
+        self._bound: BoundGraph | None = None
+        provider = self._session.get_providers()[0]
+        if provider != "CPUExecutionProvider":
+            self._bind()
         self._warm_up(folder)
-        log.info("model %s@%s (%s) on %s", self.name, self.manifest.version, self.manifest.kind, got[0])
+        log.info("model %s@%s (%s) on %s", self.name, self.manifest.version, self.manifest.kind, provider)
 
     @property
     def name(self) -> str:
@@ -123,7 +104,7 @@ class LoadedModel:
         ready = time.perf_counter()
         outputs: dict[str, NDArray[np.float32]] = {}
         for rows, inputs in runs:
-            for name, values in zip(self._outputs, self._session.run(self._outputs, inputs), strict=True):
+            for name, values in zip(self._outputs, self._run_graph(inputs, len(rows)), strict=True):
                 self._check(name, values, len(rows))
                 if len(runs) == 1:
                     outputs[name] = values
@@ -135,6 +116,23 @@ class LoadedModel:
         if used is not None:  # no budget uses more than itself, nor less than a smaller one
             used = np.maximum.accumulate(np.clip(used, 0.0, self._points), axis=1)
         return BatchResult(curves, outputs.get("difficulty"), ready - started, done - ready, used)
+
+    def _run_graph(self, inputs: dict[str, NDArray[Any]], rows: int) -> list[Any]:
+        if self._bound is not None:
+            return self._bound.run(inputs, rows)
+        found: list[Any] = self._session.run(self._outputs, inputs)
+        return found
+
+    def _bind(self) -> None:
+        """Keep the buffers on the device, unless the graph takes strings, which are never there, or it cannot be."""
+        if any(given.type == "tensor(string)" for given in self._session.get_inputs()):
+            return
+        try:
+            self._bound = BoundGraph(self._session, {name: self._widths[name] for name in self._outputs})
+            self._try()
+        except Exception as error:  # as above; a graph that is wrong itself is refused by the trial that follows
+            self._bound = None
+            log.warning("model %s: its buffers on the device are allocated for each batch: %s", self.name, error)
 
     def _check(self, name: str, values: object, rows: int) -> None:
         """Raise _WrongOutputError for an output of another shape than the manifest says, or of no such numbers."""
@@ -149,10 +147,13 @@ class LoadedModel:
 
     def _warm_up(self, folder: Path) -> None:
         """Run batches of one and two queries, so that a graph made for one size only is found before it serves."""
-        size = self.manifest.hidden_size
-        query = Query("warm up", np.zeros(size, np.float32) if size else None)
         try:
-            for count in (1, 2):
-                self._run([query] * count)
+            self._try()
         except Exception as error:  # as above: onnxruntime's errors have no common base
             raise ArtifactError(f"{folder / 'model.onnx'}: a trial run failed: {error}") from error
+
+    def _try(self) -> None:
+        size = self.manifest.hidden_size
+        query = Query("warm up", np.zeros(size, np.float32) if size else None)
+        for count in (1, 2):
+            self._run([query] * count)

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 
 from predictive_scheduling import telemetry
 from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
@@ -17,6 +16,7 @@ from predictive_scheduling.version import VERSION
 from predictor_service.batching.batch_queue import BatchQueue
 from predictor_service.batching.batcher import Batcher
 from predictor_service.catalog import Catalog
+from predictor_service.execution.providers import Execution, available
 from predictor_service.metrics import PredictorMetrics
 from predictor_service.model import LoadedModel
 from predictor_service.open_inference import OpenInferenceServicer
@@ -38,13 +38,17 @@ async def serve(
 ) -> None:
     """Serve until a signal, or until ``Serving.draining`` is set by the caller that got it through ``on_started``.
 
-    Raises ArtifactError where no model folder can be served, or none of them has the default model.
+    Raises ProviderError where the execution provider cannot be had, and ArtifactError where no model folder can be
+    served, or none of them has the default model.
     """
     settings.log_masked()
+    execution = await asyncio.to_thread(available, _execution(settings))
     reporting = reporting or telemetry.from_environment("predictor", VERSION, scraped=bool(settings.metrics_listen))
     measured = PredictorMetrics(reporting.meters)
     make_batcher = partial(_batch, settings, measured)
-    catalog = Catalog(settings.models, settings.default_model, partial(_load, settings), make_batcher)
+    catalog = Catalog(
+        settings.models, settings.default_model, lambda folder: LoadedModel(folder, execution), make_batcher
+    )
     try:
         await catalog.load()
         for name, trial in (*settings.canary.items(), *settings.shadow.items()):
@@ -69,8 +73,14 @@ async def serve(
         await asyncio.to_thread(reporting.shut_down)
 
 
-def _load(settings: PredictorSettings, folder: Path) -> LoadedModel:
-    return LoadedModel(folder, threads=settings.threads, provider=settings.provider, engines=settings.engines)
+def _execution(settings: PredictorSettings) -> Execution:
+    return Execution(
+        provider=settings.provider,
+        fallback=settings.provider_fallback,
+        threads=settings.threads,
+        most_queries=settings.max_batch_size,
+        engines=settings.engines,
+    )
 
 
 def _batch(settings: PredictorSettings, measured: PredictorMetrics, model: LoadedModel) -> Batcher:

@@ -45,7 +45,15 @@ class PredictorSettings(ServiceSettings):
     )
     threads: int = setting(1, RELIABILITY, "threads of one inference; 0 for one per core", ge=0)
     engines: Path | None = setting(None, PLATFORM, "folder in which TensorRT keeps the engines that it has built")
-    provider: str = setting("cpu", PLATFORM, "preferred execution provider", pattern="^(cpu|cuda|tensorrt)$")
+    provider: str = setting(
+        "cpu",
+        PLATFORM,
+        "onnxruntime's execution provider; where it cannot be had the predictor does not start",
+        pattern="^(cpu|cuda|tensorrt)$",
+    )
+    provider_fallback: bool = setting(
+        False, PLATFORM, "run on the next lesser provider (tensorrt, cuda, cpu) instead of refusing to start"
+    )
 
     @field_validator("canary", "shadow", mode="before")
     @classmethod

@@ -1,6 +1,9 @@
 """Start the built images and send one generation through them; prints their sizes and start times.
 
     BUILDAH='--isolation chroot --storage-driver vfs' python -m tests.images
+    BUILDAH='--isolation chroot --storage-driver overlay' python -m tests.images predictor-gpu
+
+The second, on a machine without a GPU: the image must refuse to start on ``cuda``, and serve where it may fall back.
 
 Run after ``images/build.sh``. The backend is TGI's stand-in in this process. Exit code 1 where something is amiss. It
 needs buildah and the right to run containers, so CI leaves it out.
@@ -16,7 +19,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -32,16 +35,17 @@ _FOUND = (
 )
 REGISTRY = os.environ.get("REGISTRY", "registry.example.com/predictive-scheduling")
 OPTIONS = shlex.split(os.environ.get("BUILDAH", ""))
+_STORAGE = ("--storage-driver", "--root", "--runroot")  # buildah's own options; the others belong to its commands
 
 
-def option(name):
-    """The value of one of buildah's options, with its name."""
-    return [name, OPTIONS[OPTIONS.index(name) + 1]] if name in OPTIONS else []
+def options(*names):
+    """Those of buildah's options that were given, with their values."""
+    return [word for name in names if name in OPTIONS for word in (name, OPTIONS[OPTIONS.index(name) + 1])]
 
 
 def buildah(*arguments):
     """Run buildah; returns what it prints."""
-    command = ["buildah", *option("--storage-driver"), *arguments]
+    command = ["buildah", *options(*_STORAGE), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -61,7 +65,7 @@ async def running(image, **settings):
     prefix = "SCHEDULER" if image == "scheduler" else "PREDICTOR"
     given = {"LISTEN": f"127.0.0.1:{port}", **{key.upper(): str(value) for key, value in settings.items()}}
     environment = [f"--env={prefix}_{key}={value}" for key, value in given.items()]
-    command = ["buildah", *option("--storage-driver"), "run", *option("--isolation"), *environment, container, "--"]
+    command = ["buildah", *options(*_STORAGE), "run", *options("--isolation"), *environment, container, "--"]
     started = time.monotonic()
     process = await asyncio.create_subprocess_exec(*command, *config["Entrypoint"])
     try:
@@ -87,10 +91,32 @@ async def running(image, **settings):
             assert await found.wait() == 0, f"{tool} is in the image"
         yield f"127.0.0.1:{port}", ready
     finally:
-        ending = await asyncio.create_subprocess_exec("pkill", "-f", f"predictive_scheduling_cli {prefix.lower()}")
-        await ending.wait()
+        with suppress(ProcessLookupError):
+            process.terminate()
         await process.wait()
         buildah("rm", container)
+
+
+def refusal(image, provider):
+    """How an image ends that is started on a provider which is not here: its exit code and its last words."""
+    name = f"{REGISTRY}/{image}:{VERSION}"
+    container = buildah("from", name)
+    entry = json.loads(buildah("inspect", "--type", "image", name))["Docker"]["config"]["Entrypoint"]
+    command = ["buildah", *options(*_STORAGE), "run", *options("--isolation"), f"--env=PREDICTOR_PROVIDER={provider}"]
+    done = subprocess.run([*command, container, "--", *entry], capture_output=True, text=True, timeout=60, check=False)
+    buildah("rm", container)
+    return done.returncode, next(line for line in done.stderr.splitlines() if line.startswith("provider: "))
+
+
+async def without_a_gpu(image) -> int:
+    """Start an image for a GPU where there is none; returns the exit code."""
+    code, reason = refusal(image, "cuda")
+    assert code == 1, code
+    assert "no NVIDIA driver" in reason, reason
+    print(reason)  # noqa: T201
+    async with running(image, provider="cuda", provider_fallback="true") as (_, ready):
+        print(f"with the fallback it is ready after {ready:.1f} s")  # noqa: T201
+    return 0
 
 
 async def main() -> int:
@@ -110,4 +136,4 @@ async def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(asyncio.run(without_a_gpu(sys.argv[1]) if len(sys.argv) > 1 else main()))

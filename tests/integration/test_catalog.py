@@ -21,6 +21,7 @@ from predictor_service.artifact import ArtifactError, Manifest, digest
 from predictor_service.batching.batch_queue import BatchQueue
 from predictor_service.batching.batcher import Batcher
 from predictor_service.catalog import Catalog, without_name_twice
+from predictor_service.execution.providers import Execution
 from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from predictor_service.predictions import Predictions
@@ -211,6 +212,32 @@ async def test_whatever_a_folder_raises_while_it_loads_stays_its_own(tmp_path, e
     found = Catalog(tmp_path, "hidden", load, lambda model: Batcher(model, BatchQueue(8, 0.0, 64)))
     await found.load()
     assert (set(found), found.refused) == ({"hidden"}, 1)
+    await found.close()
+
+
+async def test_a_changed_model_whose_provider_has_gone_is_not_taken_into_service(tmp_path, caplog):
+    """As at a start: it does not run on the CPU unless that was allowed; what was served goes on."""
+    hidden_state_model(tmp_path / "a")
+    execution = Execution()
+    found = Catalog(
+        tmp_path,
+        "hidden",
+        lambda folder: LoadedModel(folder, execution),
+        lambda model: Batcher(model, BatchQueue(8, 0.0, 64)),
+    )
+    await found.load()
+    hidden_state_model(tmp_path / "a", version="8")
+    hidden_state_model(tmp_path / "b", name="second")
+    execution = Execution("cuda")
+    await found.refresh()
+    assert (set(found), found.refused) == ({"hidden"}, 2)
+    assert found["hidden"].model.manifest.version == "7"
+    assert "the model that it served stays: " in caplog.text
+    assert "needs onnxruntime's CUDAExecutionProvider" in caplog.text
+    execution = Execution("cuda", fallback=True)
+    (tmp_path / "a/touched").touch()  # a refused folder is tried again when it changes
+    await found.refresh()
+    assert found["hidden"].model.manifest.version == "8"
     await found.close()
 
 

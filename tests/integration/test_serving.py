@@ -1,6 +1,7 @@
 """What both services answer besides their own methods."""
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -10,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from predictive_scheduling import AsyncSchedulerClient, probe
+from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
 from predictive_scheduling.serving import LIVENESS
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
@@ -103,3 +105,24 @@ async def test_two_servers_share_a_port_where_both_say_so(unused_tcp_port):
             async with predictor(listen=listen):
                 pass
         assert "address" in repr(caught.value).lower()
+
+
+async def test_a_predictor_starts_on_the_provider_that_it_was_given_or_not_at_all():
+    """In processes, as a platform starts it; no provider but the CPU is in the package that tests install."""
+    command = [sys.executable, "-m", "predictive_scheduling_cli", "predictor", "--provider", "cuda"]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    reason = said.decode().splitlines()[-1]
+    assert reason.startswith("provider: cuda needs onnxruntime's CUDAExecutionProvider")
+    assert "predictive-scheduling[predictor-gpu]" in reason
+    assert "Traceback" not in said.decode()
+
+
+async def test_a_predictor_that_may_fall_back_serves_on_the_cpu(caplog):
+    async with predictor(provider="cuda", provider_fallback=True) as address:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = predictor_pb2_grpc.PredictorServiceStub(channel)
+            asked = predictor_pb2.PredictRequest(queries=[predictor_pb2.Query(text="What is 1 + 1?")])
+            assert len((await stub.Predict(asked)).predictions) == 1
+    assert [record.message for record in caplog.records if "falling back to cpu" in record.message]

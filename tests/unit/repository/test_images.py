@@ -32,7 +32,14 @@ def test_the_manifests_name_images_that_are_built():
             re.findall(r"(?:newName|image): registry\.example\.com/predictive-scheduling/([\w-]+)", path.read_text())
         )
     assert used <= built
-    assert used == {"scheduler", "scheduler-embedded", "predictor-cpu", "predictor-gpu", "exporters"}
+    assert used == {
+        "scheduler",
+        "scheduler-embedded",
+        "predictor-cpu",
+        "predictor-gpu",
+        "predictor-tensorrt",
+        "exporters",
+    }
 
 
 def test_the_bill_of_materials_lists_every_package(tmp_path):

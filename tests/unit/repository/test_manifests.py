@@ -1,6 +1,7 @@
 """The Kubernetes manifests: rendered, valid, hardened, and with nothing in them that refers to what is not there."""
 
 import json
+import os
 import re
 import subprocess
 from functools import cache
@@ -200,6 +201,34 @@ def test_services_monitors_and_policies_name_ports_that_pods_have(folder):
     for policy in of(folder, "NetworkPolicy"):
         for rule in [*policy["spec"].get("ingress", ()), *policy["spec"].get("egress", ())]:
             assert {port["port"] for port in rule["ports"]} <= known | optional, policy["metadata"]["name"]
+
+
+def test_tensorrt_is_added_to_a_predictor_on_a_gpu(tmp_path):
+    """No overlay has it, since its image fetches TensorRT from NVIDIA; this is how one's own overlay would."""
+    paths = {"resources": ["overlays/gpu"], "components": ["components/tensorrt"]}
+    own = {kind: [os.path.relpath(ROOT / path, tmp_path) for path in given] for kind, given in paths.items()}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    for document in rendered(tmp_path):
+        check(document)
+    template = predictor_on(tmp_path)["template"]
+    (container,) = template["spec"]["containers"]
+    assert container["image"].rpartition(":")[0].endswith("/predictor-tensorrt")
+    settings = environment(tmp_path, template)
+    assert settings["PREDICTOR_PROVIDER"] == "tensorrt"
+    assert settings["PREDICTOR_ENGINES"] in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_a_predictor_on_a_gpu_asks_for_one_and_needs_no_second_one_to_be_exchanged():
+    spec = predictor_on(ROOT / "overlays/gpu")
+    (container,) = spec["template"]["spec"]["containers"]
+    assert container["image"].rpartition(":")[0].endswith("/predictor-gpu")
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+
+
+def predictor_on(folder):
+    """The spec of the predictor's Deployment."""
+    return next(one["spec"] for one in of(folder, "Deployment") if one["metadata"]["name"] == "predictor")
 
 
 @named(OVERLAYS)

@@ -1,0 +1,1 @@
+"""On what graphs run: the execution provider, and the buffers on its device."""
