@@ -67,10 +67,12 @@ async def drive(
                         break
                     if on_piece is not None:
                         on_piece(piece)
-                    if not forcing.feed(piece.text, piece.tokens):
+                    if not (forcing.feed(piece.text, piece.tokens) and forcing.goes_on()):
                         break
                     for text in forcing.take():
                         yield text
+                    if not forcing.goes_on():  # the budget fell while the reader had the text
+                        break
                 else:
                     raise BackendUnavailableError("the LLM server's stream ended before its last event")
     for text in forcing.take():

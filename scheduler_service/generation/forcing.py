@@ -40,6 +40,7 @@ class Call:
     """A request to continue ``prompt`` by at most ``max_tokens`` tokens, ending at any of ``stop``.
 
     ``turn``: the same as a chat. ``thinking_budget``: where the server is to end the thinking by itself, 0 for nowhere.
+    ``report``: what the server is to say of it beside its answer, where it can.
     """
 
     prompt: str
@@ -47,6 +48,18 @@ class Call:
     stop: tuple[str, ...] = ()
     turn: Turn | None = None
     thinking_budget: int = 0
+    report: ReportRequest | None = None
+
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """Asks a server to send to the address ``to``, under the name ``id``, the hidden states of ``layers`` at the prompt's
+    last token, and, once the call is over, how many tokens it generated.
+    """
+
+    to: str
+    id: str
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,7 @@ class BudgetForcing:
     _cut: bool = False
     _closed_by: str = ""
     _server_ends_at: int | None = None
+    _ends_at: int = 0
     _asked: int = 0
     _before: tuple[TextKind, int] = (TextKind.REASONING, 0)
     _short_calls: int = 0
@@ -132,8 +146,11 @@ class BudgetForcing:
     def _think(self, rest: int) -> Call:
         """Ask for reasoning. A server that ends it by itself writes ``think_end`` as the budget's last token."""
         if not self.server_budget or rest < 2:
-            return self._call(self._thought(), rest)
-        self._server_ends_at = self.reasoning_tokens + rest - 1
+            call = self._call(self._thought(), rest)
+            self._ends_at = self.reasoning_tokens + call.max_tokens
+            return call
+        self._ends_at = self.reasoning_tokens + rest
+        self._server_ends_at = self._ends_at - 1
         return self._call(self._thought(), rest + self.answer_tokens, thinking_budget=rest - 1)
 
     def _call(self, begun: str, most: int, *, stop: tuple[str, ...] = (), thinking_budget: int = 0) -> Call:
@@ -146,6 +163,17 @@ class BudgetForcing:
         if self._kind is TextKind.REASONING:
             return self._feed_reasoning(text, tokens)
         return self._feed_answer(text, tokens)
+
+    def goes_on(self) -> bool:
+        """Whether to go on reading the running call.
+
+        Its reasoning is over where the budget is used up and the call was asked for more: the budget has become
+        smaller since, or was not known yet.
+        """
+        if self._kind is TextKind.REASONING and self.reasoning_tokens >= self.budget < self._ends_at:
+            self._force()
+            return False
+        return True
 
     def end_call(self, end: CallEnd) -> bool:
         """Take the end of a call that was read to its end; ``next_call`` then says how to go on.
@@ -187,7 +215,7 @@ class BudgetForcing:
         return FinishReason.FORCED if self.forced else FinishReason.NATURAL
 
     def set_budget(self, tokens: int) -> None:
-        """The budget is now so many tokens. Beyond what is used already, it takes effect with the next piece."""
+        """The budget is now so many tokens; ``goes_on`` says whether that ends the running call."""
         self.budget = tokens
 
     def cut(self) -> None:

@@ -30,7 +30,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
 
-from predictive_scheduling_vllm import frames
+from predictive_scheduling_vllm import frames, no_drafts
 from predictive_scheduling_vllm.destinations import Allowed, RefusedError, Wanted, wanted
 from predictive_scheduling_vllm.sender import Sender
 from predictive_scheduling_vllm.stats import StateMetrics, StateStats
@@ -62,6 +62,8 @@ class PromptStateConnector(KVConnectorBase_V1, SupportsHMA):
         speculative = vllm_config.speculative_config
         if speculative is None or speculative.method != _METHOD:
             raise ValueError(f"PromptStateConnector needs --speculative-config with the method {_METHOD}")
+        if no_drafts.none_wanted(speculative.num_speculative_tokens_per_batch_size):
+            no_drafts.allow()
         options = self._kv_transfer_config.kv_connector_extra_config
         self._allowed = Allowed(options.get("destinations", ()))
         self._layers = tuple(speculative.draft_model_config.hf_config.eagle_aux_hidden_state_layer_ids)

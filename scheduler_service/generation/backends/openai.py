@@ -222,6 +222,9 @@ def parameters(call: Call, sampling: Sampling, model: str) -> dict[str, Any]:
         wanted["stop"] = list(call.stop[:4])
     if call.thinking_budget:
         wanted["thinking_token_budget"] = call.thinking_budget
+    if call.report is not None:  # vLLM hands these parameters to its connector
+        asked = {"to": call.report.to, "id": call.report.id, "layers": list(call.report.layers)}
+        wanted["kv_transfer_params"] = {"prompt_state": asked}
     return wanted | sampling.given()
 
 
