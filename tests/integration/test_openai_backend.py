@@ -83,7 +83,9 @@ async def test_sampling_is_passed_on_and_nothing_else_is():
         ({"error": {"message": "broken", "code": 500}, "error_after": 2}, BackendUnavailableError),
         ({"error": {"message": "too long", "http_status_code": 422}}, PreconditionError),
         ({"error": "just text"}, BackendUnavailableError),
+        ({"error": {"message": "too long", "http_status_code": 422}, "error_after": 2}, BackendUnavailableError),
         ({"reason": "abort"}, BackendUnavailableError),
+        ({"reason": "error"}, BackendUnavailableError),
         ({"busy": 1}, BackendUnavailableError),
     ],
 )
