@@ -39,7 +39,7 @@ class BackendSettings(ServiceSettings):
         "LLM server: tgi, vllm, sglang, openai (any other with that API), llama_cpp, embedded",
     )
     backend_url: str = setting("", PLATFORM, "address of the LLM server, http://host:port; several with commas")
-    backend_model: str = setting("", PLATFORM, "model to ask the server for; empty takes its first")
+    backend_model: str = setting("", PLATFORM, "model to ask the server for, listed or not; empty takes its first")
     backend_chat: bool = setting(
         False, PLATFORM, "use the server's chat route and chat template instead of our template; not for tgi"
     )

@@ -1,4 +1,7 @@
-"""A stand-in for OpenAI-compatible servers, with the differences between vLLM, SGLang, llama.cpp and TGI."""
+"""A stand-in for OpenAI-compatible servers, with the differences between vLLM, SGLang, llama.cpp and TGI.
+
+Its events have the form of vLLM's (``tests/fixtures/engines``): compact, with null fields, and in chats a role first.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +70,13 @@ class OpenAiStandIn(Listening):
     def _choice(self, body: dict[str, Any], before: str, text: str) -> dict[str, Any]:
         """A chunk's choice; ``before``: what was written so far."""
         if "messages" not in body:
-            return {"index": 0, "text": text, "finish_reason": None}
+            return {"index": 0, "text": text, "logprobs": None, "finish_reason": None, "stop_reason": None}
         delta = {"content": text}
         if self.think_end:
             thinking = self.think_end not in self._prompt(body) + before
             delta = {"reasoning_content": text} if thinking else {"content": text}
             delta = {key: value.replace(self.think_end, "") for key, value in delta.items()}
-        return {"index": 0, "delta": delta, "finish_reason": None}
+        return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
 
     def _written(self, body: dict[str, Any]) -> list[str]:
         """What the model writes; a thinking budget ends its thinking."""
@@ -101,26 +104,44 @@ class OpenAiStandIn(Listening):
         shown = tokens if stop is None else tokens[:stop]
         reason = "length" if cut and stop is None else self.reason
         sent = 0
+        event: dict[str, Any]
+        if "messages" in body:
+            role = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+            event = {"choices": [role], "prompt_token_ids": None}
+            if self.usage == "running":
+                event["usage"] = _usage(0)
+            await self._send(response, body, event)
         for at in range(0, len(shown), self.tokens_per_chunk):
             if self.error is not None and at >= self.error_after:
-                await self._send(response, {"error": self.error})
+                await self._write(response, {"error": self.error})
                 return response
             chunk = shown[at : at + self.tokens_per_chunk]
             sent += len(chunk)
-            event: dict[str, Any] = {"choices": [self._choice(body, "".join(shown[:at]), "".join(chunk))]}
+            event = {"choices": [self._choice(body, "".join(shown[:at]), "".join(chunk))]}
             if self.usage == "running":
-                event["usage"] = {"prompt_tokens": 5, "completion_tokens": sent}
-            await self._send(response, event)
+                event["usage"] = _usage(sent)
+            await self._send(response, body, event)
             await asyncio.sleep(self.token_seconds)
         last = self._choice(body, "".join(shown), "") | {"finish_reason": reason}
-        await self._send(response, {"choices": [last]})
+        generated = sent + (stop is not None)
+        event = {"choices": [last]}
+        if self.usage == "running":
+            event["usage"] = _usage(generated)
+        await self._send(response, body, event)
         if self.usage != "none":
-            generated = sent + (stop is not None)
-            usage = {"prompt_tokens": 5, "completion_tokens": generated}
-            await self._send(response, {"choices": [], "usage": usage})
+            await self._send(response, body, {"choices": [], "usage": _usage(generated)})
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def _send(self, response: web.StreamResponse, body: dict[str, Any], event: dict[str, Any]) -> None:
+        kind = "chat.completion.chunk" if "messages" in body else "text_completion"
+        await self._write(response, {"id": "c", "object": kind, "created": 0, "model": body["model"], **event})
+
     @staticmethod
-    async def _send(response: web.StreamResponse, event: dict[str, Any]) -> None:
-        await response.write(f"data: {json.dumps(event)}\n\n".encode())
+    async def _write(response: web.StreamResponse, event: dict[str, Any]) -> None:
+        text = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
+        await response.write(f"data: {text}\n\n".encode())
+
+
+def _usage(generated: int) -> dict[str, int]:
+    return {"prompt_tokens": 5, "total_tokens": 5 + generated, "completion_tokens": generated}

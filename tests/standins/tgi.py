@@ -85,14 +85,19 @@ class TgiStandIn(Listening):
         return web.json_response(
             {
                 "model_id": "stand-in/model",
+                "model_sha": None,
+                "model_pipeline_tag": None,
                 "max_concurrent_requests": self.max_concurrent_requests,
                 "max_best_of": 2,
                 "max_stop_sequences": 4,
                 "max_input_tokens": self.max_input_tokens,
                 "max_total_tokens": self.max_total_tokens,
+                "validation_workers": 2,
                 "max_client_batch_size": 4,
                 "router": "text-generation-router",
                 "version": "3.3.7",
+                "sha": None,
+                "docker_label": None,
             }
         )
 
@@ -175,7 +180,7 @@ class TgiStandIn(Listening):
                     request.transport.abort()
                     return None
                 return await self._event(
-                    response, RefusedError(424, "Request failed during generation", "generation").body()
+                    response, RefusedError(424, "Request failed during generation: it broke", "generation").body()
                 )
             if self.keep_alive_every and at % self.keep_alive_every == 0:
                 await response.write(b":\n\n")
@@ -198,7 +203,7 @@ class TgiStandIn(Listening):
 
     async def _event(self, response: web.StreamResponse, event: dict[str, Any]) -> None:
         start = "data: " if self.space_after_data else "data:"
-        await response.write(f"{start}{json.dumps(event, ensure_ascii=False)}\n\n".encode())
+        await response.write(f"{start}{json.dumps(event, separators=(',', ':'), ensure_ascii=False)}\n\n".encode())
 
     def _check(self, body: dict[str, Any], *, streaming: bool = False) -> dict[str, Any]:
         """TGI's validation, in its order as far as it matters here."""

@@ -55,7 +55,8 @@ def events(kind: str, tokens: int, *, ends: str = "length", chat: bool = False) 
         stop = "limit" if ends == "length" else "eos"
         made.append({"content": "", "tokens": [], "stop": True, "stop_type": stop, "tokens_evaluated": 5})
     elif kind != "tgi":
-        made.append({"id": "c", "choices": [{"index": 0, "text": "", "finish_reason": ends}]})
+        empty: dict[str, Any] = {"delta": {}} if chat else {"text": ""}
+        made.append({"id": "c", "choices": [{"index": 0, **empty, "finish_reason": ends}]})
         usage = {"prompt_tokens": 5, "completion_tokens": tokens, "total_tokens": 5 + tokens}
         made.append({"id": "c", "choices": [], "usage": usage})
     return made

@@ -23,6 +23,7 @@ _LONGEST_BODY = 4 << 20
 _LONGEST_REFUSAL = 4096
 _REFUSAL_SECONDS = 2.0
 _CLOSING_SECONDS = 0.5
+_NO_ROUTE = frozenset({401, 403, 404, 405})
 
 T = TypeVar("T", bound=Wire)
 
@@ -118,21 +119,32 @@ class HttpServer:
                         yield parse(data)
                         reading.resumed()
 
-    async def wait_until_ready(self, path: str, timeout_seconds: float) -> None:
-        """Poll ``path`` until it answers 200. Raises BackendUnavailableError after ``timeout_seconds``."""
+    async def wait_until_ready(self, path: str, timeout_seconds: float, instead: str = "") -> None:
+        """Poll until the server is ``ready``. Raises BackendUnavailableError after ``timeout_seconds``."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                while not await self._answers(path):  # noqa: ASYNC110  (a server does not announce that it is up)
+                while not await self.ready(path, instead):  # noqa: ASYNC110  (a server does not announce that it is up)
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise BackendUnavailableError(f"{self.url}{path} did not answer in {timeout_seconds:g} s") from None
 
-    async def _answers(self, path: str) -> bool:
+    async def ready(self, path: str, instead: str = "") -> bool:
+        """Whether ``path`` answers 200, or ``instead`` where the server has no such route or shows it to others."""
+        status = await self._status(path)
+        if instead and status in _NO_ROUTE:
+            status = await self._status(instead)
+        return status == 200
+
+    async def _status(self, path: str) -> int:
+        """Return what a GET is answered with; 0 where nothing comes."""
         try:
-            async with self._opened().get(self.url + path, allow_redirects=False) as response:
-                return response.status == 200
+            async with (
+                asyncio.timeout(self._idle_seconds),
+                self._opened().get(self.url + path, allow_redirects=False) as response,
+            ):
+                return response.status
         except (aiohttp.ClientError, OSError, ValueError):
-            return False
+            return 0
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
@@ -141,7 +153,12 @@ class HttpServer:
 
 
 class HttpBackend:
-    """What the backends over HTTP have in common: they are ready when ``/health`` says so."""
+    """What the backends over HTTP have in common: they are ready when ``/health`` says so.
+
+    ``ready_instead``: the path that says so for servers without ``/health``, or that ask there for other rights.
+    """
+
+    ready_instead = ""
 
     def __init__(self, server: HttpServer, *, ready_seconds: float = 60.0) -> None:
         """Serve from ``server``; ``start`` waits ``ready_seconds`` at most (a model that loads answers 503)."""
@@ -149,9 +166,9 @@ class HttpBackend:
         self._ready_seconds = ready_seconds
 
     async def start(self) -> None:
-        """Connect and wait for ``/health``."""
+        """Connect and wait until it is ready."""
         await self._server.open()
-        await self._server.wait_until_ready("/health", self._ready_seconds)
+        await self._server.wait_until_ready("/health", self._ready_seconds, self.ready_instead)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,10 @@ from scheduler_service.generation.backends.http import HttpBackend, HttpServer
 from scheduler_service.generation.backends.wire import ErrorObject, Wire
 from scheduler_service.generation.forcing import Call, CallEnd, Turn
 
+log = logging.getLogger(__name__)
+
 _ABORT_SECONDS = 1.0
+_FAILED = frozenset({"abort", "error"})  # finish reasons of SGLang, vLLM and gateways that are no end of an answer
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,11 @@ DIALECTS = {
 
 
 def make(url: str, configuration: BackendConfiguration) -> OpenAiBackend:
-    """A backend for one address, in the dialect that is configured."""
+    """A backend for one address, in the dialect that is configured; gateways tell theirs with ``/v1`` at its end."""
     return OpenAiBackend(
-        HttpServer(url, token=configuration.token, idle_seconds=configuration.idle_seconds),
+        HttpServer(
+            url.rstrip("/").removesuffix("/v1"), token=configuration.token, idle_seconds=configuration.idle_seconds
+        ),
         DIALECTS[configuration.kind],
         model=configuration.model,
         ready_seconds=configuration.ready_seconds,
@@ -55,7 +61,7 @@ def make(url: str, configuration: BackendConfiguration) -> OpenAiBackend:
 
 
 class OpenAiBackend(HttpBackend):
-    """One server. ``model``: the name to ask for; empty takes the first that the server lists.
+    """One server. ``model``: the name to ask for, listed or not; empty takes the first that the server lists.
 
     ``chat``: use ``/v1/chat/completions``, where the server's own template is applied. ``thinking_budget``: let the
     server end the thinking (vLLM with ``--reasoning-config``).
@@ -63,6 +69,8 @@ class OpenAiBackend(HttpBackend):
     Tokens are counted by the server's running usage where it sends one (vLLM, SGLang: ``continuous_usage_stats``), else
     one a chunk; what its last usage says beyond that is added at the end. A count that cannot be true is dropped.
     """
+
+    ready_instead = "/v1/models"
 
     def __init__(
         self,
@@ -82,14 +90,31 @@ class OpenAiBackend(HttpBackend):
         self._model = model
 
     async def limits(self) -> Limits:
-        """Read ``/v1/models``; vLLM says there how long a context may be, the others do not."""
-        models = (await self._server.get("/v1/models", _Models)).data or ()
-        named = [entry for entry in models if not self._model or entry.id == self._model]
-        if not named:
-            known = ", ".join(entry.id for entry in models) or "none"
-            raise BackendUnavailableError(f"backend: no model {self._model!r}; it serves {known}")
-        self._model = named[0].id
-        context = max(0, named[0].max_model_len or 0)
+        """Read ``/v1/models``; vLLM and SGLang say there how long a context may be.
+
+        A name that the operator gives is believed, with a warning where it is not listed: gateways, and servers that
+        load on demand, do not list all that they serve.
+        """
+        try:
+            models = (await self._server.get("/v1/models", _Models)).data or ()
+        except BackendUnavailableError as error:
+            if not self._model or not await self._server.ready("/health", self.ready_instead):
+                raise
+            log.warning("%s; model %r is asked for all the same", error, self._model)
+            return Limits(model=self._model)
+        if not self._model:
+            if not models:
+                raise BackendUnavailableError(
+                    f"{self._server.url}/v1/models lists no model: set backend_model to the name to ask for"
+                )
+            self._model = models[0].id
+        lengths = {entry.id: entry.max_model_len or 0 for entry in models}
+        found = next((entry for entry in models if entry.id == self._model), None)
+        if found is None:
+            known = ", ".join(lengths) or "none"
+            log.warning("%s lists no model %r (%s); it is asked for", self._server.url, self._model, known)
+            return Limits(model=self._model)
+        context = max(0, lengths[found.id] or lengths.get(found.parent or "", 0))  # an adapter has its base's
         return Limits(model=self._model, max_total_tokens=context, max_prompt_tokens=context)
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
@@ -110,7 +135,7 @@ class OpenAiBackend(HttpBackend):
             with self._server.translated(call.prompt):
                 async for event in self._server.events(path, body, headers, _Chunk, bounds):
                     if event.error is not None:
-                        raise stream_error(event.error)
+                        raise stream_error(event.error, begun=bounds.counted > 0)
                     usage = event.usage or _NO_USAGE
                     prompt_tokens = usage.prompt_tokens or prompt_tokens
                     before, text, reason = reader.read(event.choices or ())
@@ -120,7 +145,7 @@ class OpenAiBackend(HttpBackend):
                         tokens -= tokens > 1
                     if text or tokens:
                         yield bounds.piece(text, tokens)
-                    if reason == "abort":
+                    if reason in _FAILED:
                         raise ServerFault("aborted the request")
                     if reason is not None:
                         end = CallEnd.LENGTH if reason == "length" else CallEnd.MODEL
@@ -147,6 +172,7 @@ class OpenAiBackend(HttpBackend):
 
 class _Model(Wire):
     id: str = ""
+    parent: str | None = None
     max_model_len: int | None = None
 
 
@@ -202,6 +228,8 @@ class _Reader:
             delta = choice.delta or _NO_DELTA
             thought = delta.reasoning_content or delta.reasoning or ""
             said = choice.text or delta.content or ""
+            if choice.finish_reason == "eos_token":  # TGI's completions; their text is the mark of the end
+                said = ""
             self._parsed = self._parsed or bool(thought)
             if said and self._parsed:
                 before, thought, self._parsed = thought + self._think_end, "", False
@@ -239,8 +267,14 @@ def _messages(call: Call, dialect: Dialect) -> dict[str, Any]:
     return {"messages": messages, **(dialect.continues or {})}
 
 
-def stream_error(error: str | ErrorObject) -> ServerFault | PreconditionError:
-    """Return our error for an ``error`` event: an object with a code, or a text."""
+def stream_error(error: str | ErrorObject, *, begun: bool = False) -> ServerFault | PreconditionError:
+    """Return our error for an ``error`` event: an object with a code, or a text.
+
+    ``begun``: tokens have come, so that it is no refusal, whatever it says: SGLang says 400 of any failure in a stream.
+    """
     if isinstance(error, str):
         return ServerFault("failed while it generated", error)
-    return http_error(error.status, error.message or "")
+    translated = http_error(error.status, error.message or "")
+    if begun and isinstance(translated, PreconditionError):
+        return ServerFault("failed while it generated", error.message or "")
+    return translated

@@ -111,16 +111,20 @@ class BackendPool:
         await asyncio.gather(*(one.backend.close() for one in self.endpoints))
 
     async def limits(self) -> Limits:
-        """Return lengths that every endpoint takes, and the number of requests that all take together."""
-        found = []
+        """Return lengths that every endpoint takes, and the number of requests that all take together.
+
+        Raises what the first says, where none can.
+        """
+        found, errors = [], []
         for endpoint in self.endpoints:
             try:
                 found.append(await endpoint.backend.limits())
             except BackendUnavailableError as error:
                 self._ejection.eject(endpoint.at, self._clock())
                 log.warning("an endpoint does not say what it takes: %s", error)
+                errors.append(error)
         if not found:
-            raise BackendUnavailableError("no endpoint says what it takes")
+            raise errors[0]
 
         def least(values: list[int]) -> int:
             return min((value for value in values if value), default=0)

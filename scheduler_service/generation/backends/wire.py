@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+# What TGI's OpenAI routes say in an event; all of them with 422.
+_TGI_FAILURES = {
+    "Model is overloaded": 429,
+    "Request failed during generation": 424,
+    "Incomplete generation": 500,
+    "Stream event serialization error": 500,
+}
+
 
 class Wire(BaseModel):
     """A JSON object of a server. Types are exact, so that what is not what we expect is a ``ValidationError``."""
@@ -12,7 +20,7 @@ class Wire(BaseModel):
 
 
 class ErrorObject(Wire):
-    """An error as the OpenAI-compatible servers tell it; TGI has a ``http_status_code``."""
+    """An error as the OpenAI-compatible servers tell it; TGI has a ``http_status_code``, which is always 422."""
 
     message: str | None = None
     code: int | str | None = None
@@ -21,16 +29,25 @@ class ErrorObject(Wire):
     @property
     def status(self) -> int:
         """The HTTP status that it stands for."""
+        if self.code is None and self.http_status_code is not None:
+            for failure, status in _TGI_FAILURES.items():
+                if (self.message or "").startswith(failure):
+                    return status
         said = str(self.code or self.http_status_code)[:4]
         code = int(said) if said.isascii() and said.isdecimal() else 500
         return code if 300 <= code <= 599 else 500
 
 
+class _Detail(Wire):
+    msg: str = ""
+
+
 class ErrorBody(Wire):
-    """The body of a refusal."""
+    """The body of a refusal; ``detail`` is FastAPI's, and where it is a list, of what is wrong with which field."""
 
     error: str | ErrorObject | None = None
     message: str | None = None
+    detail: str | tuple[_Detail, ...] | None = None
 
 
 def message_of(body: bytes) -> str:
@@ -40,7 +57,8 @@ def message_of(body: bytes) -> str:
     except ValidationError:
         return body.decode(errors="replace").strip()
     said = known.error.message if isinstance(known.error, ErrorObject) else known.error
-    return said or known.message or ""
+    detail = known.detail if isinstance(known.detail, str) else "; ".join(one.msg for one in known.detail or ())
+    return said or known.message or detail
 
 
 def described(error: ValidationError) -> str:
