@@ -26,6 +26,7 @@ from scheduler_service.budget.shared_budget import Deposits, Lease, SharedBudget
 from scheduler_service.domain import Prediction
 from scheduler_service.generation.backends.base import Backend, Limits
 from scheduler_service.generation.dispatcher import Dispatcher
+from scheduler_service.generation.engine_reports import EngineReports
 from scheduler_service.generation.pace import Pace
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.planning.allocator import Allocator, Expectations
@@ -73,6 +74,19 @@ def _predictor_channel(settings: SchedulerSettings, reporting: Telemetry) -> grp
     return grpc.aio.secure_channel(settings.predictor, credentials, options=options, interceptors=interceptors)
 
 
+async def make_reports(settings: SchedulerSettings, closing: AsyncExitStack) -> EngineReports | None:
+    """What takes engines' reports, listening, where the settings say so. Raises ValueError where it cannot listen."""
+    if not settings.reports_listen:
+        return None
+    reports = EngineReports(settings.reports_listen, settings.reports_address)
+    try:
+        await reports.start()
+    except OSError as error:
+        raise ValueError(f"reports_listen: {settings.reports_listen}: {error.strerror or error}") from None
+    closing.push_async_callback(reports.close)
+    return reports
+
+
 def check_fits(settings: SchedulerSettings, limits: Limits) -> None:
     """Refuse a cap, or a mean budget, that leaves no room for a prompt; raises ValueError naming the setting."""
     name = "cap_tokens" if settings.cap_tokens else "tokens_per_query"
@@ -103,6 +117,7 @@ def make_pipeline(
     predictor: Predictor,
     observers: Observers,
     tracing: trace.TracerProvider,
+    reports: EngineReports | None = None,
 ) -> Pipeline:
     """Wire a pipeline from settings around a started backend and a predictor."""
     tracer = tracing.get_tracer("scheduler_service")
@@ -136,7 +151,7 @@ def make_pipeline(
     return Pipeline(
         allocator=allocator,
         expectations=expectations,
-        dispatcher=Dispatcher(backend, settings.model or limits.model, slots, tracer),
+        dispatcher=Dispatcher(backend, settings.model or limits.model, slots, tracer, reports),
         predictor=predictor,
         ledger=ledger,
         rules=rules,
@@ -146,6 +161,7 @@ def make_pipeline(
         pace=pace,
         observers=observers,
         reclaimer=Reclaimer() if settings.reclaim else None,
+        state_seconds=settings.predictor_timeout_ms / 1000,
     )
 
 

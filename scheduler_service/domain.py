@@ -146,6 +146,8 @@ class HiddenState:
 class Job:
     """One admitted request; budgets in reasoning tokens, ``deadline`` in the scheduler's clock, ``None`` for none.
 
+    ``unpredicted``: why the predictor is not asked, where the engine did not bring the hidden state that it takes.
+
     ``traces``: reasoning traces that share the budget and vote on the answer. ``answer_tokens``: the most of each
     trace's answer where the caller wants fewer than the server gives.
     """
@@ -161,6 +163,7 @@ class Job:
     deadline: float | None = None
     traces: int = 1
     answer_tokens: int | None = None
+    unpredicted: PredictionOutcome | None = None
 
     @property
     def key(self) -> tuple[str, str]:

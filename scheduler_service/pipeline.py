@@ -6,8 +6,9 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from predictive_scheduling import telemetry
 from scheduler_service.admission.admission import Admission
@@ -18,6 +19,7 @@ from scheduler_service.domain import (
     Allocation,
     Event,
     FinishReason,
+    HiddenState,
     InvalidRequestError,
     Job,
     PreconditionError,
@@ -30,8 +32,10 @@ from scheduler_service.domain import (
     Usage,
 )
 from scheduler_service.generation.dispatcher import Counted, Dispatcher
+from scheduler_service.generation.engine_reports import Expected
 from scheduler_service.generation.forcing import BudgetForcing
 from scheduler_service.generation.pace import Pace, answer_seconds
+from scheduler_service.generation.read_ahead import ReadAhead
 from scheduler_service.generation.templates import PromptTemplate
 from scheduler_service.generation.voting import winner
 from scheduler_service.planning.allocator import Allocator, Expectations
@@ -48,7 +52,8 @@ class Pipeline:
 
     ``admission``: who may come in. ``pace``: the backend's time per token, as it is learned here. ``reclaimer``: gives
     what finished requests left to running ones; ``None`` leaves it to later ones. ``observers``: are told what
-    becomes of requests. ``aside``: where large plans are made.
+    becomes of requests. ``aside``: where large plans are made. ``state_seconds``: how long a hidden state may come
+    after the engine's first token.
     """
 
     allocator: Allocator
@@ -65,6 +70,7 @@ class Pipeline:
     observers: Observers = field(default_factory=Observers)
     clock: Callable[[], float] = time.monotonic
     aside: Aside = field(default_factory=Aside)
+    state_seconds: float = 0.1
 
     async def generate(self, job: Job) -> AsyncGenerator[Event]:
         """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
@@ -75,25 +81,33 @@ class Pipeline:
         allocation: Allocation | None = None
         await self._admit(job)
         try:
-            allocation = await self.allocator.allocate(job)
-            if job.answer_tokens is not None:
-                allocation = replace(allocation, answer_tokens=min(allocation.answer_tokens, job.answer_tokens))
-            runs = self._runs(job, allocation, came)
+            expected = await self._state_to_come(job)
+            if expected is None:
+                allocation = await self._allocate(job)
+                runs = self._runs(job, allocation, came)
+            else:
+                runs = [self._begun(job, expected, came)]
             try:
-                self.observers.allocated(job, allocation)
-                yield allocation
-                if len(runs) == 1:
-                    self._start_reclaim(job, allocation, runs[0].forcing)
-                    async with aclosing(self._texts(job, runs[0])) as texts:
-                        async for text in texts:
+                async with AsyncExitStack() as closing:
+                    texts = self._texts(job, runs[0])
+                    if allocation is None:
+                        ahead = await closing.enter_async_context(aclosing(ReadAhead(texts)))
+                        allocation = await self._decide_beside(job, runs[0].forcing, expected, ahead)
+                        texts = ahead.rest()
+                    self.observers.allocated(job, allocation)
+                    yield allocation
+                    if len(runs) == 1:
+                        self._start_reclaim(job, allocation, runs[0].forcing)
+                        async with aclosing(texts):
+                            async for text in texts:
+                                yield text
+                        chosen, votes = 0, 1
+                    else:
+                        chosen, votes = await self._vote(job, runs)
+                        for text in runs[chosen].texts:
                             yield text
-                    chosen, votes = 0, 1
-                else:
-                    chosen, votes = await self._vote(job, runs)
-                    for text in runs[chosen].texts:
-                        yield text
             finally:
-                self._settle(job, runs)
+                self._settle(job, runs, reserved=allocation is not None)
             usage = _usage(allocation, runs, chosen, votes, self.clock(), self.pace.seconds_per_token)
             self.observers.finished(job, allocation, usage)
             if job.traces == 1:  # what was predicted is the accuracy of one
@@ -106,6 +120,72 @@ class Pipeline:
             yield usage
         finally:
             self.admission.leave(job)
+
+    async def _allocate(self, job: Job) -> Allocation:
+        allocation = await self.allocator.allocate(job)
+        if job.answer_tokens is None:
+            return allocation
+        return replace(allocation, answer_tokens=min(allocation.answer_tokens, job.answer_tokens))
+
+    async def _state_to_come(self, job: Job) -> Expected | None:
+        """What to expect of the engine, where the predictor takes a hidden state that the engine can send."""
+        reports = self.dispatcher.reports
+        if reports is None or job.hidden_state is not None or job.traces > 1:
+            return None
+        info = await self.predictor.info()
+        if info is None or not info.hidden_size or not info.layer:
+            return None
+        return reports.expect((info.layer,), lambda tokens: self.observers.wasted(job, tokens))
+
+    def _begun(self, job: Job, expected: Expected, came: float) -> _Run:
+        """The run of a request that starts before its budget is known: its cap bounds it until then."""
+        most = self.expectations.in_time(job, came).cap_tokens
+        answer = self.rules.answer_tokens if job.answer_tokens is None else job.answer_tokens
+        forcing = BudgetForcing(
+            self.template,
+            job.prompt,
+            most,
+            min(self.rules.answer_tokens, answer),
+            self.dispatcher.capabilities.call_limit,
+        )
+        return _Run(forcing, job.sampling, _Timing(came), self._counted(job, expected))
+
+    def _counted(self, job: Job, expected: Expected | None = None) -> Counted:
+        return Counted(expected=expected, on_wasted=lambda tokens: self.observers.wasted(job, tokens))
+
+    async def _decide_beside(
+        self, job: Job, forcing: BudgetForcing, expected: Expected | None, ahead: ReadAhead[Text]
+    ) -> Allocation:
+        """Allocate while the engine generates; it is read as far as the floor, which is certain."""
+
+        async def decide() -> Allocation:
+            return await self._allocate(await self._with_state(job, expected, ahead.first))
+
+        allocation = await ahead.until(decide(), lambda: forcing.reasoning_tokens < max(1, job.floor_tokens))
+        forcing.answer_tokens = allocation.answer_tokens
+        forcing.set_budget(allocation.budget_tokens)
+        return allocation
+
+    async def _with_state(self, job: Job, expected: Expected | None, first: asyncio.Event) -> Job:
+        """The job with the hidden state of its prompt, or with the reason why it has none.
+
+        A prompt may wait in the engine for long; once its first token is there, its state should be, too.
+        """
+        if expected is None:
+            return job
+        waiting = asyncio.ensure_future(first.wait())
+        either: set[asyncio.Future[Any]] = {waiting, expected.state}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
+        await asyncio.wait({expected.state}, timeout=self.state_seconds)
+        if not expected.state.done():
+            return replace(job, unpredicted=PredictionOutcome.TIMEOUT)
+        if expected.state.exception() is not None:
+            return replace(job, unpredicted=PredictionOutcome.REFUSED)
+        state = expected.state.result()
+        return replace(job, hidden_state=HiddenState(tuple(state.values[0].tolist()), state.layers[0]))
 
     def _runs(self, job: Job, allocation: Allocation, came: float) -> list[_Run]:
         """The traces of a request, which share its budget evenly; each draws with a seed of its own."""
@@ -122,7 +202,7 @@ class Pipeline:
                 self.dispatcher.capabilities.call_limit,
                 self.dispatcher.capabilities.thinking_budget,
             )
-            runs.append(_Run(forcing, sampling, _Timing(came), Counted()))
+            runs.append(_Run(forcing, sampling, _Timing(came), self._counted(job)))
         return runs
 
     async def _texts(self, job: Job, run: _Run) -> AsyncGenerator[Text]:
@@ -166,8 +246,13 @@ class Pipeline:
             forcing.cut()
             telemetry.add_event("cut by deadline")
 
-    def _settle(self, job: Job, runs: Sequence[_Run]) -> None:
-        """Count what was used, end the reservation, and offer what it left to the requests that still reason."""
+    def _settle(self, job: Job, runs: Sequence[_Run], *, reserved: bool) -> None:
+        """Count what was used, end the reservation, and offer what it left to the requests that still reason.
+
+        What was used without a reservation, since the request ended before it had one, is taken from the bank.
+        """
+        if not reserved:
+            self.ledger.reserve({job.key: 0.0}, 0, self.clock())
         for run in runs:
             self.pace.observe(run.timing.seconds_per_token(), run.timing.tokens)
         used = sum(run.forcing.reasoning_tokens for run in runs)

@@ -27,6 +27,7 @@ from scheduler_service.assembly import (
     check_fits,
     make_pipeline,
     make_predictor,
+    make_reports,
     make_shared_budget,
     state_of,
 )
@@ -72,7 +73,8 @@ async def serve(
         journal = Journal(settings.journal_requests, settings.journal_prompts)
         measured = MetricsObserver(reporting.meters, served.model, settings.backend, tenants=settings.metrics_tenants)
         observers = Observers([SpanObserver(), measured, journal])
-        pipeline = make_pipeline(settings, backend, limits, predictor, observers, reporting.tracers)
+        reports = await make_reports(settings, closing)
+        pipeline = make_pipeline(settings, backend, limits, predictor, observers, reporting.tracers, reports)
         measured.watch(state_of(pipeline, backend))
         sharing = make_shared_budget(settings, pipeline, closing)
         serving = Serving.by_settings(settings, SERVICE, reporting)

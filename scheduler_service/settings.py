@@ -25,6 +25,7 @@ from scheduler_service.allocation import POLICIES
 from scheduler_service.allocation.exact import MOST_STATES
 from scheduler_service.generation.backends import EMBEDDED, SERVERS
 from scheduler_service.generation.backends.base import BackendConfiguration
+from scheduler_service.generation.engine_reports import parse_listen
 from scheduler_service.generation.templates import TEMPLATES, PromptTemplate, read_templates
 
 _MOST_ANSWER_TOKENS = 32_768
@@ -45,6 +46,14 @@ class BackendSettings(ServiceSettings):
     )
     backend_thinking_budget: bool = setting(
         False, PLATFORM, "let vllm end the thinking (thinking_token_budget; vllm needs --reasoning-config)"
+    )
+    reports_listen: str = setting(
+        "", PLATFORM, "where vllm sends hidden states of prompts: unix:/path or tcp://host:port; needs its connector"
+    )
+    reports_address: str = setting(
+        "",
+        PLATFORM,
+        "the address that vllm is told for them, where it is not reports_listen (unix:/path, tcp://ip:port)",
     )
     backend_token: SecretStr = setting(SecretStr(""), SECURITY, "bearer token for the LLM server")
     backend_slots: int = setting(0, RELIABILITY, "requests that run on the LLM server at once; 0 asks the server", ge=0)
@@ -81,6 +90,14 @@ class BackendSettings(ServiceSettings):
             raise ValueError(f"backend_chat: {self.backend} has no chat route")
         if self.backend_thinking_budget and self.backend != "vllm":
             raise ValueError(f"backend_thinking_budget: {self.backend} cannot end the thinking by itself; vllm can")
+        for name in ("reports_listen", "reports_address"):
+            if text := getattr(self, name):
+                try:
+                    parse_listen(text)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        if self.reports_listen and self.backend != "vllm":
+            raise ValueError(f"reports_listen: {self.backend} reports nothing; vllm with our connector does")
         if self.template not in (templates := self.known_templates):
             raise ValueError(f"template: {self.template!r} is none of {', '.join(templates)}")
         return self
@@ -300,6 +317,8 @@ class SchedulerSettings(
     def _groups_fit(self) -> SchedulerSettings:
         if self.policy == "price" and self.tenant_shares:
             raise ValueError("policy: price has no windows, and so no tenant_shares")
+        if self.reports_listen and self.policy != "price":
+            raise ValueError("reports_listen: needs policy price, which decides about a request that runs already")
         if self.policy == "exact" and self.window_size**2 * self.largest_exact > MOST_STATES:
             raise ValueError(
                 f"window_size, cap_tokens: policy exact takes window_size² × cap_tokens of at most {MOST_STATES:,};"

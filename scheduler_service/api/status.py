@@ -98,6 +98,8 @@ class StatusBoard:
             tenant=entry.tenant,
             prompt=entry.prompt,
         )
+        if entry.wasted_tokens is not None:
+            record.wasted_tokens = entry.wasted_tokens
         if entry.usage is not None:
             record.usage.CopyFrom(usage_message(entry.usage))
             record.state = pb.REQUEST_STATE_FINISHED

@@ -18,9 +18,9 @@ request that is cancelled while it waits for a slot has called nothing and leave
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from opentelemetry import propagate, trace
@@ -30,27 +30,37 @@ from predictive_scheduling import semconv
 from scheduler_service.domain import Sampling, Text
 from scheduler_service.generation.backends.base import Backend, Ended
 from scheduler_service.generation.driver import drive
+from scheduler_service.generation.engine_reports import EngineReports, Expected
 from scheduler_service.generation.forcing import BudgetForcing, Call
 from scheduler_service.generation.slots import Slots
 
 
 @dataclass
 class Counted:
-    """What the backend says about a generation besides its text. ``prompt_tokens``: 0 where it does not say."""
+    """What the backend says about a generation besides its text. ``prompt_tokens``: 0 where it does not say.
+
+    ``expected``: the report that the first call asks for, where it is to bring the prompt's hidden state.
+    ``on_wasted``: is told of tokens that the engine generated beyond those that were read, after each call.
+    """
 
     prompt_tokens: int = 0
+    expected: Expected | None = None
+    on_wasted: Callable[[int], None] = lambda tokens: None
 
 
 class Dispatcher:
     """Runs at most ``slots`` generations at once; the others wait for a free slot."""
 
-    def __init__(self, backend: Backend, model: str, slots: int, tracer: trace.Tracer) -> None:
-        """Dispatch to ``backend``, whose model is called ``model`` in telemetry."""
+    def __init__(
+        self, backend: Backend, model: str, slots: int, tracer: trace.Tracer, reports: EngineReports | None = None
+    ) -> None:
+        """Dispatch to ``backend``, whose model is called ``model`` in telemetry; ``reports`` takes what it reports."""
         self._backend = backend
         self.capabilities = backend.capabilities
         self._model = model
         self._slots = Slots(slots)
         self._tracer = tracer
+        self.reports = reports
 
     async def run(
         self, forcing: BudgetForcing, sampling: Sampling, counted: Counted, priority: int = 0
@@ -63,7 +73,10 @@ class Dispatcher:
         """
 
         def watch(call: Call) -> _CallSpan:
-            return _CallSpan(self._span(call), forcing, counted)
+            expected, counted.expected = counted.expected, None
+            if expected is None and self.reports is not None:
+                expected = self.reports.expect((), counted.on_wasted)
+            return _CallSpan(call, self._span(call), forcing, counted, expected)
 
         async with (
             self._slots.slot(priority),
@@ -85,7 +98,11 @@ class Dispatcher:
 class _CallSpan:
     """Tells a call's span how it ended and what it brought, and the generation how long its prompt is."""
 
-    def __init__(self, span: trace.Span, forcing: BudgetForcing, counted: Counted) -> None:
+    def __init__(
+        self, call: Call, span: trace.Span, forcing: BudgetForcing, counted: Counted, expected: Expected | None
+    ) -> None:
+        self.call = call if expected is None else replace(call, report=expected.request)
+        self._expected = expected
         self.headers: dict[str, str] = {}
         propagate.inject(self.headers, trace.set_span_in_context(span))
         self._span, self._forcing, self._counted = span, forcing, counted
@@ -99,6 +116,8 @@ class _CallSpan:
             self._span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
         brought = self._forcing.reasoning_tokens + self._forcing.answer_used - self._before
         self._span.set_attribute(semconv.GEN_AI_OUTPUT_TOKENS, brought)
+        if self._expected is not None:
+            self._expected.read(brought)
         self._span.end()
 
     def ended(self, ended: Ended) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from scheduler_service.domain import BackendUnavailableError, Sampling, Text
@@ -15,11 +16,20 @@ from scheduler_service.generation.forcing import BudgetForcing, Call
 
 
 class CallWatcher(Protocol):
-    """Accompanies one call, as a span does: gives headers to send with it, and is told how it ended."""
+    """Accompanies one call, as a span does: adds to what is sent, and is told how it ended.
+
+    ``call``: the call to make, with what its server is to report. ``headers``: HTTP headers to send with it, such as
+    the trace context.
+    """
+
+    @property
+    def call(self) -> Call:
+        """Return the call to make."""
+        ...
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """HTTP headers to send with the call, such as the trace context."""
+        """Return the headers."""
         ...
 
     def ended(self, ended: Ended) -> None:
@@ -27,15 +37,17 @@ class CallWatcher(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class _NoWatcher:
-    headers: Mapping[str, str] = {}
+    call: Call
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     def ended(self, ended: Ended) -> None:
         pass
 
 
 def _unwatched(call: Call) -> AbstractContextManager[CallWatcher]:
-    return nullcontext(_NoWatcher())
+    return nullcontext(_NoWatcher(call))
 
 
 async def drive(
@@ -57,7 +69,7 @@ async def drive(
             yield text
         with watch(call) as watcher:
             # Every backend streams from an async generator; closing it is what frees the slot.
-            stream = cast("AsyncGenerator[Piece | Ended]", backend.stream(call, sampling, watcher.headers))
+            stream = cast("AsyncGenerator[Piece | Ended]", backend.stream(watcher.call, sampling, watcher.headers))
             async with aclosing(stream):
                 async for piece in stream:
                     if isinstance(piece, Ended):

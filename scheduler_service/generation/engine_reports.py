@@ -15,7 +15,7 @@ import secrets
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from scheduler_service.generation.forcing import ReportRequest
@@ -42,11 +42,30 @@ class NoStateError(Exception):
 
 @dataclass(eq=False)
 class Expected:
-    """A report that is to come. ``request``: what the call asks for. ``state``: the state, or NoStateError."""
+    """A report that is to come of one call. ``request``: what the call asks for. ``state``: the state, or NoStateError.
+
+    ``on_wasted``: is told how many tokens the engine generated beyond those that were read, once both are known.
+    """
 
     request: ReportRequest
     state: asyncio.Future[State]
-    on_generated: Callable[[int], None] = field(default=lambda tokens: None)
+    on_wasted: Callable[[int], None]
+    _generated: int | None = None
+    _read: int | None = None
+
+    def generated(self, tokens: int) -> None:
+        """The engine says how many tokens it generated; the last of them may still be on their way."""
+        self._generated = tokens
+        self._compare()
+
+    def read(self, tokens: int) -> None:
+        """The call is over, and brought so many tokens."""
+        self._read = tokens
+        self._compare()
+
+    def _compare(self) -> None:
+        if self._generated is not None and self._read is not None:
+            self.on_wasted(max(0, self._generated - self._read))
 
 
 def parse_listen(text: str) -> tuple[str, str, int]:
@@ -85,37 +104,25 @@ class EngineReports:
                 host, port = self._server.sockets[0].getsockname()[:2]
                 self.address = f"tcp://{f'[{host}]' if ':' in host else host}:{port}"
             return
-        path = Path(self._host)
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()  # of an earlier run: nobody listens there any more, or we do now
-        opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            opened.bind(str(path))
-            path.chmod(0o660)
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
-            opened.setblocking(False)
-            loop = asyncio.get_running_loop()
-            self._datagrams, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self._take), sock=opened)
-        except BaseException:
-            opened.close()
-            raise
+        opened = _datagram_socket(Path(self._host))
+        loop = asyncio.get_running_loop()
+        self._datagrams, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self._take), sock=opened)
 
     async def close(self) -> None:
         """Stop to listen; who waits for a state waits until its own limit."""
         if self._datagrams is not None:
             self._datagrams.close()
-            with contextlib.suppress(FileNotFoundError):
-                Path(self._host).unlink()
+            _remove(Path(self._host))
         if self._server is not None:
             self._server.close()
             for connection in tuple(self._connections):
                 connection.close()
             await self._server.wait_closed()
 
-    def expect(self, layers: Sequence[int], on_generated: Callable[[int], None] = lambda tokens: None) -> Expected:
+    def expect(self, layers: Sequence[int], on_wasted: Callable[[int], None] = lambda tokens: None) -> Expected:
         """Return what to ask of an engine: the states of ``layers``, none for the number of generated tokens alone."""
         request = ReportRequest(self.address, secrets.token_hex(16), tuple(layers))
-        expected = Expected(request, asyncio.get_running_loop().create_future(), on_generated)
+        expected = Expected(request, asyncio.get_running_loop().create_future(), on_wasted)
         self._expected[request.id] = expected
         while len(self._expected) > _MOST_EXPECTED:
             del self._expected[next(iter(self._expected))]
@@ -135,7 +142,7 @@ class EngineReports:
         match frame:
             case Generated(tokens=tokens):
                 del self._expected[frame.id]
-                expected.on_generated(tokens)
+                expected.generated(tokens)
             case Refusal(reason=reason):
                 if not expected.state.done():
                     self._count("refused", reason)
@@ -173,6 +180,26 @@ class EngineReports:
         finally:
             self._connections.discard(writer)
             writer.close()
+
+
+def _datagram_socket(path: Path) -> socket.socket:
+    """A bound socket that members of its group may write to. Raises OSError."""
+    _remove(path)  # of an earlier run: nobody listens there any more, or we do now
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        opened.bind(str(path))
+        path.chmod(0o660)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
+        opened.setblocking(False)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
 
 
 class _Datagrams(asyncio.DatagramProtocol):

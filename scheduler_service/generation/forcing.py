@@ -53,8 +53,10 @@ class Call:
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """Asks a server to send to the address ``to``, under the name ``id``, the hidden states of ``layers`` at the prompt's
-    last token, and, once the call is over, how many tokens it generated.
+    """What a server is to send to the address ``to``, under the name ``id``.
+
+    The hidden states of ``layers`` at the prompt's last token, as soon as they are there, and, once the call is over,
+    how many tokens it generated.
     """
 
     to: str

@@ -61,8 +61,9 @@ class Expectations:
 
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
         """Ask the predictor for all jobs in one call; as far as its answers are trusted."""
-        found = await self.predictor.predict(jobs)
-        return [self.of(job, prediction) for job, prediction in zip(jobs, found, strict=True)]
+        asked = [job for job in jobs if job.unpredicted is None]
+        found = iter(await self.predictor.predict(asked) if asked else [])
+        return [self.of(job, next(found)) if job.unpredicted is None else Prediction(job.unpredicted) for job in jobs]
 
     def of(self, job: Job, prediction: Prediction) -> Prediction:
         """What a prediction is worth to a job: as far as it is trusted, and for as many traces as the job has."""

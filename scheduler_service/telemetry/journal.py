@@ -16,7 +16,10 @@ PERIOD_SECONDS = 60.0
 
 @dataclass
 class Entry:
-    """A request: when it was allocated (the journal's clock), what it was given and used, or why it failed."""
+    """A request: when it was allocated (the journal's clock), what it was given and used, or why it failed.
+
+    ``wasted_tokens``: what its engine generated beyond what was read; ``None`` where it does not say.
+    """
 
     allocation: Allocation
     at: float
@@ -24,6 +27,7 @@ class Entry:
     prompt: str = ""
     usage: Usage | None = None
     error: str = ""
+    wasted_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,11 @@ class Journal:
         self.failures[reason] += 1
         if allocation is not None and (entry := self._entries.get(*job.key)):
             entry.error = reason
+
+    def wasted(self, job: Job, tokens: int) -> None:
+        """Add to what the request's engine generated in vain."""
+        if entry := self._entries.get(*job.key):
+            entry.wasted_tokens = (entry.wasted_tokens or 0) + tokens
 
     def find(self, request_id: str, tenant: str | None = None) -> Entry | None:
         """The request of an id, while it is remembered; ``None`` for any tenant's."""

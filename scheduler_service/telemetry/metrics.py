@@ -25,6 +25,7 @@ _STAGE_BUCKETS = (
 _TOKEN_BUCKETS = (
     0, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072,
 )  # fmt: skip
+_WASTED_BUCKETS = (0, 1, 2, 3, 4, 6, 8, 16, 32, 64, 128, 256, 1024)
 _WINDOW_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 OTHER = "other"
 
@@ -119,6 +120,12 @@ class MetricsObserver:
         self._size = self._histogram(own + "window.size", "{request}", "Requests allocated together", _WINDOW_BUCKETS)
         self._budget = self._histogram(own + "budget", "{token}", "Reasoning budget of a request", _TOKEN_BUCKETS)
         self._used = self._histogram(own + "used", "{token}", "Reasoning tokens that a request used", _TOKEN_BUCKETS)
+        self._wasted = self._histogram(
+            own + "wasted",
+            "{token}",
+            "Tokens that an engine generated for a call beyond those that were read, where it reports them",
+            _WASTED_BUCKETS,
+        )
         self._first_token = self._histogram(
             own + "time_to_first_token",
             "s",
@@ -184,6 +191,10 @@ class MetricsObserver:
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
         """Count the failure by its reason."""
         self._requests.add(1, {"result": reason.removesuffix("Error"), "tenant": self._tenants.label(job.tenant)})
+
+    def wasted(self, job: Job, tokens: int) -> None:
+        """Record how many tokens a call's engine generated in vain."""
+        self._wasted.record(tokens)
 
     def watch(self, state: Watched) -> None:
         """Observe a scheduler's state whenever metrics are collected."""

@@ -12,7 +12,10 @@ log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Is told of every request: ``rejected``, or ``allocated`` and then ``finished`` or ``failed``."""
+    """Is told of every request: ``rejected``, or ``allocated`` and then ``finished`` or ``failed``.
+
+    ``wasted`` may come at any time after the admission, also after the end, and more than once.
+    """
 
     def rejected(self, job: Job, error: SchedulingError) -> None:
         """Take note of a request that was not admitted, and why."""
@@ -31,6 +34,10 @@ class Observer(Protocol):
 
         ``allocation``: ``None`` where it ended before it had one. ``reason``: the error's class name, or ``cancelled``.
         """
+        ...
+
+    def wasted(self, job: Job, tokens: int) -> None:
+        """Take note of tokens that the engine generated for a call beyond those that were read, as it reports."""
         ...
 
 
@@ -57,6 +64,10 @@ class Observers:
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
         """Pass it on to every observer."""
         self._tell(lambda observer: observer.failed(job, allocation, reason))
+
+    def wasted(self, job: Job, tokens: int) -> None:
+        """Pass it on to every observer."""
+        self._tell(lambda observer: observer.wasted(job, tokens))
 
     def _tell(self, what: Callable[[Observer], None]) -> None:
         for observer in self._observers:

@@ -76,3 +76,6 @@ class SpanObserver:
         span = trace.get_current_span()
         if span.is_recording():
             span.set_attribute(semconv.ERROR_TYPE, reason)
+
+    def wasted(self, job: Job, tokens: int) -> None:
+        """Nothing: the request's spans may be over."""

@@ -193,12 +193,13 @@ class PromptStateConnector(KVConnectorBase_V1, SupportsHMA):
             self._guarded(lambda: self._send(step.ready))
 
     def _send(self, ready: Sequence[Ready]) -> None:
-        assert self._cache is not None
-        device = self._cache.device
+        if (cache := self._cache) is None:
+            return
+        device = cache.device
         places = torch.tensor([[one.block, one.offset] for one in ready])
         if device.type == "cuda":
             places = places.pin_memory().to(device, non_blocking=True)
-        states = self._cache[places[:, 0], :, places[:, 1]]  # (prompts, layers, hidden size)
+        states = cache[places[:, 0], :, places[:, 1]]  # (prompts, layers, hidden size)
         read = self._copied(states)
         for row, one in enumerate(ready):
             layers = self._layers if one.wanted.layers is None else one.wanted.layers

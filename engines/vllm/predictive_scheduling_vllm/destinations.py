@@ -1,8 +1,8 @@
 """Where states may be sent to. A request's body is anybody's: only what the engine's operator allows is a destination.
 
-Addresses are ``unix:/path``, ``tcp://ip:port`` and ``file:/folder``. Allowed are patterns of them: a path may hold ``*``
-within one of its parts, an ip may be a network (``tcp://10.0.0.0/8:50070``), a port may be ``*``. A request names an
-ip and no host name: looking one up could take seconds, and whoever answers would choose where the state goes.
+Addresses are ``unix:/path``, ``tcp://ip:port`` and ``file:/folder``. Allowed are patterns of them: a path may hold
+``*`` within one of its parts, an ip may be a network (``tcp://10.0.0.0/8:50070``), a port may be ``*``. A request names
+an ip and no host name: looking one up could take seconds, and whoever answers would choose where the state goes.
 """
 
 from __future__ import annotations

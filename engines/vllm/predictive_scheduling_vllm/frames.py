@@ -1,7 +1,7 @@
 """What is sent: a frame with a header in JSON and the states as raw numbers.
 
-A frame is the bytes ``PSF1``, the lengths of header and payload as two unsigned 32-bit numbers (big endian), the header,
-and the payload. A datagram holds one frame; a stream holds frames one after another. Headers:
+A frame is the bytes ``PSF1``, the lengths of header and payload as two unsigned 32-bit numbers (big endian), the
+header, and the payload. A datagram holds one frame; a stream holds frames one after another. Headers:
 
 * a state: ``{"id", "layers", "dtype", "size", "prompt_tokens"}``; the payload holds ``size`` numbers of ``dtype``
   (``bfloat16``, ``float16``, ``float32``; little endian) for each of ``layers``, one layer after the other;

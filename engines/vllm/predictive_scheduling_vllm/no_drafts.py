@@ -1,9 +1,10 @@
 """Lets vLLM keep hidden states without guessing tokens.
 
 The method ``extract_hidden_states`` is one of speculative decoding: beside keeping states, it proposes one draft token
-a step, the token that was just sampled, which is hardly ever right. Every step then computes two tokens for each request
-and rejects one, for nothing. vLLM can be told to schedule no drafts (``num_speculative_tokens_per_batch_size``), but the
-method's proposer insists on one. It is asked for one here as ever, and none is handed on.
+a step, the token that was just sampled, which is hardly ever right. Every step then computes two tokens for each
+request and rejects one, for nothing. vLLM can be told to schedule no drafts
+(``num_speculative_tokens_per_batch_size``), but the method's proposer insists on one. It is asked for one here as ever,
+and none is handed on.
 """
 
 from __future__ import annotations

@@ -37,7 +37,11 @@ class StateMetrics(KVConnectorPromMetrics):
     """The counter, by engine and result."""
 
     def __init__(
-        self, vllm_config: Any, metric_types: Any, labelnames: list[str], per_engine_labelvalues: dict[int, list[object]]
+        self,
+        vllm_config: Any,
+        metric_types: Any,
+        labelnames: list[str],
+        per_engine_labelvalues: dict[int, list[object]],
     ) -> None:
         """Register the counter, every result at zero."""
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)

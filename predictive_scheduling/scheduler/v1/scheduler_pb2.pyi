@@ -980,6 +980,7 @@ class RequestRecord(_message.Message):
     AGE_SECONDS_FIELD_NUMBER: _builtins.int
     TENANT_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    WASTED_TOKENS_FIELD_NUMBER: _builtins.int
     state: Global___RequestState.ValueType
     """Whether it runs, has finished or has failed."""
     error: _builtins.str
@@ -990,6 +991,10 @@ class RequestRecord(_message.Message):
     """The tenant."""
     prompt: _builtins.str
     """Its prompt, where the scheduler is told to keep prompts."""
+    wasted_tokens: _builtins.int
+    """Tokens that its engine generated beyond those that were read, since it hears last that a call was cut. Not set where
+    the engine does not report it; it may come shortly after the request has finished.
+    """
     @_builtins.property
     def allocation(self) -> Global___Allocation:
         """What it was given, and why."""
@@ -1008,12 +1013,15 @@ class RequestRecord(_message.Message):
         age_seconds: _builtins.float = ...,
         tenant: _builtins.str = ...,
         prompt: _builtins.str = ...,
+        wasted_tokens: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "usage", b"usage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_wasted_tokens", b"_wasted_tokens", "allocation", b"allocation", "usage", b"usage", "wasted_tokens", b"wasted_tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_seconds", b"age_seconds", "allocation", b"allocation", "error", b"error", "prompt", b"prompt", "state", b"state", "tenant", b"tenant", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_wasted_tokens", b"_wasted_tokens", "age_seconds", b"age_seconds", "allocation", b"allocation", "error", b"error", "prompt", b"prompt", "state", b"state", "tenant", b"tenant", "usage", b"usage", "wasted_tokens", b"wasted_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__wasted_tokens: _TypeAlias = _typing.Literal["wasted_tokens"]  # noqa: Y015
+    _WhichOneofArgType__wasted_tokens: _TypeAlias = _typing.Literal["_wasted_tokens", b"_wasted_tokens"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wasted_tokens) -> _WhichOneofReturnType__wasted_tokens | None: ...
 
 Global___RequestRecord: _TypeAlias = RequestRecord  # noqa: Y015
 

@@ -1,0 +1,82 @@
+"""Reads a stream while something about it is still being decided, so that neither waits for the other.
+
+Theory of operation. ``until`` asks the stream for one item after the other, as long as ``may_read`` allows, and waits
+for the decision beside it. What came meanwhile is kept. Afterwards the stream is read on from here: first what was
+kept, then the item that was asked for and has not come, then the rest.
+
+On cancellation the item that is asked for is cancelled with the decision; the stream itself belongs to who opened it,
+who closes it once this is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Generic, TypeVar, cast
+
+T = TypeVar("T")
+D = TypeVar("D")
+
+
+class ReadAhead(Generic[T]):
+    """A stream that can be read ahead. ``first``: is set when its first item has come, or it has ended."""
+
+    def __init__(self, stream: AsyncGenerator[T]) -> None:
+        """Nothing is read yet."""
+        self.first = asyncio.Event()
+        self._stream = stream
+        self._kept: deque[T] = deque()
+        self._asked: asyncio.Task[T] | None = None
+        self._ended = False
+
+    async def until(self, decision: Coroutine[None, None, D], may_read: Callable[[], bool]) -> D:
+        """Return the decision; read as long as ``may_read`` until it is there. Raises what the stream raises first."""
+        deciding = asyncio.ensure_future(decision)
+        try:
+            while not deciding.done():
+                if self._asked is None and not self._ended and may_read():
+                    self._asked = asyncio.ensure_future(cast("Awaitable[T]", anext(self._stream)))
+                waiting: set[asyncio.Future[D] | asyncio.Future[T]] = {deciding}
+                if self._asked is not None:
+                    waiting.add(self._asked)
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if self._asked is not None and self._asked.done():
+                    self._keep(self._asked)
+            return deciding.result()
+        finally:
+            if not deciding.done():
+                deciding.cancel()
+                await asyncio.wait([deciding])
+
+    def _keep(self, asked: asyncio.Task[T]) -> None:
+        self._asked = None
+        self.first.set()
+        try:
+            self._kept.append(asked.result())
+        except StopAsyncIteration:
+            self._ended = True
+
+    async def rest(self) -> AsyncGenerator[T]:
+        """Yield what was kept, and then what comes."""
+        while self._kept:
+            yield self._kept.popleft()
+        if self._asked is not None:
+            asked = self._asked
+            try:
+                item = await asked
+            except StopAsyncIteration:
+                self._ended = True
+            else:
+                self._asked = None
+                yield item
+        if not self._ended:
+            async for item in self._stream:
+                yield item
+
+    async def aclose(self) -> None:
+        """Stop to read, and close the stream."""
+        if self._asked is not None and not self._asked.done():
+            self._asked.cancel()
+            await asyncio.wait([self._asked])
+        await self._stream.aclose()
