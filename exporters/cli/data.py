@@ -131,24 +131,50 @@ def merge(
 
 def features(
     questions: QuestionsOption,
-    model: Annotated[Path, typer.Option(help="The LLM: a GGUF file or a transformers model folder.")],
     out: Annotated[Path, typer.Option(help="Folder for one .npz per layer.")],
-    layers: Annotated[str, typer.Option(help="Layers, such as 8,16; 0 is the embedding; empty for all.")] = "",
+    model: Annotated[Path | None, typer.Option(help="The LLM: a GGUF file or a transformers model folder.")] = None,
+    layers: Annotated[
+        str, typer.Option(help="Layers, such as 8,16; 0 is the embedding; empty for all, of a model.")
+    ] = "",
     template: TemplateOption = "deepseek-r1",
+    backend: Annotated[str, typer.Option(help="Instead of a model: vllm, a running engine with our connector.")] = "",
+    backend_url: Annotated[str, typer.Option(help="The engine's address.")] = "",
+    backend_model: Annotated[str, typer.Option(help="Model to ask the engine for; empty takes its first.")] = "",
+    reports_listen: Annotated[
+        str, typer.Option(help="Where the engine sends states: unix:/path or tcp://ip:port, a destination it allows.")
+    ] = "",
+    concurrency: Annotated[int, typer.Option(min=1, help="Questions that the engine computes at once.")] = 8,
     shard: ShardOption = "",
 ) -> None:
     """Read hidden states of an LLM at each question's last prompt token, for predictors that take them."""
-    from exporters.measure.features import StateReader, write_features  # transformers comes with the extra "train"
+    from exporters.measure.hidden_states import write_layers
     from exporters.measure.questions import Shard, read_questions
+    from scheduler_service.domain import BackendUnavailableError
     from scheduler_service.generation.templates import TEMPLATES
 
     try:
+        if (model is None) == (not backend):
+            raise ValueError("--model, --backend: give one of them")
         wanted = Shard.named(shard).of(read_questions(questions))
-        reader = StateReader(model)
-        chosen = [int(layer) for layer in layers.split(",")] if layers else list(range(reader.layers + 1))
+        chosen = [int(layer) for layer in layers.split(",")] if layers else []
         with typer.progressbar(length=len(wanted), label="read") as bar:
-            paths = write_features(reader, TEMPLATES[template], wanted, chosen, out, lambda: bar.update(1))
-    except (CurvesFileError, ValueError, OSError) as error:
+            if model is not None:
+                from exporters.measure.features import StateReader, read_features  # the extra "train"
+
+                reader = StateReader(model)
+                chosen = chosen or list(range(reader.layers + 1))
+                states = read_features(reader, TEMPLATES[template], wanted, chosen, lambda: bar.update(1))
+            else:
+                if not chosen or not reports_listen:
+                    raise ValueError("--backend: needs --layers that the engine keeps, and --reports-listen")
+                from exporters.cli.engine import states_of_engine
+
+                settings = {"backend": backend, "backend_url": backend_url, "backend_model": backend_model}
+                states = states_of_engine(
+                    settings, reports_listen, TEMPLATES[template], wanted, chosen, concurrency, lambda: bar.update(1)
+                )
+        paths = write_layers(out, [question.question_id for question in wanted], chosen, states)
+    except (CurvesFileError, ValueError, OSError, BackendUnavailableError) as error:
         raise failed(error) from None
     typer.echo(f"{len(wanted)} questions, {len(paths)} layers in {out}")
 

@@ -1,6 +1,6 @@
 """Hidden states of an LLM at the last token of each question's prompt, for predictors that read them.
 
-One .npz per layer: ``question_id`` and ``hidden_state``. Layer 0 is the embedding, layer L the L-th block's output.
+Layer 0 is the embedding, layer L the L-th block's output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from exporters.measure.hidden_states import write_hidden_states
 from exporters.measure.questions import Question
 from scheduler_service.generation.templates import PromptTemplate
 
@@ -41,24 +40,18 @@ class StateReader:
         return result
 
 
-def write_features(
+def read_features(
     reader: StateReader,
     template: PromptTemplate,
     questions: Sequence[Question],
     layers: Sequence[int],
-    out: Path,
     on_read: Callable[[], None] = lambda: None,
-) -> list[Path]:
-    """Write ``out/layer-LL.npz`` for each layer; returns the paths. Raises ValueError for an unknown layer."""
+) -> NDArray[np.float16]:
+    """Return the states: (layers, questions, size). Raises ValueError for an unknown layer."""
     if wrong := [layer for layer in layers if not 0 <= layer <= reader.layers]:
         raise ValueError(f"--layers: {wrong[0]} is not from 0 to {reader.layers}")
     rows = []
     for question in questions:
         rows.append(reader.read(template.render(question.question), layers))
         on_read()
-    states = np.stack(rows, axis=1)
-    ids = [question.question_id for question in questions]
-    paths = [out / f"layer-{layer:02}.npz" for layer in layers]
-    for path, state in zip(paths, states, strict=True):
-        write_hidden_states(path, ids, state)
-    return paths
+    return np.stack(rows, axis=1)

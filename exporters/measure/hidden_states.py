@@ -40,6 +40,14 @@ def write_hidden_states(path: Path, ids: Sequence[str], states: NDArray[np.float
     unfinished.replace(path)
 
 
+def write_layers(out: Path, ids: Sequence[str], layers: Sequence[int], states: NDArray[np.floating[Any]]) -> list[Path]:
+    """Write ``out/layer-LL.npz`` for each layer, from ``states`` (layers, questions, size); returns the paths."""
+    paths = [out / f"layer-{layer:02}.npz" for layer in layers]
+    for path, state in zip(paths, states, strict=True):
+        write_hidden_states(path, ids, state)
+    return paths
+
+
 def read_hidden_states(path: Path, ids: Sequence[str]) -> NDArray[np.float32]:
     """Read the hidden states of the questions ``ids``, in their order: (n, size) float32.
 
