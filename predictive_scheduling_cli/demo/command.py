@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,11 @@ def demo(
         int | None, typer.Option(min=0, max=1024, help="A second, ample budget; 96, long none (0).")
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the summary, the report and the telemetry go.")] = Path("out/demo"),
+    engine: Annotated[
+        str,
+        typer.Option(help="The LLM server: embedded, or vllm of the environment that 'make demo ENGINE=vllm' makes."),
+    ] = "embedded",
+    environment: Annotated[Path, typer.Option(help="That virtual environment.")] = Path(".venv-vllm"),
     telemetry: Annotated[bool, typer.Option(help="Serve the status page meanwhile, and keep pictures of it.")] = False,
 ) -> None:
     """See the gain: real questions to a real LLM on this machine, uniform and scheduled, at the same total budget.
@@ -30,9 +36,14 @@ def demo(
     Starts a predictor, a scheduler and the embedded LLM; needs no GPU and no network. Takes a few minutes.
     """
     console = Console(highlight=False)
-    from predictive_scheduling_cli.demo.questions import question_set  # the extra "demo"
+    from predictive_scheduling_cli.demo.engines import EMBEDDED, EngineFailedError, vllm_engine  # the extra "demo"
+    from predictive_scheduling_cli.demo.questions import question_set
     from predictive_scheduling_cli.demo.run import run_demo
 
+    if engine not in ("embedded", "vllm"):
+        raise typer.BadParameter("must be embedded or vllm", param_hint="--engine")
+    if engine == "vllm" and long:
+        raise typer.BadParameter("vllm serves the short questions' model", param_hint="--long")
     known = question_set(long=long)
     asked = replace(known, tasks=known.tasks[:questions])
     tight, second = (own if given is None else given for own, given in ((known.tight, tokens), (known.ample, ample)))
@@ -42,8 +53,21 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     budgets = [tight, second] if second else [tight]
     with tempfile.TemporaryDirectory(prefix="predictive-scheduling-") as sockets:
-        running = run_demo(asked, budgets, out, Path(sockets), console, telemetry=telemetry)
-        summary, written = asyncio.run(running)
+
+        async def run() -> tuple[dict[str, Any], list[Path]]:
+            async with AsyncExitStack() as closing:
+                chosen = EMBEDDED
+                if engine == "vllm":
+                    console.print("[dim]starting vLLM, which takes about a minute[/dim]")
+                    log = out / "vllm.log"
+                    chosen = await closing.enter_async_context(vllm_engine(environment, Path(sockets), log))
+                return await run_demo(asked, budgets, out, Path(sockets), console, telemetry=telemetry, engine=chosen)
+
+        try:
+            summary, written = asyncio.run(run())
+        except EngineFailedError as error:
+            typer.secho(str(error), err=True, fg="red")
+            raise typer.Exit(1) from None
     _print(summary, console)
     console.print(f"\nwritten to {out}: {', '.join(path.name for path in written)}", soft_wrap=True)
 
@@ -80,3 +104,11 @@ def _print(summary: dict[str, Any], console: Console) -> None:
         f"{summary['tokens_saved_at_equal_accuracy']:,.0f} at equal expected accuracy; prediction "
         f"{summary['prediction_ms_p50']:.1f} ms (median window); coverage {summary['coverage']:.0%}"
     )
+    if hidden := summary["policies"].get("hidden"):
+        over = 100 * (hidden["accuracy"] - summary["policies"]["uniform_at_equal_use"]["accuracy"])
+        wasted = summary.get("wasted_tokens_p50", "not reported")
+        console.print(
+            f"[bold]{over:+.1f} points[/bold] by the hidden states of {summary['engine']} "
+            f"({hidden['reasoning_tokens'] / granted:.0%} of the grant used); tokens generated and not read, at the "
+            f"median: {wasted}"
+        )

@@ -16,7 +16,8 @@ class QuestionSet:
     """Questions with what goes with them.
 
     ``tight``, ``ample``: mean reasoning tokens a question, 0 for no second run; ``cap``: the most of one question.
-    ``predictor_model``: predicts their curves. ``scheduler``: settings that they need beside.
+    ``predictor_model``: predicts their curves; ``hidden_predictor``: from hidden states, empty where there is none.
+    ``scheduler``: settings that they need beside.
     """
 
     tasks: Sequence[Task]
@@ -25,6 +26,7 @@ class QuestionSet:
     cap: int
     predictor_model: str
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    hidden_predictor: str = ""
 
 
 def question_set(*, long: bool) -> QuestionSet:
@@ -32,4 +34,4 @@ def question_set(*, long: bool) -> QuestionSet:
     if long:
         settings = {"embedded_adapter": LONG_ADAPTER, "answer_tokens": 24, "window_size": 30}
         return QuestionSet(split_long_tasks().test, 256, 0, 1024, "demo-long-text", settings)
-    return QuestionSet(split_tasks().test, 32, 96, 256, "demo-text", {"answer_tokens": 12})
+    return QuestionSet(split_tasks().test, 32, 96, 256, "demo-text", {"answer_tokens": 12}, "demo-hidden")

@@ -14,6 +14,8 @@ from exporters.measure.checkers import exact
 from predictive_scheduling.client import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 
+_REPORTS_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Result:
@@ -62,3 +64,12 @@ async def ask_all(
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(ask(at, task)) for at, task in enumerate(tasks)]
         return [task.result() for task in asked]
+
+
+async def wasted_tokens(address: str, results: Sequence[Result]) -> list[int]:
+    """Tokens of each question that its engine generated and nobody read, as far as the engine reports them."""
+    await asyncio.sleep(_REPORTS_SECONDS)  # the last reports may come after the answers
+    async with AsyncSchedulerClient(address) as client:
+        asked = [pb.GetRequestRequest(request_id=result.allocation.request_id) for result in results]
+        records = [(await client.stub.GetRequest(request)).request for request in asked]
+    return [record.wasted_tokens for record in records if record.HasField("wasted_tokens")]

@@ -10,7 +10,12 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling_cli.demo.runner import Result
 
 # How a reader sees the policies, in the terminal and in the report.
-POLICY_LABELS = {"uniform": "uniform", "uniform_at_equal_use": "uniform, equal use", "envelope": "scheduled"}
+POLICY_LABELS = {
+    "uniform": "uniform",
+    "uniform_at_equal_use": "uniform, equal use",
+    "envelope": "scheduled",
+    "hidden": "by hidden states",
+}
 
 
 def percentile(values: Sequence[float], share: float) -> float:
