@@ -79,10 +79,12 @@ def connector(*destinations: str) -> list[str]:
 
 
 @asynccontextmanager
-async def running_vllm(environment: Path, log: Path, options: Sequence[str] = ()) -> AsyncIterator[str]:
+async def running_vllm(
+    environment: Path, log: Path, options: Sequence[str] = (), variables: Mapping[str, str] | None = None
+) -> AsyncIterator[str]:
     """Run vLLM's server with the demo's model until the block ends; yields its address once it is ready.
 
-    Raises EngineFailedError where it does not become ready.
+    ``variables``: of its environment, beside the usual ones. Raises EngineFailedError where it does not become ready.
     """
     python = environment / "bin" / "python"
     if not python.exists() or not (environment / "model").exists():
@@ -94,7 +96,7 @@ async def running_vllm(environment: Path, log: Path, options: Sequence[str] = ()
             "--model", str(environment / "model"), "--served-model-name", MODEL, "--host", "127.0.0.1",
             "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "1024", "--max-num-seqs", "32",
             "--enforce-eager", *options,
-            stdout=file, stderr=file, env=_environment(), start_new_session=True,
+            stdout=file, stderr=file, env={**_environment(), **(variables or {})}, start_new_session=True,
         )  # fmt: skip
         try:
             url = f"http://127.0.0.1:{port}"

@@ -61,8 +61,9 @@ async def drive(
     """Yield the generation's text as it comes; ``forcing`` then holds its counts.
 
     ``watch``: what accompanies each call. ``on_piece``: is given each piece before the forcing machine is. Closing the
-    iterator closes the backend's stream. Raises what the backend raises, and BackendUnavailableError for a call that
-    ends without a token, or whose stream breaks off before its last event.
+    iterator closes the backend's stream. A call that breaks off is gone on with from what it has brought, a few times:
+    where there are several servers, by another. Raises what the backend raises, and BackendUnavailableError for a call
+    that ends without a token, or breaks off without one.
     """
     while (call := forcing.next_call()) is not None:
         for text in forcing.take():
@@ -70,22 +71,26 @@ async def drive(
         with watch(call) as watcher:
             # Every backend streams from an async generator; closing it is what frees the slot.
             stream = cast("AsyncGenerator[Piece | Ended]", backend.stream(watcher.call, sampling, watcher.headers))
-            async with aclosing(stream):
-                async for piece in stream:
-                    if isinstance(piece, Ended):
-                        watcher.ended(piece)
-                        if not forcing.end_call(piece.end):
-                            raise BackendUnavailableError("the LLM server ended a call without a token")
-                        break
-                    if on_piece is not None:
-                        on_piece(piece)
-                    if not (forcing.feed(piece.text, piece.tokens) and forcing.goes_on()):
-                        break
-                    for text in forcing.take():
-                        yield text
-                    if not forcing.goes_on():  # the budget fell while the reader had the text
-                        break
-                else:
-                    raise BackendUnavailableError("the LLM server's stream ended before its last event")
+            try:
+                async with aclosing(stream):
+                    async for piece in stream:
+                        if isinstance(piece, Ended):
+                            watcher.ended(piece)
+                            if not forcing.end_call(piece.end):
+                                raise BackendUnavailableError("the LLM server ended a call without a token")
+                            break
+                        if on_piece is not None:
+                            on_piece(piece)
+                        if not (forcing.feed(piece.text, piece.tokens) and forcing.goes_on()):
+                            break
+                        for text in forcing.take():
+                            yield text
+                        if not forcing.goes_on():  # the budget fell while the reader had the text
+                            break
+                    else:
+                        raise BackendUnavailableError("the LLM server's stream ended before its last event")
+            except BackendUnavailableError:
+                if not forcing.broke_off():
+                    raise
     for text in forcing.take():
         yield text

@@ -26,6 +26,7 @@ from scheduler_service.generation.templates import PromptTemplate
 
 # Calls that may end at a length before what they were asked for: a server may have a smaller limit of its own.
 _MOST_SHORT_CALLS = 16
+_MOST_BREAKS = 3  # of one generation: servers fail one after the other when they are restarted
 
 
 class CallEnd(enum.Enum):
@@ -118,6 +119,7 @@ class BudgetForcing:
     _asked: int = 0
     _before: tuple[TextKind, int] = (TextKind.REASONING, 0)
     _short_calls: int = 0
+    _breaks: int = 0
     _emitted: list[Text] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -142,18 +144,18 @@ class BudgetForcing:
         if rest <= 0:
             self._finish(FinishReason.ANSWER_LENGTH)
             return None
-        begun = self._thought() + self._closed_by + "".join(self._answer)
+        begun = self._thought() + self._closed_by + "".join(self._answer) + self._held
         return self._call(begun, rest, stop=self.template.stop)
 
     def _think(self, rest: int) -> Call:
         """Ask for reasoning. A server that ends it by itself writes ``think_end`` as the budget's last token."""
         if not self.server_budget or rest < 2:
-            call = self._call(self._thought(), rest)
+            call = self._call(self._thought() + self._held, rest)
             self._ends_at = self.reasoning_tokens + call.max_tokens
             return call
         self._ends_at = self.reasoning_tokens + rest
         self._server_ends_at = self._ends_at - 1
-        return self._call(self._thought(), rest + self.answer_tokens, thinking_budget=rest - 1)
+        return self._call(self._thought() + self._held, rest + self.answer_tokens, thinking_budget=rest - 1)
 
     def _call(self, begun: str, most: int, *, stop: tuple[str, ...] = (), thinking_budget: int = 0) -> Call:
         turn = Turn(self.prompt, self.template.think_start + begun, self.template.think_end)
@@ -196,6 +198,16 @@ class BudgetForcing:
             self._finish(self._ended)
         elif spent or self.answer_used >= self.answer_tokens:
             self._finish(FinishReason.ANSWER_LENGTH)
+        return True
+
+    def broke_off(self) -> bool:
+        """Take the end of a call that its server broke off; returns whether ``next_call`` may go on from there.
+
+        It may where the call brought something, a few times: another server continues what was said so far.
+        """
+        if self.finish is not None or self._counted == self._before[1] or self._breaks >= _MOST_BREAKS:
+            return False
+        self._breaks += 1
         return True
 
     @property

@@ -32,7 +32,6 @@ def forcing(budget=128, **options):
     [
         ([Ended(CallEnd.LENGTH)], "without a token"),
         ([Piece("", 0), Piece("x", 0), Ended(CallEnd.LENGTH)], "without a token"),
-        ([Piece("x", 1)], "before its last event"),
         ([], "before its last event"),
     ],
 )
@@ -41,6 +40,33 @@ async def test_a_backend_that_gets_nowhere_is_called_once(pieces, words):
     with pytest.raises(BackendUnavailableError, match=words):
         [text async for text in drive(backend, forcing(), Sampling())]
     assert len(backend.calls) == 1
+
+
+async def test_a_call_that_breaks_off_is_gone_on_with_from_what_it_brought():
+    class Breaks(Says):
+        async def stream(self, call, sampling, headers):
+            self.calls.append(call)
+            if len(self.calls) <= 2:
+                yield Piece(f"thought {len(self.calls)}. </th", 4)
+                raise BackendUnavailableError("the LLM server went away")
+            yield Piece("ink> 42", 3)
+            yield Ended(CallEnd.MODEL)
+
+    backend, machine = Breaks(), forcing(budget=16)
+    texts = [text async for text in drive(backend, machine, Sampling())]
+    assert [call.prompt.partition("<think>\n")[2] for call in backend.calls] == [
+        "", "thought 1. </th", "thought 1. </ththought 2. </th",
+    ]  # fmt: skip
+    assert [call.max_tokens for call in backend.calls] == [16, 12, 8]
+    assert "".join(text.text for text in texts if text.kind is TextKind.ANSWER) == " 42"
+    assert machine.reasoning_tokens + machine.answer_used == 11
+
+
+async def test_a_generation_whose_every_call_breaks_off_fails_after_a_few():
+    backend = Says(Piece("x", 1))
+    with pytest.raises(BackendUnavailableError, match="before its last event"):
+        [text async for text in drive(backend, forcing(), Sampling())]
+    assert len(backend.calls) == 4
 
 
 async def test_a_backend_that_claims_a_thousand_million_tokens_spends_the_budget_once():
