@@ -91,7 +91,7 @@ async def complete(session, vllm, asked, tokens=4, prompt="Question: What is 1 +
         {"to": "unix:{sockets}/nobody-listens.sock", "id": "a" * 20},
         {"to": 7, "id": []},
         {"to": "unix:{sockets}/x.sock", "id": "../../../etc/passwd", "layers": "16"},
-        {"to": "unix:{sockets}/x.sock", "id": "a" * 20, "layers": [10**30, True]},
+        {"to": "unix:{sockets}/x.sock", "id": "a" * 20, "layers": [10**15, True]},
         [1, 2],
         "states",
         {},

@@ -28,11 +28,11 @@ async def served(environment, tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    log = (tmp_path_factory.mktemp("transformers") / "log").open("ab")
-    process = await asyncio.create_subprocess_exec(
-        str(environment / "bin" / "transformers"), "serve", "--host", "127.0.0.1", "--port", str(port),
-        stdout=log, stderr=log, start_new_session=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+    with (tmp_path_factory.mktemp("transformers") / "log").open("ab") as log:
+        process = await asyncio.create_subprocess_exec(
+            str(environment / "bin" / "transformers"), "serve", "--host", "127.0.0.1", "--port", str(port),
+            stdout=log, stderr=log, start_new_session=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
         await eventually(lambda: answers(url), 120)
@@ -53,7 +53,7 @@ def serving(url, environment, **settings):
     wanted = {
         "backend": "openai", "backend_url": url, "backend_model": str(environment / "model"), "template": "demo",
         "policy": "uniform", "tokens_per_query": 64, "answer_tokens": 12, "window_size": 1, "model": "demo",
-        "cap_tokens": 64, "backend_slots": 2,
+        "cap_tokens": 64, "floor_tokens": 0, "backend_slots": 2,
     }  # fmt: skip
     return scheduler(**{**wanted, **settings})
 
@@ -65,7 +65,7 @@ async def test_a_model_that_is_loaded_when_asked_for_is_served(served, environme
             reply = await client.complete(QUESTION, sampling=GREEDY)
             assert reply.answer.strip() == "18"
             assert reply.usage.finish_reason == pb.FINISH_REASON_NATURAL
-            forced = await client.complete(QUESTION, sampling=GREEDY, cap_tokens=6, floor_tokens=0)
+            forced = await client.complete(QUESTION, sampling=GREEDY, max_reasoning_tokens=6)
             assert forced.usage.reasoning_tokens == 6
             assert forced.usage.finish_reason == pb.FINISH_REASON_FORCED
             assert forced.answer.strip()

@@ -41,7 +41,7 @@ async def backend(vllm):
 def serving(*servers, **settings):
     wanted = {
         "backend": "vllm", "backend_url": ",".join(server.url for server in servers), "template": "demo",
-        "policy": "uniform", "tokens_per_query": 64, "answer_tokens": 12, "window_size": 1,
+        "policy": "uniform", "tokens_per_query": 64, "answer_tokens": 12, "window_size": 1, "floor_tokens": 0,
     }  # fmt: skip
     return scheduler(**{**wanted, **settings})
 
@@ -89,7 +89,7 @@ async def test_the_chat_route_with_parsed_reasoning_is_the_raw_route(replica):
     for chat in (False, True):
         async with serving(replica, backend_chat=chat) as address, AsyncSchedulerClient(address) as client:
             reply = await client.complete(QUESTION, sampling=GREEDY)
-            forced = await client.complete(QUESTION, sampling=GREEDY, cap_tokens=9, floor_tokens=0)
+            forced = await client.complete(QUESTION, sampling=GREEDY, max_reasoning_tokens=9)
             answers.append((reply.reasoning, reply.answer, forced.usage.reasoning_tokens, forced.usage.finish_reason))
             assert reply.usage.finish_reason == pb.FINISH_REASON_NATURAL
             assert "Final answer" not in reply.reasoning
@@ -114,7 +114,7 @@ async def test_a_budget_is_kept_by_the_engine_as_by_us(vllm, budget, tmp_path):
     used = []
     for by_engine in (False, True):
         settings = {
-            "backend_thinking_budget": by_engine, "tokens_per_query": budget, "floor_tokens": 0,
+            "backend_thinking_budget": by_engine, "tokens_per_query": budget,
             "template": "steps", "templates": str(tmp_path / "templates.toml"),
         }  # fmt: skip
         async with serving(vllm, **settings) as address, AsyncSchedulerClient(address) as client:
