@@ -58,11 +58,20 @@ async def vllm_engine(environment: Path, sockets: Path, log: Path) -> AsyncItera
 
 def no_drafts(layer: int) -> list[str]:
     """Options that make vLLM keep the states of ``layer``, without guessing tokens (see ``engines/vllm``)."""
+    return _keeping(layer, {"num_speculative_tokens_per_batch_size": [[1, 4096, 0]]})
+
+
+def with_drafts(layer: int) -> list[str]:
+    """Options that make vLLM keep the states of ``layer``, and guess a token in each step."""
+    return _keeping(layer, {})
+
+
+def _keeping(layer: int, more: Mapping[str, object]) -> list[str]:
     speculative = {
         "method": "extract_hidden_states",
         "num_speculative_tokens": 1,
-        "num_speculative_tokens_per_batch_size": [[1, 4096, 0]],
         "draft_model_config": {"hf_config": {"eagle_aux_hidden_state_layer_ids": [layer]}},
+        **more,
     }
     return ["--speculative-config", json.dumps(speculative)]
 

@@ -34,11 +34,16 @@ def write_questions(path, tasks):
 
 @pytest.mark.timeout(1800)
 async def test_the_five_commands_lead_from_questions_to_a_served_predictor(tmp_path):
+    await run_the_commands(tmp_path, SMALL)
+
+
+async def run_the_commands(tmp_path, options):
+    """Run the page's commands in a folder, each with more ``options``, on a few questions."""
     tasks = split_tasks()
     write_questions(tmp_path / "questions.jsonl", tasks.curves[:12])
     write_questions(tmp_path / "held-out.jsonl", tasks.test[:6])
     assert len(COMMANDS) == 5
-    *steps, serve = ([*shlex.split(line)[1:], *SMALL[line.split()[1]]] for line in COMMANDS)
+    *steps, serve = ([*shlex.split(line)[1:], *options[line.split()[1]]] for line in COMMANDS)
     for step in steps:
         command = [sys.executable, "-m", "predictive_scheduling_cli", *step]
         done = await asyncio.to_thread(
