@@ -39,6 +39,7 @@ def test_the_manifests_name_images_that_are_built():
         "predictor-gpu",
         "predictor-tensorrt",
         "exporters",
+        "vllm-connector",
     }
 
 
