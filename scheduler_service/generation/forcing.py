@@ -41,7 +41,8 @@ class Call:
     """A request to continue ``prompt`` by at most ``max_tokens`` tokens, ending at any of ``stop``.
 
     ``turn``: the same as a chat. ``thinking_budget``: where the server is to end the thinking by itself, 0 for nowhere.
-    ``report``: what the server is to say of it beside its answer, where it can.
+    ``report``: what the server is to say of it beside its answer, where it can. ``special_tokens``: these are part of
+    the text.
     """
 
     prompt: str
@@ -50,6 +51,7 @@ class Call:
     turn: Turn | None = None
     thinking_budget: int = 0
     report: ReportRequest | None = None
+    special_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,10 @@ class BudgetForcing:
     def _call(self, begun: str, most: int, *, stop: tuple[str, ...] = (), thinking_budget: int = 0) -> Call:
         turn = Turn(self.prompt, self.template.think_start + begun, self.template.think_end)
         limit = min(most, self.call_limit) if self.call_limit else most
-        return Call(self.template.render(self.prompt) + begun, limit, stop, turn, thinking_budget)
+        return Call(
+            self.template.render(self.prompt) + begun, limit, stop, turn, thinking_budget,
+            special_tokens=self.template.special_marks,
+        )  # fmt: skip
 
     def feed(self, text: str, tokens: int) -> bool:
         """Take a piece of the running call; returns whether to go on reading it."""

@@ -15,7 +15,8 @@ class PromptTemplate:
     thought enough. ``think_start``: what the assistant's message begins with in a chat, where the server writes the
     rest of the prompt by its own template. ``answer_suffix``: what is appended to cut reasoning to make it answer; it
     contains ``think_end``.
-    ``stop``: texts that end the answer.
+    ``stop``: texts that end the answer. ``special_marks``: the marks are special tokens, which servers leave out of
+    their text unless they are asked for them.
     """
 
     name: str
@@ -24,6 +25,7 @@ class PromptTemplate:
     answer_suffix: str
     stop: tuple[str, ...] = ()
     think_start: str = ""
+    special_marks: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a template that could not be filled or forced; raises ValueError naming the field."""
@@ -68,7 +70,23 @@ TEMPLATES = {
             think_end="</think>",
             answer_suffix="\n</think>\n\nFinal answer: ",
             stop=("<|im_end|>",),
-            think_start="<think>\n",
+            # No think_start: the published chat template puts an empty block of thinking before a message that has
+            # none, and the model opens its own after the generation prompt.
+        ),
+        PromptTemplate(
+            name="gpt-oss",
+            # Harmony. Its system message may leave out the date, which a template that stands still does not know.
+            prompt=(
+                "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n"
+                "Knowledge cutoff: 2024-06\n\nReasoning: medium\n\n"
+                "# Valid channels: analysis, commentary, final. Channel must be included for every message.<|end|>"
+                "<|start|>user<|message|>{prompt}<|end|><|start|>assistant<|channel|>analysis<|message|>"
+            ),
+            # The whole way to the final channel: after <|end|> alone the model may go on with more analysis.
+            think_end="<|end|><|start|>assistant<|channel|>final<|message|>",
+            answer_suffix="<|end|><|start|>assistant<|channel|>final<|message|>",
+            stop=("<|return|>",),
+            special_marks=True,
         ),
     )
 }

@@ -34,6 +34,14 @@ async def test_tokens_are_counted_one_by_one_and_the_end_is_told():
     assert cut == [Piece("a", 1), Piece("ü", 1), Ended(CallEnd.LENGTH, 2)]
 
 
+async def test_a_special_token_has_text_only_for_a_template_whose_marks_are_some():
+    async with TgiStandIn(lambda _: ["a"]) as tgi:
+        backend = await started(tgi.url)
+        pieces = await read(backend, Call("p", 10, special_tokens=True))
+        await backend.close()
+    assert pieces[:-1] == [Piece("a", 1), Piece("</s>", 1)]
+
+
 async def test_limits_are_read_from_info():
     async with TgiStandIn() as tgi:
         backend = await started(tgi.url)

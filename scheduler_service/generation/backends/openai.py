@@ -250,6 +250,8 @@ def parameters(call: Call, sampling: Sampling, model: str) -> dict[str, Any]:
         wanted["stop"] = list(call.stop[:4])
     if call.thinking_budget:
         wanted["thinking_token_budget"] = call.thinking_budget
+    if call.special_tokens:  # of vLLM and SGLang, too; sent where the template's marks would be left out without it
+        wanted["skip_special_tokens"] = False
     if call.report is not None:  # vLLM hands these parameters to its connector
         asked = {"to": call.report.to, "id": call.report.id, "layers": list(call.report.layers)}
         wanted["kv_transfer_params"] = {"prompt_state": asked}

@@ -46,8 +46,9 @@ class TgiBackend(HttpBackend):
                     raise stream_error(event.error, event.error_type)
                 if event.token is None:
                     raise ServerFault("sent what is not of its protocol", "neither a token nor an error")
-                # A special token (the end of the sequence) has no text for us; it still was generated.
-                yield bounds.piece("" if event.token.special else event.token.text, 1)
+                # A special token has no text for us where the template's marks are none; it still was generated.
+                silent = event.token.special and not call.special_tokens
+                yield bounds.piece("" if silent else event.token.text, 1)
                 if event.generated_text is not None:
                     details = event.details or _Details()
                     end = CallEnd.LENGTH if details.finish_reason == "length" else CallEnd.MODEL

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,23 @@ def test_the_manifests_name_images_that_are_built():
         "predictor-gpu",
         "predictor-tensorrt",
         "exporters",
+        "vllm-connector",
     }
+
+
+def test_the_connectors_image_copies_it_to_a_volume_whose_root_it_need_not_own(tmp_path):
+    stage = CONTAINERFILE.partition("AS vllm-connector")[2]
+    ((source, inside),) = re.findall(r"^COPY (\S+) (\S+)$", stage, re.MULTILINE)
+    shutil.copytree(ROOT / source, tmp_path / inside[1:], ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "target").mkdir()
+    (words,) = re.findall(r"^ENTRYPOINT (.*)$", stage, re.MULTILINE)
+    _, option, code = json.loads(words)
+    code = code.replace("'/connector", f"'{tmp_path}/connector").replace("'/target/", f"'{tmp_path}/target/")
+    for _ in range(2):  # a pod's init containers may run again
+        subprocess.run([sys.executable, option, code], check=True)
+    copied = {path.name for path in (tmp_path / "target/predictive_scheduling_vllm").iterdir()}
+    assert copied == {path.name for path in (ROOT / source).iterdir()} - {"__pycache__"}
+    assert "'/target'" not in words
 
 
 def test_the_bill_of_materials_lists_every_package(tmp_path):

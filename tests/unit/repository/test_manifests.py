@@ -112,7 +112,7 @@ def test_every_container_is_hardened_and_says_what_it_needs(folder):
         assert spec["securityContext"]["runAsUser"] > 10_000, name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert not any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")), name
-        for container in spec["containers"]:
+        for container in [*spec.get("initContainers", ()), *spec["containers"]]:
             security = container["securityContext"]
             assert security["allowPrivilegeEscalation"] is False, name
             assert security["readOnlyRootFilesystem"] is True, name
@@ -122,7 +122,8 @@ def test_every_container_is_hardened_and_says_what_it_needs(folder):
             # A CPU limit would throttle what is paid for; exception to the linters, for all containers.
             assert "cpu" not in container["resources"]["limits"], name
             assert re.fullmatch(r"[\w.-]+\.[\w.-]+/[\w./-]+:v?\d[\w.-]*", container["image"]), container["image"]
-            assert kind == "Job" or {"readinessProbe", "livenessProbe"} <= container.keys(), name
+            goes_on = kind != "Job" and container in spec["containers"]
+            assert not goes_on or {"readinessProbe", "livenessProbe"} <= container.keys(), name
 
 
 @named(FOLDERS)
@@ -141,7 +142,7 @@ def test_everything_that_is_referred_to_is_there(folder):
                 assert volume["secret"]["secretName"] in secrets, owner
             if "persistentVolumeClaim" in volume:
                 assert ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]) in names, owner
-        for container in spec["containers"]:
+        for container in [*spec.get("initContainers", ()), *spec["containers"]]:
             assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes.keys(), owner
             for source in container.get("envFrom", ()):
                 assert ("ConfigMap", source["configMapRef"]["name"]) in names, owner
@@ -197,19 +198,31 @@ def test_services_monitors_and_policies_name_ports_that_pods_have(folder):
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             assert all(endpoint["port"] in ports_of(template) for template in chosen)
     known = {port for _, _, template in pods(folder) for port in ports_of(template).values()} | {53, 443}
-    optional = {4317, 6379, 8080}  # of components that an overlay may leave out
+    optional = {4317, 6379, 8080, 50070}  # of components that an overlay may leave out
     for policy in of(folder, "NetworkPolicy"):
         for rule in [*policy["spec"].get("ingress", ()), *policy["spec"].get("egress", ())]:
             assert {port["port"] for port in rule["ports"]} <= known | optional, policy["metadata"]["name"]
 
 
+def own_overlay(folder, component, **mine):
+    """One's own overlay in ``folder``: the overlay ``gpu``, a component that no overlay has, and one of one's own."""
+    paths = {"resources": ["overlays/gpu"], "components": [f"components/{component}"]}
+    own = {kind: [os.path.relpath(ROOT / path, folder) for path in given] for kind, given in paths.items()}
+    if mine:
+        (folder / "mine").mkdir()
+        header = {"apiVersion": "kustomize.config.k8s.io/v1alpha1", "kind": "Component"}
+        (folder / "mine/kustomization.yaml").write_text(yaml.safe_dump({**header, **mine}))
+        own["components"].append("mine")
+    own["namespace"] = "predictive-scheduling"
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    for document in rendered(folder):
+        check(document)
+    return folder
+
+
 def test_tensorrt_is_added_to_a_predictor_on_a_gpu(tmp_path):
     """No overlay has it, since its image fetches TensorRT from NVIDIA; this is how one's own overlay would."""
-    paths = {"resources": ["overlays/gpu"], "components": ["components/tensorrt"]}
-    own = {kind: [os.path.relpath(ROOT / path, tmp_path) for path in given] for kind, given in paths.items()}
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
-    for document in rendered(tmp_path):
-        check(document)
+    own_overlay(tmp_path, "tensorrt")
     template = predictor_on(tmp_path)["template"]
     (container,) = template["spec"]["containers"]
     assert container["image"].rpartition(":")[0].endswith("/predictor-tensorrt")
@@ -226,9 +239,92 @@ def test_a_predictor_on_a_gpu_asks_for_one_and_needs_no_second_one_to_be_exchang
     assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
 
 
+def deployed(folder, name):
+    """The spec of a Deployment."""
+    return next(one["spec"] for one in of(folder, "Deployment") if one["metadata"]["name"] == name)
+
+
 def predictor_on(folder):
     """The spec of the predictor's Deployment."""
-    return next(one["spec"] for one in of(folder, "Deployment") if one["metadata"]["name"] == "predictor")
+    return deployed(folder, "predictor")
+
+
+def flags(container):
+    """A container's arguments of the form --name=value."""
+    given = [argument.partition("=") for argument in container["args"] if argument.startswith("--")]
+    return {name: value for name, _, value in given}
+
+
+def allows(folder, sender, receiver, port):
+    """Whether network policies let a pod of one name reach another's port, on both sides."""
+
+    def lets(policy, pod, direction, other):
+        spec = policy["spec"]
+        chosen = expression_selects(spec["podSelector"], {"app.kubernetes.io/name": pod})
+        peers = "to" if direction == "egress" else "from"
+        return chosen and any(
+            {"port": port} in rule["ports"]
+            and any(
+                "podSelector" in peer
+                and "namespaceSelector" not in peer
+                and expression_selects(peer["podSelector"], {"app.kubernetes.io/name": other})
+                for peer in rule.get(peers, ())
+            )
+            for rule in spec.get(direction, ())
+        )
+
+    policies = of(folder, "NetworkPolicy")
+    return any(lets(one, sender, "egress", receiver) for one in policies) and any(
+        lets(one, receiver, "ingress", sender) for one in policies
+    )
+
+
+def test_an_engine_that_sends_states_may_reach_schedulers_at_the_port_where_they_listen(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT.parent / "engines/vllm")
+    from predictive_scheduling_vllm.destinations import Allowed, parse_address
+
+    folder = own_overlay(
+        tmp_path, "vllm-states",
+        configMapGenerator=[{"name": "llm", "behavior": "merge", "literals": ["PODS_NETWORK=10.42.0.0/16"]}],
+    )  # fmt: skip
+    spec = deployed(folder, "llm")["template"]["spec"]
+    (engine,) = spec["containers"]
+    (copying,) = spec["initContainers"]
+    assert copying["image"].rpartition(":")[0].endswith("/vllm-connector")
+    assert {mount["mountPath"]: mount["name"] for mount in copying["volumeMounts"]} == {"/target": "connector"}
+    assert {"name": "PYTHONPATH", "value": "/connector"} in engine["env"]
+    values = environment(folder, {"spec": spec})
+    given = {
+        name: re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], value) for name, value in flags(engine).items()
+    }
+    kept = json.loads(given["--speculative-config"])
+    assert kept["draft_model_config"]["hf_config"]["eagle_aux_hidden_state_layer_ids"] == [16]
+    destinations = json.loads(given["--kv-transfer-config"])["kv_connector_extra_config"]["destinations"]
+    assert destinations == ["tcp://10.42.0.0/16:50070"]
+
+    template = deployed(folder, "scheduler")["template"]
+    (scheduler,) = template["spec"]["containers"]
+    assert ports_of(template)["reports"] == 50070
+    assert [one["name"] for one in scheduler["env"]] == ["POD_IP", "SCHEDULER_REPORTS_ADDRESS"]  # it refers back
+    told = scheduler["env"][1]["value"].replace("$(POD_IP)", "10.42.0.9")
+    for key, value in {**environment(folder, template), "SCHEDULER_REPORTS_ADDRESS": told}.items():
+        monkeypatch.setenv(key, value)
+    settings = SchedulerSettings()
+    assert settings.reports_listen == "tcp://0.0.0.0:50070"
+    assert parse_address(settings.reports_address) in Allowed(destinations)
+
+    assert allows(folder, "llm", "scheduler", 50070)
+    assert not allows(folder, "llm", "scheduler", 50051)
+    assert not allows(folder, "llm", "predictor", 50052)
+    assert not allows(folder, "predictor", "scheduler", 50070)
+
+
+def test_a_vllm_has_time_to_end_what_runs():
+    spec = deployed(ROOT / "overlays/gpu", "llm")["template"]["spec"]
+    (engine,) = spec["containers"]
+    assert "--kv-transfer-config" not in flags(engine)  # the plain one keeps no states
+    ending = engine["lifecycle"]["preStop"]["sleep"]["seconds"] + int(flags(engine)["--shutdown-timeout"])
+    assert spec["terminationGracePeriodSeconds"] >= ending + 4
 
 
 @named(OVERLAYS)
