@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import posixpath
@@ -86,6 +87,22 @@ def parse_listen(text: str) -> tuple[str, str, int]:
     if kind == "tcp" and rest.startswith("//") and host and port.isascii() and port.isdigit() and int(port) < 65536:
         return kind, host.removeprefix("[").removesuffix("]"), int(port)
     raise ValueError("must be unix:/path or tcp://host:port")
+
+
+def check_told(address: str) -> None:
+    """Check an address that engines are to send to. Raises ValueError for one that they cannot.
+
+    They look no name up, and send from other machines perhaps, to which 0.0.0.0 is another place.
+    """
+    kind, host, _ = parse_listen(address)
+    if kind == "unix":
+        return
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f"{host!r} is no ip, and engines look no name up") from None
+    if ip.is_unspecified:
+        raise ValueError(f"{host} is where to listen, and nowhere to send to")
 
 
 class EngineReports:

@@ -12,7 +12,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.telemetry import Telemetry
+from scheduler_service.domain import BackendUnavailableError
 from scheduler_service.generation.forcing import BudgetForcing
+from scheduler_service.pipeline import Pipeline
 from tests.integration.models import hidden_state_model
 from tests.integration.running import balanced, predictor, refused, scheduler
 from tests.standins.connector import ConnectorStandIn
@@ -176,8 +178,24 @@ async def test_who_leaves_before_the_first_token_pays_nothing(tmp_path):
         assert (await balanced(client)).used_tokens == 0
 
 
+async def test_a_budget_that_was_reserved_and_then_nobodys_is_settled(tmp_path, monkeypatch):
+    """As where the caller leaves in the very moment of the decision."""
+    allocate = Pipeline._allocate
+
+    async def allocate_and_fail(pipeline, job):
+        await allocate(pipeline, job)
+        raise BackendUnavailableError("in that moment")
+
+    monkeypatch.setattr(Pipeline, "_allocate", allocate_and_fail)
+    async with served(tmp_path, ConnectorStandIn(state)) as (client, _):
+        failed = await refused(client.complete("a hard one"))
+        budget = await balanced(client)
+    assert failed.code() is grpc.StatusCode.UNAVAILABLE
+    assert budget.used_tokens <= FLOOR * budget.requests
+
+
 async def _idle(client):
-    return not (await client.status()).in_flight
+    return not (await client.status()).pending_requests
 
 
 @pytest.mark.parametrize("after", [0, 3])
