@@ -104,6 +104,10 @@ class PromptStateConnector(KVConnectorBase_V1, SupportsHMA):
     def _follow(self, output: Any, step: StepStates) -> None:
         scheduled = output.num_scheduled_tokens
         for new in output.scheduled_new_reqs:
+            if new.req_id in self._asked:  # the newer model runner brings preempted ones back so
+                self._prompts.went_on(new.req_id, new.block_ids[self._group], anew=True)
+                self._note(step, new.req_id, new.num_computed_tokens, scheduled)
+                continue
             if (asked := self._read(new)) is None:
                 continue
             self._asked[new.req_id] = asked

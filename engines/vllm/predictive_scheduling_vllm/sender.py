@@ -3,7 +3,8 @@
 Theory of operation. The engine's thread calls ``send``, which returns at once. A frame whose bytes are there goes out
 in the same call where its destination is a Unix socket with room; every other frame waits in a bounded queue for one
 thread. That thread waits for the frame's bytes where they are still to come (from a GPU), keeps one connection for each
-TCP address, and gives no frame more than ``seconds``. What is late is of no use to who asked for it.
+TCP address, and gives no frame more than ``seconds``. What is late is of no use to who asked for it. A destination that
+let a frame be late is left alone for ``rest`` seconds, so that it does not make the others' frames late, too.
 
 What always holds: ``send`` neither waits nor raises; frames of one destination keep their order, except where one is
 dropped; each frame is counted once, as sent or by the reason why not.
@@ -33,10 +34,18 @@ Frame = bytes | Callable[[], bytes]
 class Sender:
     """``most``: frames that may wait. ``seconds``: how long one may take. ``counts``: by what became of frames."""
 
-    def __init__(self, *, most: int = 1024, seconds: float = 0.25, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        most: int = 1024,
+        seconds: float = 0.25,
+        rest: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Open no connection yet; the thread starts with the first frame that needs it."""
         self.counts: Counter[str] = Counter()
-        self._seconds, self._clock = seconds, clock
+        self._seconds, self._rest, self._clock = seconds, rest, clock
+        self._resting: dict[Address, float] = {}  # until when
         self._waiting: queue.Queue[tuple[Address, str, Frame, float] | None] = queue.Queue(most)
         self._open = threading.Lock()
         self._counting = threading.Lock()
@@ -104,10 +113,14 @@ class Sender:
         try:
             # Waits for a GPU's copy, which takes no time that could be bounded here.
             whole = frame if isinstance(frame, bytes) else frame()
-            if self._clock() >= until:
+            now = self._clock()
+            if now >= until or now < self._resting.get(address, now):
                 return "late"
             self._deliver(address, name, whole, until)
         except TimeoutError:
+            self._resting[address] = self._clock() + self._rest
+            while len(self._resting) > _MOST_CONNECTIONS:
+                del self._resting[next(iter(self._resting))]
             return "late"
         except OSError:
             return "unreachable"

@@ -264,7 +264,7 @@ def test_a_peer_that_speaks_gets_a_new_connection():
 
 def test_a_peer_that_never_reads_holds_nobody_for_longer_than_a_frame_may_take(datagrams):
     receiver, good = datagrams
-    with listening() as (server, address), sending(seconds=0.05) as sender:
+    with listening() as (server, address), sending(seconds=0.05, rest=0.0) as sender:
         for _ in range(40):  # more than the kernel keeps
             sender.send(address, NAME, BIG)
         until(lambda: total(sender) == 40)
@@ -276,9 +276,39 @@ def test_a_peer_that_never_reads_holds_nobody_for_longer_than_a_frame_may_take(d
         assert server is not None
 
 
+def test_a_destination_that_was_too_slow_is_left_alone_for_a_while_and_holds_up_no_other(datagrams, tmp_path):
+    receiver, good = datagrams
+    now, asked = [0.0], []
+
+    def clock():
+        asked.append(1)
+        return now[0]
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as full:
+        full.bind(str(tmp_path / "full"))
+        full.settimeout(PATIENCE)
+        address = Address("unix", path=str(tmp_path / "full"))
+        before = fill(address.path)
+        with sending(seconds=1.0, rest=10.0, clock=clock) as sender:
+            sender.send(address, NAME, b"1")
+            until(lambda: len(asked) > 10)  # it tries
+            now[0] = 1.0
+            until(lambda: sender.counts == {"late": 1})
+            for at in range(3):  # the clock stands: whoever tried would try for ever
+                sender.send(address, NAME, lambda: b"2")
+                sender.send(good, NAME, b"good")
+                assert receiver.recv(10) == b"good"
+                until(lambda at=at: sender.counts == {"late": 2 + at, "sent": 1 + at})
+            now[0] = 11.0
+            for _ in range(before):
+                full.recv(10)
+            sender.send(address, NAME, lambda: b"3")
+            assert full.recv(10) == b"3"
+
+
 def test_after_a_frame_that_broke_off_the_next_one_begins_a_connection():
     """Else its bytes would be read as the rest of the broken one."""
-    with listening() as (server, address), sending(seconds=0.2) as sender:
+    with listening() as (server, address), sending(seconds=0.2, rest=0.0) as sender:
         while not sender.counts["late"]:
             sender.send(address, NAME, BIG)
             until(lambda: not sender._waiting.unfinished_tasks)

@@ -1,4 +1,4 @@
-"""Hidden states are read from a running engine: each question's own, in its place, and the reason where there is none."""
+"""Hidden states are read from a running engine: each question's own, in its place, or the reason for none."""
 
 from contextlib import asynccontextmanager
 
