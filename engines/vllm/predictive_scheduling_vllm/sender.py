@@ -146,8 +146,11 @@ class Sender:
 
     def _datagram(self, path: str, frame: bytes) -> None:
         if self._datagrams is None:
-            self._datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._datagrams.setblocking(False)
+            with self._open:
+                if self._datagrams is None:
+                    opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                    opened.setblocking(False)
+                    self._datagrams = opened
         self._datagrams.sendto(frame, path)
 
     def _stream(self, address: Address, frame: bytes, until: float) -> None:
