@@ -211,6 +211,18 @@ async def test_an_engine_that_fails_is_an_error_and_what_it_generated_is_settled
     assert budget.used_tokens == after * budget.requests  # the client tried again, as nothing had been answered
 
 
+async def test_an_engine_whose_connection_breaks_before_the_state_is_an_error_and_nothing_stays_reserved(tmp_path):
+    async def die(response, body, progress):
+        raise ConnectionResetError
+
+    async with served(tmp_path, ConnectorStandIn(state, mode="never")) as (client, server):
+        server._generate = die
+        failed = await refused(events_of(client, "a hard one"))
+        budget = await balanced(client)
+    assert failed.code() is grpc.StatusCode.UNAVAILABLE
+    assert budget.used_tokens == 0
+
+
 async def test_what_the_engine_generated_in_vain_is_in_the_record_and_in_the_metrics(tmp_path):
     page = InMemoryMetricReader()
     telemetry = Telemetry(TracerProvider(), MeterProvider([page]), page)
