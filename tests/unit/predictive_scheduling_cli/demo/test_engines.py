@@ -51,7 +51,7 @@ async def test_where_there_is_no_vllm_what_to_do_is_said(tmp_path):
 
 async def test_a_server_that_ends_before_it_is_ready_is_an_error_with_the_end_of_its_log(tmp_path):
     folder = environment(tmp_path, "echo starting; echo 'no memory' >&2; exit 3")
-    with pytest.raises(EngineFailedError, match="(?s)ended before it was ready.*starting\nno memory"):
+    with pytest.raises(EngineFailedError, match=r"(?s)ended before it was ready.*starting\nno memory"):
         async with running_vllm(folder, tmp_path / "log"):
             pass
 
@@ -59,7 +59,7 @@ async def test_a_server_that_ends_before_it_is_ready_is_an_error_with_the_end_of
 async def test_a_server_that_is_never_ready_is_ended_with_its_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("predictive_scheduling_cli.demo.engines._READY_SECONDS", 0.5)
     folder = environment(tmp_path, f"sleep 600 & echo $! > {tmp_path}/worker; wait")
-    with pytest.raises(EngineFailedError, match="was not ready in 0.5 s"):
+    with pytest.raises(EngineFailedError, match=r"was not ready in 0\.5 s"):
         async with running_vllm(folder, tmp_path / "log"):
             pass
     if (tmp_path / "worker").exists():  # else it did not get so far
