@@ -37,7 +37,9 @@ def state(prompt):
 
 
 @asynccontextmanager
-async def served(folder, connector, *, script=endless, kind="unix", predictions="", reporting=None, **settings):
+async def served(
+    folder, connector, *, script=endless, kind="unix", predictions="", reporting=None, others="", **settings
+):
     """A predictor of hidden states, an engine with our connector, and a scheduler; yields client and engine."""
     model = hidden_state_model(folder / "models" / "hidden", curve="rising")
     engine = {key: settings.pop(key) for key in ("error", "error_after", "token_seconds") if key in settings}
@@ -46,7 +48,8 @@ async def served(folder, connector, *, script=endless, kind="unix", predictions=
         predictor(model.parent, default_model="hidden") as found,
     ):
         settings = {
-            "backend": "vllm", "backend_url": server.url, "template": "demo", "predictor": predictions or found,
+            "backend": "vllm", "backend_url": server.url + others, "template": "demo",
+            "predictor": predictions or found,
             "policy": "price", "tokens_per_query": MEAN, "floor_tokens": FLOOR, "cap_tokens": CAP,
             "reports_listen": f"unix:{folder}/states.sock" if kind == "unix" else "tcp://127.0.0.1:0",
             **settings,
@@ -221,6 +224,17 @@ async def test_an_engine_whose_connection_breaks_before_the_state_is_an_error_an
         budget = await balanced(client)
     assert failed.code() is grpc.StatusCode.UNAVAILABLE
     assert budget.used_tokens == 0
+
+
+async def test_the_state_comes_from_another_engine_where_the_first_one_failed(tmp_path):
+    """Both report under the id of the call; the first one's end is not the last word."""
+    error, broken = {"message": "broken", "code": 500}, ConnectorStandIn(state, mode="never")
+    async with OpenAiStandIn(endless, connector=ConnectorStandIn(state)) as good:
+        async with served(tmp_path, broken, error=error, others=f",{good.url}") as (client, _):
+            while not broken.generated:
+                done = await client.complete("a hard one")
+                assert done.allocation.prediction_outcome == pb.PREDICTION_OUTCOME_FRESH
+            await balanced(client)
 
 
 async def test_what_the_engine_generated_in_vain_is_in_the_record_and_in_the_metrics(tmp_path):
