@@ -107,7 +107,7 @@ class Pipeline:
                         for text in runs[chosen].texts:
                             yield text
             finally:
-                self._settle(job, runs, reserved=allocation is not None)
+                self._settle(job, runs)
             usage = _usage(allocation, runs, chosen, votes, self.clock(), self.pace.seconds_per_token)
             self.observers.finished(job, allocation, usage)
             if job.traces == 1:  # what was predicted is the accuracy of one
@@ -135,7 +135,7 @@ class Pipeline:
         info = await self.predictor.info()
         if info is None or not info.hidden_size or not info.layer:
             return None
-        return reports.expect((info.layer,), lambda tokens: self.observers.wasted(job, tokens))
+        return reports.expect((info.layer,), self._on_wasted(job))
 
     def _begun(self, job: Job, expected: Expected, came: float) -> _Run:
         """The run of a request that starts before its budget is known: its cap bounds it until then."""
@@ -151,7 +151,12 @@ class Pipeline:
         return _Run(forcing, job.sampling, _Timing(came), self._counted(job, expected))
 
     def _counted(self, job: Job, expected: Expected | None = None) -> Counted:
-        return Counted(expected=expected, on_wasted=lambda tokens: self.observers.wasted(job, tokens))
+        return Counted(expected=expected, on_wasted=self._on_wasted(job))
+
+    def _on_wasted(self, job: Job) -> Callable[[int], None]:
+        """What tells the observers of wasted tokens. It may be kept for long, so it holds no prompt."""
+        known = replace(job, prompt="", hidden_state=None)
+        return lambda tokens: self.observers.wasted(known, tokens)
 
     async def _decide_beside(
         self, job: Job, forcing: BudgetForcing, expected: Expected | None, ahead: ReadAhead[Text]
@@ -246,12 +251,12 @@ class Pipeline:
             forcing.cut()
             telemetry.add_event("cut by deadline")
 
-    def _settle(self, job: Job, runs: Sequence[_Run], *, reserved: bool) -> None:
+    def _settle(self, job: Job, runs: Sequence[_Run]) -> None:
         """Count what was used, end the reservation, and offer what it left to the requests that still reason.
 
         What was used without a reservation, since the request ended before it had one, is taken from the bank.
         """
-        if not reserved:
+        if not self.ledger.holds(job.key):
             self.ledger.reserve({job.key: 0.0}, 0, self.clock())
         for run in runs:
             self.pace.observe(run.timing.seconds_per_token(), run.timing.tokens)

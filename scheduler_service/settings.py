@@ -25,7 +25,7 @@ from scheduler_service.allocation import POLICIES
 from scheduler_service.allocation.exact import MOST_STATES
 from scheduler_service.generation.backends import EMBEDDED, SERVERS
 from scheduler_service.generation.backends.base import BackendConfiguration
-from scheduler_service.generation.engine_reports import parse_listen
+from scheduler_service.generation.engine_reports import check_told, parse_listen
 from scheduler_service.generation.templates import TEMPLATES, PromptTemplate, read_templates
 
 _MOST_ANSWER_TOKENS = 32_768
@@ -90,17 +90,29 @@ class BackendSettings(ServiceSettings):
             raise ValueError(f"backend_chat: {self.backend} has no chat route")
         if self.backend_thinking_budget and self.backend != "vllm":
             raise ValueError(f"backend_thinking_budget: {self.backend} cannot end the thinking by itself; vllm can")
-        for name in ("reports_listen", "reports_address"):
-            if text := getattr(self, name):
-                try:
-                    parse_listen(text)
-                except ValueError as error:
-                    raise ValueError(f"{name}: {error}") from None
+        self._check_reports()
         if self.reports_listen and self.backend != "vllm":
             raise ValueError(f"reports_listen: {self.backend} reports nothing; vllm with our connector does")
         if self.template not in (templates := self.known_templates):
             raise ValueError(f"template: {self.template!r} is none of {', '.join(templates)}")
         return self
+
+    def _check_reports(self) -> None:
+        """Check that engines can send to where this listens."""
+        if self.reports_address and not self.reports_listen:
+            raise ValueError("reports_address: needs reports_listen")
+        checks = {"reports_listen": parse_listen, "reports_address": check_told}
+        for name, check in checks.items():
+            if text := getattr(self, name):
+                try:
+                    check(text)
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+        if self.reports_listen and not self.reports_address:
+            try:
+                check_told(self.reports_listen)
+            except ValueError as error:
+                raise ValueError(f"reports_address: needed, since of reports_listen {error}") from None
 
 
 class PredictionSettings(ServiceSettings):

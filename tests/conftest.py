@@ -4,12 +4,12 @@ from collections import Counter
 
 import grpc.aio
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.programs import PROGRAMS, not_tested
 
 # Timings vary on shared machines; what matters here are laws.
-settings.register_profile("steady", deadline=None)
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
 # Held for the whole session: when the last user of grpc.aio is collected while cancelled calls are still outstanding,

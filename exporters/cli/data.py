@@ -156,6 +156,8 @@ def features(
         if (model is None) == (not backend):
             raise ValueError("--model, --backend: give one of them")
         wanted = Shard.named(shard).of(read_questions(questions))
+        if layers and not all(layer.isascii() and layer.isdigit() for layer in layers.split(",")):
+            raise ValueError(f"--layers: {layers!r} are no numbers with commas between them")
         chosen = [int(layer) for layer in layers.split(",")] if layers else []
         with typer.progressbar(length=len(wanted), label="read") as bar:
             if model is not None:

@@ -97,6 +97,10 @@ class BudgetLedger:
         self._requests += len(budgets)
         self._covered += covered
 
+    def holds(self, request: Hashable) -> bool:
+        """Whether a request has a reservation."""
+        return request in self._reservations
+
     def extend(self, request: Hashable, tokens: float) -> bool:
         """Add ``tokens`` of the bank to a running reservation; returns whether the bank could pay for them."""
         if request not in self._reservations or tokens < 0 or tokens > self._bank:

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
+import os
+import posixpath
 import secrets
 import socket
+import stat
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,10 +57,16 @@ class Expected:
     _generated: int | None = None
     _read: int | None = None
 
+    @property
+    def over(self) -> bool:
+        """Whether all has come: the state may come after the end, since different processes of an engine send them."""
+        return self._generated is not None and (not self.request.layers or self.state.done())
+
     def generated(self, tokens: int) -> None:
         """The engine says how many tokens it generated; the last of them may still be on their way."""
-        self._generated = tokens
-        self._compare()
+        if self._generated is None:
+            self._generated = tokens
+            self._compare()
 
     def read(self, tokens: int) -> None:
         """The call is over, and brought so many tokens."""
@@ -71,12 +81,28 @@ class Expected:
 def parse_listen(text: str) -> tuple[str, str, int]:
     """Read ``unix:/path`` or ``tcp://host:port``: kind, path or host, port. Raises ValueError for anything else."""
     kind, _, rest = text.partition(":")
-    if kind == "unix" and rest.startswith("/"):
-        return kind, rest, 0
+    if kind == "unix" and rest.startswith("/") and posixpath.normpath(rest) == rest != "/" and rest[:2] != "//":
+        return kind, rest, 0  # engines send to no other path
     host, _, port = rest.removeprefix("//").rpartition(":")
     if kind == "tcp" and rest.startswith("//") and host and port.isascii() and port.isdigit() and int(port) < 65536:
         return kind, host.removeprefix("[").removesuffix("]"), int(port)
     raise ValueError("must be unix:/path or tcp://host:port")
+
+
+def check_told(address: str) -> None:
+    """Check an address that engines are to send to. Raises ValueError for one that they cannot.
+
+    They look no name up, and send from other machines perhaps, to which 0.0.0.0 is another place.
+    """
+    kind, host, _ = parse_listen(address)
+    if kind == "unix":
+        return
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        raise ValueError(f"{host!r} is no ip, and engines look no name up") from None
+    if ip.is_unspecified:
+        raise ValueError(f"{host} is where to listen, and nowhere to send to")
 
 
 class EngineReports:
@@ -95,6 +121,7 @@ class EngineReports:
         self._datagrams: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
+        self._file: os.stat_result | None = None
 
     async def start(self) -> None:
         """Listen. Raises OSError where that is not possible."""
@@ -104,7 +131,7 @@ class EngineReports:
                 host, port = self._server.sockets[0].getsockname()[:2]
                 self.address = f"tcp://{f'[{host}]' if ':' in host else host}:{port}"
             return
-        opened = _datagram_socket(Path(self._host))
+        opened, self._file = _datagram_socket(Path(self._host))
         loop = asyncio.get_running_loop()
         self._datagrams, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self._take), sock=opened)
 
@@ -112,7 +139,8 @@ class EngineReports:
         """Stop to listen; who waits for a state waits until its own limit."""
         if self._datagrams is not None:
             self._datagrams.close()
-            _remove(Path(self._host))
+            if self._file is not None:
+                _remove(Path(self._host), self._file)
         if self._server is not None:
             self._server.close()
             for connection in tuple(self._connections):
@@ -141,21 +169,22 @@ class EngineReports:
             return
         match frame:
             case Generated(tokens=tokens):
-                del self._expected[frame.id]
                 expected.generated(tokens)
             case Refusal(reason=reason):
                 if not expected.state.done():
                     self._count("refused", reason)
                     expected.state.set_exception(NoStateError(reason))
                     expected.state.exception()  # who does not wait for it need not hear of it
-                return
             case State():
                 if frame.layers != expected.request.layers:
                     self._count("no_frame", f"layers {frame.layers} instead of {expected.request.layers}")
                     return
                 if not expected.state.done():
                     expected.state.set_result(frame)
-        self.counts["taken"] += 1
+        if not isinstance(frame, Refusal):
+            self.counts["taken"] += 1
+        if expected.over:
+            del self._expected[frame.id]
 
     def _count(self, what: str, reason: str) -> None:
         if not self.counts[what]:
@@ -182,24 +211,31 @@ class EngineReports:
             writer.close()
 
 
-def _datagram_socket(path: Path) -> socket.socket:
-    """A bound socket that members of its group may write to. Raises OSError."""
-    _remove(path)  # of an earlier run: nobody listens there any more, or we do now
+def _datagram_socket(path: Path) -> tuple[socket.socket, os.stat_result]:
+    """A bound socket that members of its group may write to, and its file.
+
+    Raises OSError, also where another file is there.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()  # of an earlier run: nobody listens there any more, or we do now
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         opened.bind(str(path))
         path.chmod(0o660)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BYTES)
         opened.setblocking(False)
+        return opened, path.stat()
     except BaseException:
         opened.close()
         raise
-    return opened
 
 
-def _remove(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
+def _remove(path: Path, file: os.stat_result) -> None:
+    """Remove our socket's file. Another one of that name belongs to who listens there now."""
+    with contextlib.suppress(OSError):
+        if os.path.samestat(file, path.stat()):
+            path.unlink()
 
 
 class _Datagrams(asyncio.DatagramProtocol):

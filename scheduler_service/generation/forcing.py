@@ -234,8 +234,9 @@ class BudgetForcing:
         return FinishReason.FORCED if self.forced else FinishReason.NATURAL
 
     def set_budget(self, tokens: int) -> None:
-        """The budget is now so many tokens; ``goes_on`` says whether that ends the running call."""
-        self.budget = tokens
+        """The budget is now so many tokens; ``goes_on`` says whether that ends the running call. A cut stays one."""
+        if not self._cut:
+            self.budget = tokens
 
     def cut(self) -> None:
         """End the reasoning with what was thought so far; the next call forces the answer."""

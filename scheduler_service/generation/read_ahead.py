@@ -41,7 +41,8 @@ class ReadAhead(Generic[T]):
                 if self._asked is not None:
                     waiting.add(self._asked)
                 await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                if self._asked is not None and self._asked.done():
+                # What comes together with the decision, an error too, is the reader's: the decision is not lost.
+                if self._asked is not None and self._asked.done() and not deciding.done():
                     self._keep(self._asked)
             return deciding.result()
         finally:
@@ -76,7 +77,9 @@ class ReadAhead(Generic[T]):
 
     async def aclose(self) -> None:
         """Stop to read, and close the stream."""
-        if self._asked is not None and not self._asked.done():
+        if self._asked is not None:
             self._asked.cancel()
             await asyncio.wait([self._asked])
+            if not self._asked.cancelled():
+                self._asked.exception()  # which nobody reads any more
         await self._stream.aclose()

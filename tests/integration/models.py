@@ -23,10 +23,15 @@ def hidden_state_model(
     version: str = "7",
     scale: float = 1.0,
 ) -> Path:
-    """Write a model whose curve is sigmoid(scale · sum of the hidden state), or NaN with ``curve="nan"``."""
+    """Write a model whose curve is sigmoid(scale · sum of the hidden state).
+
+    With ``curve="nan"`` it is NaN; with "rising", that sum counts more from window to window, so that a state of zeros
+    gains nothing by thinking, and one of large numbers much.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     value = np.nan if curve == "nan" else scale
-    weights = numpy_helper.from_array(np.full((size, WINDOWS), value, np.float32), "weights")
+    share = np.linspace(0, 1, WINDOWS) if curve == "rising" else np.ones(WINDOWS)
+    weights = numpy_helper.from_array(np.tile(value * share, (size, 1)).astype(np.float32), "weights")
     graph = helper.make_graph(
         [
             helper.make_node("MatMul", ["hidden_state", "weights"], ["logits"]),

@@ -13,7 +13,15 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.standins.connector import ConnectorStandIn
 from tests.standins.listening import Listening
+
+
+@dataclass
+class _Progress:
+    """How many tokens a request has generated so far."""
+
+    tokens: int = 0
 
 
 @dataclass
@@ -23,7 +31,8 @@ class OpenAiStandIn(Listening):
     ``tokens_per_chunk``: as speculative decoding sends them. ``error``: sent as an event after ``error_after`` chunks.
     ``busy``: answer so many requests with 429 first. ``reason``: the finish reason that replaces "stop".
     ``template``: how the chat route writes a prompt. ``think_end``: where set, chats tell reasoning apart from content
-    there, as with a reasoning parser. ``token_seconds``: time per chunk.
+    there, as with a reasoning parser. ``token_seconds``: time per chunk. ``connector``: sends the states of prompts, as
+    vLLM does with ours.
     """
 
     script: Callable[[str], Sequence[str]] = lambda prompt: ["hello"]
@@ -37,6 +46,7 @@ class OpenAiStandIn(Listening):
     template: str = "Question: {user}\n{assistant}"
     think_end: str = ""
     token_seconds: float = 0.0
+    connector: ConnectorStandIn = field(default_factory=lambda: ConnectorStandIn(mode="gone"))
     requests: list[dict[str, Any]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     url: str = ""
@@ -50,6 +60,10 @@ class OpenAiStandIn(Listening):
         app.router.add_post("/v1/chat/completions", self._complete)
         app.router.add_post("/abort_request", self._abort)
         return app
+
+    async def __aexit__(self, *left: object) -> None:
+        await super().__aexit__(*left)
+        await self.connector.close()
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response()
@@ -98,6 +112,17 @@ class OpenAiStandIn(Listening):
             return web.json_response({"error": {"message": "context length exceeded", "code": 400}}, status=400)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        asked = self.connector.computed(body, self._prompt(body))
+        progress = _Progress()
+        try:
+            return await self._generate(response, body, progress)
+        finally:
+            self.connector.ended(asked, progress.tokens)
+
+    async def _generate(
+        self, response: web.StreamResponse, body: dict[str, Any], progress: _Progress
+    ) -> web.StreamResponse:
+        """Write what the model writes."""
         written = self._written(body)
         tokens, cut = written[: body["max_tokens"]], len(written) > body["max_tokens"]
         stop = next((at for at, token in enumerate(tokens) if token in body.get("stop", ())), None)
@@ -117,13 +142,14 @@ class OpenAiStandIn(Listening):
                 return response
             chunk = shown[at : at + self.tokens_per_chunk]
             sent += len(chunk)
+            progress.tokens = sent
             event = {"choices": [self._choice(body, "".join(shown[:at]), "".join(chunk))]}
             if self.usage == "running":
                 event["usage"] = _usage(sent)
             await self._send(response, body, event)
             await asyncio.sleep(self.token_seconds)
         last = self._choice(body, "".join(shown), "") | {"finish_reason": reason}
-        generated = sent + (stop is not None)
+        progress.tokens = generated = sent + (stop is not None)
         event = {"choices": [last]}
         if self.usage == "running":
             event["usage"] = _usage(generated)

@@ -104,6 +104,10 @@ class PromptStateConnector(KVConnectorBase_V1, SupportsHMA):
     def _follow(self, output: Any, step: StepStates) -> None:
         scheduled = output.num_scheduled_tokens
         for new in output.scheduled_new_reqs:
+            if new.req_id in self._asked:  # the newer model runner brings preempted ones back so
+                self._prompts.went_on(new.req_id, new.block_ids[self._group], anew=True)
+                self._note(step, new.req_id, new.num_computed_tokens, scheduled)
+                continue
             if (asked := self._read(new)) is None:
                 continue
             self._asked[new.req_id] = asked
@@ -130,14 +134,14 @@ class PromptStateConnector(KVConnectorBase_V1, SupportsHMA):
         try:
             asked = wanted((extra or {}).get("kv_transfer_params"), self._allowed)
         except RefusedError as error:
-            self._sender.counts["refused"] += 1
+            self._sender.count("refused")
             log.warning("a request's prompt_state is not heeded: %s", error)
             return None
         if asked is not None and asked.layers and (unknown := sorted(set(asked.layers) - set(self._layers))):
-            self._sender.counts["refused"] += 1
+            self._sender.count("refused")
             kept = ", ".join(map(str, self._layers))
-            error = f"layer {unknown[0]} is not kept; kept: {kept}"
-            self._sender.send(asked.address, asked.name, frames.refusal(asked.name, error))
+            reason = f"layer {unknown[0]} is not kept; kept: {kept}"
+            self._sender.send(asked.address, asked.name, frames.refusal(asked.name, reason))
             return Wanted(asked.name, asked.address, ())
         return asked
 
@@ -256,7 +260,7 @@ class PromptStateConnector(KVConnectorBase_V1, SupportsHMA):
         try:
             work()
         except Exception:
-            self._sender.counts["failed"] += 1
+            self._sender.count("failed")
             if not self._failed:  # a fault in every step would fill the log
                 self._failed = True
                 log.exception("a state could not be sent; further faults are only counted")

@@ -18,6 +18,7 @@ KEY = "prompt_state"  # of the request's kv_transfer_params
 _NAME = re.compile(r"[0-9A-Za-z_-]{16,64}")
 _LONGEST = 512
 _MOST_LAYERS = 64
+_HIGHEST_LAYER = 9999
 
 
 class RefusedError(ValueError):
@@ -50,12 +51,16 @@ class Allowed:
         """Read the patterns."""
         self._paths: list[tuple[str, str]] = []
         self._networks: list[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int | None]] = []
+        if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ValueError("destinations: must be a list of addresses")
         for pattern in patterns:
             kind, _, rest = pattern.partition(":")
             if kind in ("unix", "file") and _is_plain(rest):
                 self._paths.append((kind, rest))
             elif kind == "tcp" and rest.startswith("//"):
                 network, port = _host_and_port(rest[2:])
+                if port != "*" and not _is_port(port):
+                    raise ValueError(f"destinations: {pattern!r}: the port must be from 1 to 65535, or *")
                 try:
                     self._networks.append(
                         (ipaddress.ip_network(network, strict=False), None if port == "*" else int(port))
@@ -97,7 +102,11 @@ def parse_address(text: str) -> Address:
             ip = ipaddress.ip_address(host)
         except ValueError:
             raise RefusedError("to: the host of a tcp address must be an ip") from None
-        if port.isascii() and port.isdigit() and 0 < int(port) < 65536:
+        if isinstance(ip, ipaddress.IPv6Address):
+            if ip.scope_id is not None:  # any text may stand there
+                raise RefusedError("to: the host of a tcp address must be an ip without a zone")
+            ip = ip.ipv4_mapped or ip  # it leads to the IPv4 address, so it is allowed where that is
+        if _is_port(port):
             return Address("tcp", host=str(ip), port=int(port))
     raise RefusedError("to: must be unix:/path, tcp://ip:port or file:/folder")
 
@@ -121,9 +130,9 @@ def wanted(parameters: Mapping[str, object] | None, allowed: Allowed) -> Wanted 
         not isinstance(layers, Sequence)
         or isinstance(layers, str)
         or len(layers) > _MOST_LAYERS
-        or not all(type(layer) is int for layer in layers)
+        or not all(type(layer) is int and 0 <= layer <= _HIGHEST_LAYER for layer in layers)
     ):
-        raise RefusedError("layers: must be a list of whole numbers")
+        raise RefusedError(f"layers: must be a list of numbers of layers, {_MOST_LAYERS} at most")
     address = parse_address(to)
     if address not in allowed:
         raise RefusedError("to: not among the destinations that this engine allows")
@@ -131,8 +140,17 @@ def wanted(parameters: Mapping[str, object] | None, allowed: Allowed) -> Wanted 
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a path is absolute and goes straight where it says."""
-    return path.startswith("/") and "\0" not in path and posixpath.normpath(path) == path
+    """Whether a path is absolute, can be written, and goes straight where it says."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # half a pair of surrogates
+        return False
+    # normpath leaves two slashes at the beginning as they are.
+    return path[:1] == "/" != path[1:2] != "" and "\0" not in path and posixpath.normpath(path) == path
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536
 
 
 def _host_and_port(text: str) -> tuple[str, str]:

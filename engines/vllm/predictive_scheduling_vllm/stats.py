@@ -17,7 +17,7 @@ class StateStats(KVConnectorStats):
 
     def reset(self) -> None:
         """Count from zero."""
-        self.data = {}
+        self.data: dict[str, int | float] = {}
 
     def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
         """Add the counts of another."""

@@ -36,6 +36,46 @@ def test_a_wrong_setting_is_named(given, named):
         SchedulerSettings(**given)
 
 
+REPORTED = {"backend": "vllm", "backend_url": "http://vllm:8000"}
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"reports_listen": "states.sock"}, "reports_listen: must be unix:/path or tcp://host:port"),
+        ({"reports_listen": "unix:/run/../states.sock"}, "reports_listen: must be"),
+        ({"reports_listen": "tcp://10.0.0.1"}, "reports_listen: must be"),
+        ({"reports_listen": "tcp://10.0.0.1:70000"}, "reports_listen: must be"),
+        ({"reports_listen": "unix:/run/a.sock", "reports_address": "http://10.0.0.1:1"}, "reports_address: must be"),
+        ({"reports_listen": "tcp://0.0.0.0:5070"}, "reports_address: needed.*0.0.0.0"),
+        ({"reports_listen": "tcp://[::]:5070"}, "reports_address: needed"),
+        ({"reports_listen": "tcp://scheduler:5070"}, "reports_address: needed.*'scheduler' is no ip"),
+        ({"reports_listen": "tcp://0.0.0.0:5070", "reports_address": "tcp://scheduler:5070"}, "reports_address: 'sch"),
+        ({"reports_listen": "tcp://0.0.0.0:5070", "reports_address": "tcp://0.0.0.0:5070"}, "reports_address: 0.0.0.0"),
+        ({"reports_address": "tcp://10.0.0.1:5070"}, "reports_address: needs reports_listen"),
+        ({"reports_listen": "unix:/run/a.sock", "backend": "sglang"}, "reports_listen: sglang reports nothing"),
+        ({"reports_listen": "unix:/run/a.sock", "policy": "envelope"}, "reports_listen: needs policy price"),
+    ],
+)
+def test_reports_that_could_never_come_are_refused(given, named):
+    with pytest.raises(ValidationError, match=named):
+        SchedulerSettings(**{**REPORTED, **given})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"reports_listen": "unix:/run/states/scheduler.sock"},
+        {"reports_listen": "tcp://127.0.0.1:5070"},
+        {"reports_listen": "tcp://[fd00::1]:5070"},
+        {"reports_listen": "tcp://0.0.0.0:5070", "reports_address": "tcp://10.0.0.7:5070"},
+        {"reports_listen": "unix:/run/a.sock", "reports_address": "unix:/shared/a.sock"},
+    ],
+)
+def test_reports_that_can_come_are_taken(given):
+    assert SchedulerSettings(**REPORTED, **given).reports_listen == given["reports_listen"]
+
+
 def test_tenants_shares_are_read_from_flags_and_from_the_environment(monkeypatch):
     given = {"backend": "embedded", "policy": "envelope"}
     assert SchedulerSettings(**given, tenant_shares="gold=3, free=1").tenant_shares == {"gold": 3, "free": 1}

@@ -8,8 +8,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from exporters.measure.features import StateReader, write_features
-from exporters.measure.hidden_states import read_hidden_states
+from exporters.measure.features import StateReader, read_features
+from exporters.measure.hidden_states import read_hidden_states, write_layers
 from exporters.measure.questions import Question
 from scheduler_service.generation.templates import PromptTemplate
 
@@ -34,23 +34,31 @@ def folder(tmp_path_factory):
 
 
 def test_every_layer_has_its_file_in_the_order_of_the_questions(folder, tmp_path):
-    reader = StateReader(folder)
-    paths = write_features(reader, TEMPLATE, QUESTIONS, [0, 2, 3], tmp_path)
-    assert [path.name for path in paths] == ["layer-00.npz", "layer-02.npz", "layer-03.npz"]
+    reader, read = StateReader(folder), []
+    found = read_features(reader, TEMPLATE, QUESTIONS, [0, 2, 3], lambda: read.append(1))
+    assert found.shape == (3, 4, 8)
+    assert found.dtype == np.float16
+    assert len(read) == 4
     ids = [question.question_id for question in QUESTIONS]
+    paths = write_layers(tmp_path / "out", ids, [0, 2, 3], found)
+    assert [path.name for path in paths] == ["layer-00.npz", "layer-02.npz", "layer-03.npz"]
     states = read_hidden_states(paths[1], ids)
-    assert states.shape == (4, 8)
+    assert np.array_equal(states, found[1])
     assert len(np.unique(states.round(3), axis=0)) == 4
     alone = reader.read(TEMPLATE.render(QUESTIONS[2].question), [2])[0]
     assert np.allclose(states[2], alone, atol=1e-3)
 
 
-def test_the_embedding_of_the_last_token_is_the_same_for_all(folder, tmp_path):
-    path = write_features(StateReader(folder), TEMPLATE, QUESTIONS, [0], tmp_path)[0]
-    states = read_hidden_states(path, [question.question_id for question in QUESTIONS])
+def test_the_embedding_of_the_last_token_is_the_same_for_all(folder):
+    states = read_features(StateReader(folder), TEMPLATE, QUESTIONS, [0])[0]
     assert len(np.unique(states, axis=0)) == 1
 
 
-def test_a_layer_that_does_not_exist_is_refused(folder, tmp_path):
+def test_a_layer_that_does_not_exist_is_refused(folder):
     with pytest.raises(ValueError, match="4 is not from 0 to 3"):
-        write_features(StateReader(folder), TEMPLATE, QUESTIONS, [1, 4], tmp_path)
+        read_features(StateReader(folder), TEMPLATE, QUESTIONS, [1, 4])
+
+
+def test_as_many_layers_are_written_as_there_are_states(tmp_path):
+    with pytest.raises(ValueError, match="zip"):
+        write_layers(tmp_path, ["q0"], [1, 2], np.zeros((3, 1, 4), np.float16))
