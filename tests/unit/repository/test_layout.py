@@ -82,6 +82,6 @@ def test_no_folder_of_the_services_has_too_many_modules(package):
 
 
 def test_every_folder_of_tests_is_a_package():
-    """Else two files of one name in two folders would be one module."""
-    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")}
+    """Else two files of one name in two folders would be one module. What vLLM loads is none of ours."""
+    folders = {path.parent for path in (ROOT / "tests").rglob("*.py")} - {ROOT / "tests/engines/plugin"}
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
