@@ -68,10 +68,10 @@ async def drive(
     while (call := forcing.next_call()) is not None:
         for text in forcing.take():
             yield text
-        with watch(call) as watcher:
-            # Every backend streams from an async generator; closing it is what frees the slot.
-            stream = cast("AsyncGenerator[Piece | Ended]", backend.stream(watcher.call, sampling, watcher.headers))
-            try:
+        try:
+            with watch(call) as watcher:
+                # Every backend streams from an async generator; closing it is what frees the slot.
+                stream = cast("AsyncGenerator[Piece | Ended]", backend.stream(watcher.call, sampling, watcher.headers))
                 async with aclosing(stream):
                     async for piece in stream:
                         if isinstance(piece, Ended):
@@ -89,8 +89,8 @@ async def drive(
                             break
                     else:
                         raise BackendUnavailableError("the LLM server's stream ended before its last event")
-            except BackendUnavailableError:
-                if not forcing.broke_off():
-                    raise
+        except BackendUnavailableError:
+            if not forcing.broke_off():
+                raise
     for text in forcing.take():
         yield text
