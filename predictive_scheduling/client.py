@@ -12,8 +12,11 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
 
 
 def make_job(prompt: str, **fields: Any) -> pb.Job:
-    """Return a job; ``fields`` are those of the proto (``max_reasoning_tokens``, ``tenant``, ``sampling``, …)."""
-    return pb.Job(prompt=prompt, **fields)
+    """Return a job; ``fields`` are those of the proto (``max_reasoning_tokens``, ``tenant``, ``sampling``, …).
+
+    Text may come before the allocation, which is the fastest; ``allocation_may_follow=False`` has the allocation first.
+    """
+    return pb.Job(**{"prompt": prompt, "allocation_may_follow": True, **fields})
 
 
 def _until_left(call: Any) -> Generator[pb.GenerateResponse, None, None]:
@@ -37,7 +40,7 @@ class SchedulerClient(Connection):
     def generate(
         self, prompt: str, *, timeout: float | None = None, **fields: Any
     ) -> Generator[pb.GenerateResponse, None, None]:
-        """Stream one allocation, the text, and last the usage; closing the stream cancels the call.
+        """Stream the text, one allocation among it, and last the usage; closing the stream cancels the call.
 
         ``timeout``: this call's deadline, in seconds.
         """
@@ -84,7 +87,7 @@ class AsyncSchedulerClient(AsyncConnection):
         timeout: float | None = None,  # noqa: ASYNC109  # a gRPC deadline, which travels to the server
         **fields: Any,
     ) -> AsyncGenerator[pb.GenerateResponse, None]:
-        """Stream one allocation, the text, and last the usage; leaving the iteration cancels the call.
+        """Stream the text, one allocation among it, and last the usage; leaving the iteration cancels the call.
 
         ``timeout``: this call's deadline, in seconds.
         """

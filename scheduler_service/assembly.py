@@ -162,6 +162,10 @@ def make_pipeline(
         observers=observers,
         reclaimer=Reclaimer() if settings.reclaim else None,
         state_seconds=settings.predictor_timeout_ms / 1000,
+        # An engine that ends the thinking by itself has to know the budget before.
+        engine_first=priced
+        and bool(settings.predictor)
+        and (reports is not None or not settings.backend_thinking_budget),
     )
 
 

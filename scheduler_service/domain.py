@@ -146,7 +146,8 @@ class HiddenState:
 class Job:
     """One admitted request; budgets in reasoning tokens, ``deadline`` in the scheduler's clock, ``None`` for none.
 
-    ``unpredicted``: why the predictor is not asked, where the engine did not bring the hidden state that it takes.
+    ``allocation_may_follow``: its caller takes text before the allocation. ``unpredicted``: why the predictor is not
+    asked, where the engine did not bring the hidden state that it takes.
 
     ``traces``: reasoning traces that share the budget and vote on the answer. ``answer_tokens``: the most of each
     trace's answer where the caller wants fewer than the server gives.
@@ -164,6 +165,7 @@ class Job:
     traces: int = 1
     answer_tokens: int | None = None
     unpredicted: PredictionOutcome | None = None
+    allocation_may_follow: bool = False
 
     @property
     def key(self) -> tuple[str, str]:
@@ -194,7 +196,8 @@ class Allocation:
     """What a request was given, and why. Tokens, seconds, fractions; ``price`` in accuracy per token, 0 for none.
 
     ``expected_tokens``: what the budget is expected to use, which is reserved. ``window``: the number of the window
-    that it was allocated in. ``explanation``: ``limited_by`` in words.
+    that it was allocated in. ``explanation``: ``limited_by`` in words. ``visible_seconds``: how long its caller waited
+    for prediction and allocation, where they went on beside the engine; ``None`` where all of them were waited for.
     """
 
     request_id: str
@@ -218,6 +221,14 @@ class Allocation:
     window: int = 0
     limited_by: BudgetLimit = BudgetLimit.NO_PREDICTION
     explanation: str = ""
+    visible_seconds: float | None = None
+
+    @property
+    def added_seconds(self) -> float:
+        """The time that scheduling added to the request, in seconds."""
+        if self.visible_seconds is not None:
+            return self.visible_seconds
+        return self.window_wait_seconds + self.prediction_seconds + self.allocation_seconds
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from scheduler_service.generation.dispatcher import Counted, Dispatcher
 from scheduler_service.generation.engine_reports import Expected
 from scheduler_service.generation.forcing import BudgetForcing
 from scheduler_service.generation.pace import Pace, answer_seconds
-from scheduler_service.generation.read_ahead import ReadAhead
+from scheduler_service.generation.read_ahead import ReadAhead, cancelled
 from scheduler_service.generation.templates import PromptTemplate
 from scheduler_service.generation.voting import winner
 from scheduler_service.planning.allocator import Allocator, Expectations
@@ -53,7 +53,7 @@ class Pipeline:
     ``admission``: who may come in. ``pace``: the backend's time per token, as it is learned here. ``reclaimer``: gives
     what finished requests left to running ones; ``None`` leaves it to later ones. ``observers``: are told what
     becomes of requests. ``aside``: where large plans are made. ``state_seconds``: how long a hidden state may come
-    after the engine's first token.
+    after the engine's first token. ``engine_first``: start a request at once, and decide its budget beside.
     """
 
     allocator: Allocator
@@ -71,33 +71,47 @@ class Pipeline:
     clock: Callable[[], float] = time.monotonic
     aside: Aside = field(default_factory=Aside)
     state_seconds: float = 0.1
+    engine_first: bool = False
 
     async def generate(self, job: Job) -> AsyncGenerator[Event]:
         """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
 
-        However it ends, the reservation is settled with what was used.
+        The allocation comes first, but where the job allows text before it. However it ends, the reservation is settled
+        with what was used.
         """
         came = self.clock()
         allocation: Allocation | None = None
         await self._admit(job)
         try:
-            expected = await self._state_to_come(job)
-            if expected is None:
+            if self.engine_first and job.traces == 1:
+                expected = await self._state_to_come(job)
+                runs = [self._begun(job, expected, came)]
+            else:
                 allocation = await self._allocate(job)
                 runs = self._runs(job, allocation, came)
-            else:
-                runs = [self._begun(job, expected, came)]
             try:
                 async with AsyncExitStack() as closing:
-                    texts = self._texts(job, runs[0])
+                    texts, held = self._texts(job, runs[0]), []
                     if allocation is None:
-                        ahead = await closing.enter_async_context(aclosing(ReadAhead(texts)))
-                        allocation = await self._decide_beside(job, runs[0].forcing, expected, ahead)
-                        texts = ahead.rest()
+                        forcing, ahead = runs[0].forcing, ReadAhead(texts)
+                        await closing.enter_async_context(aclosing(ahead))
+                        deciding = asyncio.ensure_future(self._decide(job, runs[0], expected, ahead.first))
+                        closing.push_async_callback(cancelled, deciding)
+                        # Its floor is certain, so that much can be read before anything is decided.
+                        async for text in ahead.meanwhile(
+                            deciding, lambda: forcing.reasoning_tokens < max(1, job.floor_tokens)
+                        ):
+                            if job.allocation_may_follow:
+                                yield text
+                            else:
+                                held.append(text)
+                        allocation, texts = deciding.result(), ahead.rest()
                     self.observers.allocated(job, allocation)
                     yield allocation
                     if len(runs) == 1:
                         self._start_reclaim(job, allocation, runs[0].forcing)
+                        for text in held:
+                            yield text
                         async with aclosing(texts):
                             async for text in texts:
                                 yield text
@@ -130,14 +144,14 @@ class Pipeline:
     async def _state_to_come(self, job: Job) -> Expected | None:
         """What to expect of the engine, where the predictor takes a hidden state that the engine can send."""
         reports = self.dispatcher.reports
-        if reports is None or job.hidden_state is not None or job.traces > 1:
+        if reports is None or job.hidden_state is not None:
             return None
         info = await self.predictor.info()
         if info is None or not info.hidden_size or not info.layer:
             return None
         return reports.expect((info.layer,), self._on_wasted(job))
 
-    def _begun(self, job: Job, expected: Expected, came: float) -> _Run:
+    def _begun(self, job: Job, expected: Expected | None, came: float) -> _Run:
         """The run of a request that starts before its budget is known: its cap bounds it until then."""
         most = self.expectations.in_time(job, came).cap_tokens
         answer = self.rules.answer_tokens if job.answer_tokens is None else job.answer_tokens
@@ -158,18 +172,16 @@ class Pipeline:
         known = replace(job, prompt="", hidden_state=None)
         return lambda tokens: self.observers.wasted(known, tokens)
 
-    async def _decide_beside(
-        self, job: Job, forcing: BudgetForcing, expected: Expected | None, ahead: ReadAhead[Text]
-    ) -> Allocation:
-        """Allocate while the engine generates; it is read as far as the floor, which is certain."""
-
-        async def decide() -> Allocation:
-            return await self._allocate(await self._with_state(job, expected, ahead.first))
-
-        allocation = await ahead.until(decide(), lambda: forcing.reasoning_tokens < max(1, job.floor_tokens))
-        forcing.answer_tokens = allocation.answer_tokens
-        forcing.set_budget(allocation.budget_tokens)
-        return allocation
+    async def _decide(self, job: Job, run: _Run, expected: Expected | None, first: asyncio.Event) -> Allocation:
+        """Allocate for a request that runs already, and let its budget apply: to its next call, or the running one."""
+        allocation = await self._allocate(await self._with_state(job, expected, first))
+        run.forcing.answer_tokens = allocation.answer_tokens
+        run.forcing.set_budget(allocation.budget_tokens)
+        # Nobody waited for what was decided before the first token; who wants the allocation first, for the rest.
+        now, visible = self.clock(), 0.0
+        if run.timing.tokens and not job.allocation_may_follow:
+            visible = now - run.timing.first
+        return replace(allocation, visible_seconds=visible)
 
     async def _with_state(self, job: Job, expected: Expected | None, first: asyncio.Event) -> Job:
         """The job with the hidden state of its prompt, or with the reason why it has none.
@@ -390,7 +402,7 @@ def _usage(
     used = sum(run.forcing.reasoning_tokens for run in runs)
     saved = allocation.cap_tokens - used
     per_token = timing.seconds_per_token()
-    cost = allocation.window_wait_seconds + allocation.prediction_seconds + allocation.allocation_seconds
+    cost = allocation.added_seconds
     return Usage(
         prompt_tokens=runs[chosen].counted.prompt_tokens,
         reasoning_tokens=used,

@@ -58,6 +58,7 @@ def job_of(message: pb.Job, *, model: str, floor: int, cap: int, temperature: fl
         ),
         hidden_state=state,
         traces=max(1, message.traces),
+        allocation_may_follow=message.allocation_may_follow,
     )
 
 

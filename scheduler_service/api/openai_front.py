@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -133,14 +134,14 @@ class OpenAiFront:
             async with in_time():
                 asked = parse(await self._body(request))
                 job = self._intake.job(asked.message(), who, seconds, asked.completion_tokens)
+                job = replace(job, allocation_may_follow=True)
             async with aclosing(self._generations.stream(job)) as events:
                 async with in_time():
                     first = await anext(events)  # refusals come before it, and still have a status of their own
-                    if not isinstance(first, Allocation):
-                        raise TypeError("the first event is the allocation")
+                    whole = _begun_with(first, events)
                     if not asked.stream:
-                        return web.json_response(await self._whole(first, events))
-                return await self._stream(request, self._frames(asked, first, events), in_time)
+                        return web.json_response(await self._whole(job.request_id, whole))
+                return await self._stream(request, self._frames(asked, job.request_id, whole), in_time)
 
     async def _body(self, request: web.Request) -> bytes:
         """The body, within its limits of time and size."""
@@ -169,20 +170,23 @@ class OpenAiFront:
                 raise
             raise DeadlineError(f"the time of {_TIMEOUT_HEADER} is over") from None
 
-    async def _whole(self, allocation: Allocation, events: AsyncGenerator[Event]) -> dict[str, Any]:
+    async def _whole(self, request_id: str, events: AsyncIterator[Event]) -> dict[str, Any]:
         words = {TextKind.REASONING: "", TextKind.ANSWER: ""}
         async for event in events:
-            if isinstance(event, Text):
-                words[event.kind] += event.text
-            elif isinstance(event, Usage):
-                usage = event
+            match event:
+                case Allocation():
+                    allocation = event
+                case Text():
+                    words[event.kind] += event.text
+                case Usage():
+                    usage = event
         answer = {
             "role": "assistant",
             "content": words[TextKind.ANSWER],
             "reasoning_content": words[TextKind.REASONING],
         }
         choice = {"index": 0, "message": answer, "logprobs": None, "finish_reason": _finish(usage)}
-        found = self._frame(allocation, "chat.completion", [choice])
+        found = self._frame(request_id, "chat.completion", [choice])
         return {**found, "usage": _usage(allocation, usage)}
 
     async def _stream(
@@ -216,31 +220,41 @@ class OpenAiFront:
             raise ConnectionResetError("the client does not read") from None
 
     async def _frames(
-        self, asked: ChatRequest, allocation: Allocation, events: AsyncGenerator[Event]
+        self, asked: ChatRequest, request_id: str, events: AsyncIterator[Event]
     ) -> AsyncGenerator[dict[str, Any]]:
         """The events as OpenAI's chunks."""
 
         def frame(delta: dict[str, str], finish: str | None = None) -> dict[str, Any]:
             choice = {"index": 0, "delta": delta, "finish_reason": finish}
-            return self._frame(allocation, "chat.completion.chunk", [choice])
+            return self._frame(request_id, "chat.completion.chunk", [choice])
 
         yield frame({"role": "assistant", "content": ""})
         async for event in events:
-            if isinstance(event, Text) and event.text:
-                yield frame({"content" if event.kind is TextKind.ANSWER else "reasoning_content": event.text})
-            elif isinstance(event, Usage):
-                yield frame({}, _finish(event))
-                if asked.stream_options.include_usage:
-                    yield {**self._frame(allocation, "chat.completion.chunk", []), "usage": _usage(allocation, event)}
+            match event:
+                case Allocation():
+                    allocation = event
+                case Text() if event.text:
+                    yield frame({"content" if event.kind is TextKind.ANSWER else "reasoning_content": event.text})
+                case Usage():
+                    yield frame({}, _finish(event))
+                    if asked.stream_options.include_usage:
+                        usage = _usage(allocation, event)
+                        yield {**self._frame(request_id, "chat.completion.chunk", []), "usage": usage}
 
-    def _frame(self, allocation: Allocation, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _frame(self, request_id: str, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {
-            "id": f"chatcmpl-{allocation.request_id}",
+            "id": f"chatcmpl-{request_id}",
             "object": kind,
             "created": int(time.time()),
             "model": self._intake.served.model,
             "choices": choices,
         }
+
+
+async def _begun_with(first: Event, events: AsyncGenerator[Event]) -> AsyncIterator[Event]:
+    yield first
+    async for event in events:
+        yield event
 
 
 def _credentials(request: web.Request) -> Credentials:

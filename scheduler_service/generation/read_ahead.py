@@ -1,11 +1,11 @@
 """Reads a stream while something about it is still being decided, so that neither waits for the other.
 
-Theory of operation. ``until`` asks the stream for one item after the other, as long as ``may_read`` allows, and waits
-for the decision beside it. What came meanwhile is kept. Afterwards the stream is read on from here: first what was
-kept, then the item that was asked for and has not come, then the rest.
+Theory of operation. ``meanwhile`` asks the stream for one item after the other, as long as ``may_read`` allows, and
+waits for the decision beside it. ``until`` does the same and keeps what came. Afterwards ``rest`` reads the stream on
+from there: first what was kept, then the item that was asked for and has not come, then the rest.
 
-On cancellation the item that is asked for is cancelled with the decision; the stream itself belongs to who opened it,
-who closes it once this is closed.
+On cancellation the item that is asked for is cancelled, by ``until`` with the decision; the stream itself belongs to
+who opened it, who closes it once this is closed.
 """
 
 from __future__ import annotations
@@ -34,29 +34,31 @@ class ReadAhead(Generic[T]):
         """Return the decision; read as long as ``may_read`` until it is there. Raises what the stream raises first."""
         deciding = asyncio.ensure_future(decision)
         try:
-            while not deciding.done():
-                if self._asked is None and not self._ended and may_read():
-                    self._asked = asyncio.ensure_future(cast("Awaitable[T]", anext(self._stream)))
-                waiting: set[asyncio.Future[D] | asyncio.Future[T]] = {deciding}
-                if self._asked is not None:
-                    waiting.add(self._asked)
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                # What comes together with the decision, an error too, is the reader's: the decision is not lost.
-                if self._asked is not None and self._asked.done() and not deciding.done():
-                    self._keep(self._asked)
+            async for item in self.meanwhile(deciding, may_read):
+                self._kept.append(item)
             return deciding.result()
         finally:
-            if not deciding.done():
-                deciding.cancel()
-                await asyncio.wait([deciding])
+            await cancelled(deciding)
 
-    def _keep(self, asked: asyncio.Task[T]) -> None:
-        self._asked = None
-        self.first.set()
-        try:
-            self._kept.append(asked.result())
-        except StopAsyncIteration:
-            self._ended = True
+    async def meanwhile(self, deciding: asyncio.Future[D], may_read: Callable[[], bool]) -> AsyncGenerator[T]:
+        """Yield what comes until the decision is there, as long as ``may_read``. Raises what the stream raises."""
+        while not deciding.done():
+            if self._asked is None and not self._ended and may_read():
+                self._asked = asyncio.ensure_future(cast("Awaitable[T]", anext(self._stream)))
+            waiting: set[asyncio.Future[D] | asyncio.Future[T]] = {deciding}
+            if self._asked is not None:
+                waiting.add(self._asked)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            # What comes together with the decision, an error too, is left to ``rest``: the decision is not lost.
+            if self._asked is not None and self._asked.done() and not deciding.done():
+                asked, self._asked = self._asked, None
+                self.first.set()
+                try:
+                    item = asked.result()
+                except StopAsyncIteration:
+                    self._ended = True
+                else:
+                    yield item
 
     async def rest(self) -> AsyncGenerator[T]:
         """Yield what was kept, and then what comes."""
@@ -83,3 +85,12 @@ class ReadAhead(Generic[T]):
             if not self._asked.cancelled():
                 self._asked.exception()  # which nobody reads any more
         await self._stream.aclose()
+
+
+async def cancelled(task: asyncio.Future[D]) -> None:
+    """Cancel a task that has not ended, and wait until it has."""
+    if not task.done():
+        task.cancel()
+        await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # which may be nobody's any more

@@ -143,17 +143,12 @@ class Journal:
         )
 
 
-def added_seconds(allocation: Allocation) -> float:
-    """The time that scheduling added to a request, in seconds."""
-    return allocation.window_wait_seconds + allocation.prediction_seconds + allocation.allocation_seconds
-
-
 def _stages(given: Sequence[Allocation], usages: Sequence[Usage]) -> list[Stage]:
     times = {
         "prediction": [one.prediction_seconds for one in given],
         "allocation": [one.allocation_seconds for one in given],
         "window_wait": [one.window_wait_seconds for one in given],
-        "added": [added_seconds(one) for one in given],
+        "added": [one.added_seconds for one in given],
         "time_to_first_token": [usage.time_to_first_token_seconds for usage in usages],
         "total": [usage.total_seconds for usage in usages],
     }

@@ -16,7 +16,6 @@ from scheduler_service.budget.ledger import BudgetLedger
 from scheduler_service.domain import Allocation, FinishReason, Job, SchedulingError, Usage
 from scheduler_service.prediction.outcomes import OutcomeBook
 from scheduler_service.prediction.reliability import Reliability
-from scheduler_service.telemetry.journal import added_seconds
 
 _STAGE_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5,
@@ -156,7 +155,7 @@ class MetricsObserver:
         self._prediction.record(allocation.prediction_seconds, outcome)
         self._allocation.record(allocation.allocation_seconds, policy)
         self._wait.record(allocation.window_wait_seconds, policy)
-        self._added.record(added_seconds(allocation), policy)
+        self._added.record(allocation.added_seconds, policy)
         self._size.record(allocation.window_size, policy)
         self._budget.record(allocation.budget_tokens, policy)
 
@@ -174,7 +173,7 @@ class MetricsObserver:
         self._used.record(usage.reasoning_tokens)
         self._saved_vs_cap.add(max(0, usage.saved_vs_cap_tokens))
         self._saved_equal.add(max(0.0, usage.saved_at_equal_accuracy_tokens))
-        added = added_seconds(allocation)
+        added = allocation.added_seconds
         self._cost.add(added)
         for against, benefit in (
             ("cap", usage.net_benefit_seconds),

@@ -257,6 +257,7 @@ class Job(_message.Message):
     TRACES_FIELD_NUMBER: _builtins.int
     HIDDEN_STATE_FIELD_NUMBER: _builtins.int
     HIDDEN_STATE_LAYER_FIELD_NUMBER: _builtins.int
+    ALLOCATION_MAY_FOLLOW_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The user's prompt, UTF-8, before the model's template; 1 to 1,048,576 bytes. It may hold a whole conversation: only
     tokens that this request generates count as reasoning or answer tokens, those of the prompt do not.
@@ -281,6 +282,11 @@ class Job(_message.Message):
     """
     hidden_state_layer: _builtins.int
     """The layer of the hidden state, counted from 1; 0 when the caller does not say."""
+    allocation_may_follow: _builtins.bool
+    """Whether text may come before the allocation. With policy price the LLM server is asked at once, and the budget is
+    decided while it begins: who sets this sees its first token without a wait for the prediction. Otherwise the
+    allocation is the first message. The clients of this project set it.
+    """
     @_builtins.property
     def sampling(self) -> Global___Sampling:
         """How the LLM samples."""
@@ -303,10 +309,11 @@ class Job(_message.Message):
         traces: _builtins.int = ...,
         hidden_state: _abc.Iterable[_builtins.float] | None = ...,
         hidden_state_layer: _builtins.int = ...,
+        allocation_may_follow: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "sampling", b"sampling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "hidden_state", b"hidden_state", "hidden_state_layer", b"hidden_state_layer", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "traces", b"traces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "allocation_may_follow", b"allocation_may_follow", "hidden_state", b"hidden_state", "hidden_state_layer", b"hidden_state_layer", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "traces", b"traces"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_reasoning_tokens: _TypeAlias = _typing.Literal["max_reasoning_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_reasoning_tokens: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens"]  # noqa: Y015

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from scheduler_service.domain import OverloadedError, Prediction, PredictionOutcome
-from scheduler_service.telemetry.journal import Journal, Stage, added_seconds
+from scheduler_service.telemetry.journal import Journal, Stage
 from tests.builders.jobs import JOB, given, used
 
 
