@@ -29,7 +29,8 @@ def endless(prompt):
 
 async def ask(client, prompt, **options):
     events = [event async for event in client.generate(prompt, **options)]
-    return events[0].allocation, events[-1].usage
+    (allocation,) = [event.allocation for event in events if event.WhichOneof("event") == "allocation"]
+    return allocation, events[-1].usage
 
 
 async def test_priced_requests_wait_for_nobody_and_stay_within_budget_and_burst():

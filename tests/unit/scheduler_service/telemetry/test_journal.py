@@ -121,4 +121,6 @@ def test_stages_have_their_median_and_their_slowest_but_for_one_in_a_hundred(clo
 
 
 def test_added_time_is_that_of_scheduling():
-    assert added_seconds(given(window_wait_seconds=1.0, prediction_seconds=0.5, allocation_seconds=0.25)) == 1.75
+    waited = given(window_wait_seconds=1.0, prediction_seconds=0.5, allocation_seconds=0.25)
+    assert waited.added_seconds == 1.75
+    assert replace(waited, visible_seconds=0.125).added_seconds == 0.125
