@@ -208,7 +208,8 @@ async def _idle(client):
 async def test_an_engine_that_fails_is_an_error_and_what_it_generated_is_settled(after, mode, tmp_path, counted):
     error = {"message": "EngineCore died", "code": 500}
     connector = ConnectorStandIn(state, mode=mode)
-    async with served(tmp_path, connector, error=error, error_after=after) as (client, _):
+    # Beyond the floor nothing is read, nor an error seen, before the state's time is over.
+    async with served(tmp_path, connector, error=error, error_after=after, predictor_timeout_ms=500) as (client, _):
         failed = await refused(events_of(client, "a hard one"))
         budget = await balanced(client)
     assert failed.code() is grpc.StatusCode.UNAVAILABLE
