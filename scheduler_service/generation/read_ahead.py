@@ -1,18 +1,17 @@
 """Reads a stream while something about it is still being decided, so that neither waits for the other.
 
-Theory of operation. ``meanwhile`` asks the stream for one item after the other, as long as ``may_read`` allows, and
-waits for the decision beside it. ``until`` does the same and keeps what came. Afterwards ``rest`` reads the stream on
-from there: first what was kept, then the item that was asked for and has not come, then the rest.
+Theory of operation. ``meanwhile`` asks the stream for one item after the other, as long as ``may_read`` allows, until
+the decision that it waits for is there. Afterwards ``rest`` reads the stream on from there: first the item that was
+asked for and has not come, then the others. An error of the stream is its last item: it is raised by ``rest``, so that
+no decision is lost.
 
-On cancellation the item that is asked for is cancelled, by ``until`` with the decision; the stream itself belongs to
-who opened it, who closes it once this is closed.
+Closing this cancels the item that is asked for, and closes the stream.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
@@ -26,56 +25,39 @@ class ReadAhead(Generic[T]):
         """Nothing is read yet."""
         self.first = asyncio.Event()
         self._stream = stream
-        self._kept: deque[T] = deque()
         self._asked: asyncio.Task[T] | None = None
-        self._ended = False
-
-    async def until(self, decision: Coroutine[None, None, D], may_read: Callable[[], bool]) -> D:
-        """Return the decision; read as long as ``may_read`` until it is there. Raises what the stream raises first."""
-        deciding = asyncio.ensure_future(decision)
-        try:
-            async for item in self.meanwhile(deciding, may_read):
-                self._kept.append(item)
-            return deciding.result()
-        finally:
-            await cancelled(deciding)
+        self._ended = False  # or it has failed
 
     async def meanwhile(self, deciding: asyncio.Future[D], may_read: Callable[[], bool]) -> AsyncGenerator[T]:
-        """Yield what comes until the decision is there, as long as ``may_read``. Raises what the stream raises."""
+        """Yield what comes until the decision is there, as long as ``may_read``."""
         while not deciding.done():
             if self._asked is None and not self._ended and may_read():
                 self._asked = asyncio.ensure_future(cast("Awaitable[T]", anext(self._stream)))
             waiting: set[asyncio.Future[D] | asyncio.Future[T]] = {deciding}
-            if self._asked is not None:
+            if self._asked is not None and not self._ended:
                 waiting.add(self._asked)
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            # What comes together with the decision, an error too, is left to ``rest``: the decision is not lost.
-            if self._asked is not None and self._asked.done() and not deciding.done():
-                asked, self._asked = self._asked, None
-                self.first.set()
-                try:
-                    item = asked.result()
-                except StopAsyncIteration:
-                    self._ended = True
-                else:
-                    yield item
+            # What comes together with the decision is left to ``rest``, as are an end and an error.
+            if deciding.done() or self._asked is None or self._ended or not self._asked.done():
+                continue
+            self.first.set()
+            if self._asked.exception() is not None:
+                self._ended = True
+                continue
+            asked, self._asked = self._asked, None
+            yield asked.result()
 
     async def rest(self) -> AsyncGenerator[T]:
-        """Yield what was kept, and then what comes."""
-        while self._kept:
-            yield self._kept.popleft()
+        """Yield what comes after the decision. Raises what the stream raises."""
         if self._asked is not None:
-            asked = self._asked
             try:
-                item = await asked
+                item = await self._asked
             except StopAsyncIteration:
-                self._ended = True
-            else:
-                self._asked = None
-                yield item
-        if not self._ended:
-            async for item in self._stream:
-                yield item
+                return
+            self._asked = None
+            yield item
+        async for item in self._stream:
+            yield item
 
     async def aclose(self) -> None:
         """Stop to read, and close the stream."""

@@ -222,7 +222,8 @@ async def test_an_engine_whose_connection_breaks_before_the_state_is_an_error_an
     async def die(response, body, progress):
         raise ConnectionResetError
 
-    async with served(tmp_path, ConnectorStandIn(state, mode="never")) as (client, server):
+    connector = ConnectorStandIn(state, mode="never")
+    async with served(tmp_path, connector, predictor_timeout_ms=500) as (client, server):
         server._generate = die
         failed = await refused(events_of(client, "a hard one"))
         budget = await balanced(client)
