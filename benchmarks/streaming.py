@@ -5,8 +5,9 @@
 Contenders: the backend read directly, a bare grpc.aio proxy, the scheduler, and, where an interpreter is given that has
 it, LiteLLM's proxy, which is what one would put there today; it speaks HTTP to both sides.
 
-Every contender is a process of its own, the backend too; callers are in this one. The contenders take turns, round by
-round. Two things are measured at each concurrency:
+Every contender is a process of its own, the backend too; callers are in this one. The scheduler predicts every request
+anew (none is remembered), by a predictor in a process of its own, and decides by the price; the CPU time is the
+scheduler's. The contenders take turns, round by round. Two things are measured at each concurrency:
 
 * time to the first token at a pace that leaves the machine idle for most of the time (each caller waits between its
   requests), so that it is the contender's own latency and not a queue before a full core;
@@ -163,10 +164,11 @@ async def measure(concurrency: list[int], rounds: int, rate: float, litellm: str
         source = await stack.enter_async_context(process(*module, "--serve=backend"))
         url = f"http://{source.address}"
         proxy = await stack.enter_async_context(process(*module, "--serve=proxy", f"--backend={url}"))
+        predictor = await stack.enter_async_context(service("predictor"))
         scheduler = await stack.enter_async_context(
             service(
-                "scheduler", "--backend=tgi", f"--backend-url={url}", "--floor-tokens=0", "--answer-tokens=1",
-                "--tokens-per-query=128", "--cap-tokens=128", "--metrics-listen=127.0.0.1:0", "--max-pending=4096",
+                "scheduler", f"--predictor={predictor.address}", "--predictor-cache=0", "--backend=tgi",
+                f"--backend-url={url}", "--floor-tokens=0", "--answer-tokens=1", "--tokens-per-query=128", "--cap-tokens=128", "--metrics-listen=127.0.0.1:0", "--max-pending=4096",
                 "--backend-slots=1024",
             )
         )  # fmt: skip

@@ -90,6 +90,23 @@ async def test_the_allocation_comes_first_and_from_the_state_that_the_engine_sen
     assert budget.used_tokens == sum(events[-1].usage.reasoning_tokens for events in (hard, easy))
 
 
+async def test_text_comes_before_the_allocation_to_a_caller_who_takes_it(tmp_path):
+    connector = ConnectorStandIn(state, mode="late")
+    async with served(tmp_path, connector) as (client, _):
+        events = []
+        async for event in client.generate("a hard one"):
+            connector.late.set()  # the state comes only now
+            events.append(event)
+        await balanced(client)
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds[0] == "text"
+    assert kinds.count("allocation") == kinds.count("usage") == 1
+    assert kinds[-1] == "usage"
+    allocation = events[kinds.index("allocation")].allocation
+    assert allocation.prediction_outcome == pb.PREDICTION_OUTCOME_FRESH
+    assert events[-1].usage.reasoning_tokens == allocation.reasoning_budget_tokens
+
+
 async def test_a_thought_that_ends_by_itself_while_the_budget_is_decided_is_whole(tmp_path):
     def brief(prompt):
         return ["so", "\n", "Final", " answer", ":", " 42", "\n\n"]
