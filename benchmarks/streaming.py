@@ -168,8 +168,8 @@ async def measure(concurrency: list[int], rounds: int, rate: float, litellm: str
         scheduler = await stack.enter_async_context(
             service(
                 "scheduler", f"--predictor={predictor.address}", "--predictor-cache=0", "--backend=tgi",
-                f"--backend-url={url}", "--floor-tokens=0", "--answer-tokens=1", "--tokens-per-query=128", "--cap-tokens=128", "--metrics-listen=127.0.0.1:0", "--max-pending=4096",
-                "--backend-slots=1024",
+                f"--backend-url={url}", "--floor-tokens=0", "--answer-tokens=1", "--tokens-per-query=128",
+                "--cap-tokens=128", "--metrics-listen=127.0.0.1:0", "--max-in-flight=4096", "--backend-slots=1024",
             )
         )  # fmt: skip
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
