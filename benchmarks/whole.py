@@ -61,7 +61,7 @@ async def replay(address: str, curves: Curves, states: NDArray[np.float32] | Non
             reply = await client.complete(curves.questions[at], **state)
             given = reply.allocation
             tokens[at] = reply.usage.reasoning_tokens
-            added[at] = given.window_wait_seconds + given.prediction_seconds + given.allocation_seconds
+            added[at] = given.added_seconds
             saved[at] = reply.usage.tokens_saved_at_equal_accuracy
 
         await at_once(count, _CALLERS, ask)

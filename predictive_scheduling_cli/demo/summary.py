@@ -44,7 +44,7 @@ def of_policy(results: Sequence[Result]) -> dict[str, float]:
 def overhead_seconds(result: Result) -> float:
     """What scheduling added to a question: window wait, prediction and allocation."""
     given = result.allocation
-    return given.window_wait_seconds + given.prediction_seconds + given.allocation_seconds
+    return given.added_seconds
 
 
 def summarise(results: Mapping[str, Sequence[Result]], tokens_per_query: int) -> dict[str, Any]:

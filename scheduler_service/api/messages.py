@@ -117,6 +117,7 @@ def allocation_message(allocation: Allocation) -> pb.Allocation:
         cap_tokens=allocation.cap_tokens,
         window_wait_seconds=allocation.window_wait_seconds,
         prediction_seconds=allocation.prediction_seconds,
+        added_seconds=allocation.added_seconds,
         allocation_seconds=allocation.allocation_seconds,
         trace_id=allocation.trace_id,
         price=allocation.price,

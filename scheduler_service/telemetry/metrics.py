@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 from opentelemetry import metrics
@@ -112,6 +113,8 @@ class MetricsObserver:
         self._gained = self._counter("time_saved", "s", "Time saved by fewer tokens, by what it is held against")
         self._cost = self._counter("time_added", "s", "Time that prediction, allocation and windows added")
         self._benefit = self._counter("net_benefit.requests", "{request}", "Requests by the sign of their net benefit")
+        for against, sign in product(("cap", "equal_accuracy"), ("negative", "positive")):
+            self._benefit.add(0, {"against": against, "sign": sign})  # a ratio needs both, also where one never comes
         self._prediction = self._seconds("prediction.duration", "Time of the prediction call")
         self._allocation = self._seconds("allocation.duration", "Time of the allocation arithmetic")
         self._wait = self._seconds("window.wait", "Time from admission to the closing of the window")

@@ -405,6 +405,7 @@ class Allocation(_message.Message):
     BUDGET_POINTS_FIELD_NUMBER: _builtins.int
     USED_TOKENS_FIELD_NUMBER: _builtins.int
     EXPECTED_TOKENS_FIELD_NUMBER: _builtins.int
+    ADDED_SECONDS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id."""
     reasoning_budget_tokens: _builtins.int
@@ -451,6 +452,10 @@ class Allocation(_message.Message):
     """Number of the window that the request was allocated in, counted from 1 since the scheduler started."""
     expected_tokens: _builtins.float
     """Reasoning tokens that the budget is expected to use; this is what is reserved in the ledger."""
+    added_seconds: _builtins.float
+    """The time that its caller waited for window, prediction and allocation, in seconds: all of them, or what of them went
+    on after the first token where the engine was asked first.
+    """
     @_builtins.property
     def curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The predicted curve: expected accuracy, 0 to 1, at each of budget_points; empty without a prediction."""
@@ -491,10 +496,11 @@ class Allocation(_message.Message):
         budget_points: _abc.Iterable[_builtins.int] | None = ...,
         used_tokens: _abc.Iterable[_builtins.float] | None = ...,
         expected_tokens: _builtins.float = ...,
+        added_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation_seconds", b"allocation_seconds", "answer_tokens", b"answer_tokens", "baseline_expected_accuracy", b"baseline_expected_accuracy", "baseline_tokens", b"baseline_tokens", "budget_points", b"budget_points", "budget_window_tokens", b"budget_window_tokens", "cap_tokens", b"cap_tokens", "curve", b"curve", "expected_accuracy", b"expected_accuracy", "expected_tokens", b"expected_tokens", "explanation", b"explanation", "floor_tokens", b"floor_tokens", "limited_by", b"limited_by", "policy", b"policy", "prediction_outcome", b"prediction_outcome", "prediction_seconds", b"prediction_seconds", "predictor", b"predictor", "price", b"price", "reasoning_budget_tokens", b"reasoning_budget_tokens", "request_id", b"request_id", "trace_id", b"trace_id", "used_tokens", b"used_tokens", "window", b"window", "window_size", b"window_size", "window_wait_seconds", b"window_wait_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added_seconds", b"added_seconds", "allocation_seconds", b"allocation_seconds", "answer_tokens", b"answer_tokens", "baseline_expected_accuracy", b"baseline_expected_accuracy", "baseline_tokens", b"baseline_tokens", "budget_points", b"budget_points", "budget_window_tokens", b"budget_window_tokens", "cap_tokens", b"cap_tokens", "curve", b"curve", "expected_accuracy", b"expected_accuracy", "expected_tokens", b"expected_tokens", "explanation", b"explanation", "floor_tokens", b"floor_tokens", "limited_by", b"limited_by", "policy", b"policy", "prediction_outcome", b"prediction_outcome", "prediction_seconds", b"prediction_seconds", "predictor", b"predictor", "price", b"price", "reasoning_budget_tokens", b"reasoning_budget_tokens", "request_id", b"request_id", "trace_id", b"trace_id", "used_tokens", b"used_tokens", "window", b"window", "window_size", b"window_size", "window_wait_seconds", b"window_wait_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
