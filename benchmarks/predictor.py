@@ -11,8 +11,9 @@ size of an encoder (five dense layers of 2,048, 21M weights at random). Contende
 * predictor: ours, as it is deployed, one call a query;
 * by stream: the same, by the streams that the scheduler keeps open.
 
-``stream_to_echo`` is the queries a second by stream over the echo's calls a second, with as many callers. CPU time a query of the contender's process (its inverse is the queries that a core serves), and latencies with as many
-callers as said, who never wait.
+CPU time a query of the contender's process (its inverse is the queries that a core serves), queries a second, and
+latencies, with as many callers as said, who never wait. ``stream_to_echo``: the queries a second by stream over the
+echo's calls a second, with as many callers.
 """
 
 from __future__ import annotations
@@ -179,10 +180,11 @@ async def by_stream(channel: grpc.aio.Channel) -> AsyncIterator[Any]:
         if answer is None or not answer.HasField("response"):
             raise RuntimeError(f"no answer by stream: {answer}")
 
-    async with asyncio.timeout(10):
-        while await streams.ask(pb.PredictRequest(), 60.0) is None:  # not open yet
-            await asyncio.sleep(0.01)
     try:
+        for _ in range(1000):
+            if await streams.ask(pb.PredictRequest(), 60.0) is not None:  # refused, but by stream: they are open
+                break
+            await asyncio.sleep(0.01)
         yield ask
     finally:
         await streams.aclose()
@@ -203,18 +205,20 @@ async def load(
 ) -> tuple[list[float], float]:
     """Seconds of each call of ``method`` (``None``: by stream), with ``callers`` that never wait, and of them all."""
     found: list[float] = []
-    async with grpc.aio.insecure_channel(address) as channel:
-        async with by_stream(channel) if method is None else as_calls(method, channel) as call:
-            await call(requests[0])
+    async with (
+        grpc.aio.insecure_channel(address) as channel,
+        by_stream(channel) if method is None else as_calls(method, channel) as call,
+    ):
+        await call(requests[0])
 
-            async def timed(at: int) -> None:
-                started = time.perf_counter()
-                await call(requests[at % len(requests)])
-                found.append(time.perf_counter() - started)
+        async def timed(at: int) -> None:
+            started = time.perf_counter()
+            await call(requests[at % len(requests)])
+            found.append(time.perf_counter() - started)
 
-            began = time.perf_counter()
-            await at_once(calls, callers, timed)
-            return found, time.perf_counter() - began
+        began = time.perf_counter()
+        await at_once(calls, callers, timed)
+        return found, time.perf_counter() - began
 
 
 async def measure(folder: Path, name: str, rounds: int, calls: int) -> dict[str, Any]:
