@@ -83,6 +83,7 @@ class PredictionStream:
         finally:
             reading.cancel()
             watching.cancel()
+            await asyncio.gather(reading, watching, return_exceptions=True)  # a read fails where the client has left
             for pending in list(self._pending):
                 self._finish(pending, grpc.StatusCode.CANCELLED)
                 if pending.give_up is not None:

@@ -113,7 +113,7 @@ class PredictionStream:
                 raise FaultyStreamError("the bytes of a response are no message")
             self._take(message)
             if message.draining and draining:
-                raise FaultyStreamError("it says twice that it drains")
+                raise FaultyStreamError("the predictor says twice that it drains")
             if message.draining:
                 draining = True
                 self.leave()
@@ -122,13 +122,13 @@ class PredictionStream:
         count = len(message.answers)
         self.answered += count
         if self.answered > self._sent:
-            raise FaultyStreamError("more answers than requests")
+            raise FaultyStreamError("the predictor sends more answers than it got requests")
         if not count and not message.draining:
-            raise FaultyStreamError("a message without answers")
+            raise FaultyStreamError("the predictor sends messages without answers")
         self._timeouts = 0
         for one in message.answers:
             if one.id >= self._next_id:
-                raise FaultyStreamError("an answer to what was not asked")
+                raise FaultyStreamError("the predictor answers what was not asked")
             answer = self._waiting.get(one.id)  # none: it came too late
             if answer is not None and not answer.done():
                 answer.set_result(one)

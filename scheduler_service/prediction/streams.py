@@ -58,7 +58,13 @@ class Pause:
         """Note the end of a stream."""
         self.failures = 0 if answered else self.failures + 1
         if self.failures:
-            self.until = now + min(_LONGEST_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** min(10, self.failures - 1))
+            self.until = max(
+                self.until, now + min(_LONGEST_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** min(10, self.failures - 1))
+            )
+
+    def faulty(self, now: float) -> None:
+        """Note that the predictor sends what it may not."""
+        self.until = now + _LONGEST_PAUSE_SECONDS
 
     def without(self, now: float) -> None:
         """Note that the predictor knows no streams."""
@@ -129,10 +135,14 @@ class PredictionStreams:
     def _keep(self) -> None:
         """Open streams where there are too few; let those end that are old."""
         now = self._clock()
-        for one in self._kept:
+        for one in list(self._kept):
             if one.until <= now:
                 one.stream.leave()
-        self._kept = [one for one in self._kept if not one.stream.leaving]
+            elif one.stream.leaving:
+                self._pause.ended(now, answered=one.stream.answered > 0)
+            else:
+                continue
+            self._kept.remove(one)
         while len(self._kept) < _STREAMS and now >= self._pause.until:
             kept = _Kept(PredictionStream(self._open()), now + _MOST_SECONDS)
             self._kept.append(kept)
@@ -142,20 +152,16 @@ class PredictionStreams:
             task.add_done_callback(self._tasks.discard)
 
     async def _run(self, kept: _Kept) -> None:
-        stream = kept.stream
         try:
-            await stream.run()
+            await kept.stream.run()
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._pause.without(self._clock())
-                return
         except FaultyStreamError as error:
-            log.warning("a stream of predictions was closed: the predictor sends %s", error)
-            self._pause.ended(self._clock(), answered=False)
-            return
-        except TimeoutError:
+            log.warning("a stream of predictions was closed: %s", error)
+            self._pause.faulty(self._clock())
+        except TimeoutError:  # it did not open
             pass
-        self._pause.ended(self._clock(), answered=stream.answered > 0)
 
 
 def _parse(raw: bytes) -> Any:
