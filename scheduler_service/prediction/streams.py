@@ -64,11 +64,11 @@ class Pause:
 
     def faulty(self, now: float) -> None:
         """Note that the predictor sends what it may not."""
-        self.until = now + _LONGEST_PAUSE_SECONDS
+        self.until = max(self.until, now + _LONGEST_PAUSE_SECONDS)
 
     def without(self, now: float) -> None:
         """Note that the predictor knows no streams."""
-        self.until = now + _WITHOUT_SECONDS
+        self.until = max(self.until, now + _WITHOUT_SECONDS)
 
 
 class PredictionStreams:

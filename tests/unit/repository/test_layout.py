@@ -25,7 +25,7 @@ ELSEWHERE = {
     "scheduler_service/generation/backends/openai.py": "tests/integration/test_openai_backend.py",
     "scheduler_service/generation/backends/pool.py": "tests/integration/test_openai_backend.py",
     "scheduler_service/prediction/client.py": "tests/integration/test_predictor_client.py",
-    "scheduler_service/prediction/streams.py": "tests/integration/test_prediction_streams.py",
+    "scheduler_service/prediction/stream.py": "tests/integration/test_prediction_streams.py",
     "predictor_service/wire/messages.py": "tests/integration/test_predictor.py",
     "predictor_service/wire/stream.py": "tests/integration/test_predict_stream.py",
     "predictor_service/server.py": "tests/integration/test_serving.py",
