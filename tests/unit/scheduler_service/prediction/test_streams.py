@@ -1,5 +1,7 @@
 """When a stream to the predictor is opened again; the streams themselves are in test_prediction_streams."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +34,7 @@ def test_streams_that_answer_nothing_are_opened_ever_less_often_and_one_that_doe
         pauses.append(pause.until - now)
         now = pause.until
     assert pauses[0] < 0.2
-    assert all(later >= sooner - 1e-6 for sooner, later in zip(pauses, pauses[1:], strict=False))
+    assert all(later >= sooner - 1e-6 for sooner, later in pairwise(pauses))
     assert max(pauses) <= 10.0 + 1e-6
     pause.ended(now, answered=True)
     assert pause.until <= now
