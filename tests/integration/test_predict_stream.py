@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
+import random
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 import grpc.aio
@@ -357,3 +358,32 @@ async def test_however_requests_are_put_into_messages_each_is_answered_once_and_
         else:
             curves = [prediction.curve[0] for prediction in found[at].response.predictions]
             assert curves == [sigmoid(at + n / 100) for n in range(size)]
+
+
+async def test_clients_that_leave_at_any_moment_leave_no_error_and_no_task(tmp_path, caplog):
+    chance = random.Random(1)
+
+    async def leaves(stub, reads, cancels):
+        call = stub.PredictStream()
+        reading = asyncio.create_task(_read_all(call)) if reads else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(chance.random() / 3):
+                while True:
+                    await call.write(sent(*(streamed(at, state(0)) for at in range(chance.randint(1, 50)))))
+                    await asyncio.sleep(chance.random() / 100)
+        if cancels:
+            call.cancel()
+        if reading is not None:
+            reading.cancel()
+
+    async with serving(tmp_path) as stub:
+        await asyncio.gather(*(leaves(stub, at % 3, at % 2) for at in range(30)))
+        response = await stub.Predict(pb.PredictRequest(queries=[state(1)]))
+        assert response.predictions[0].curve[0] == sigmoid(1)
+    assert not [task for task in asyncio.all_tasks() if "PredictionStream" in repr(task)]
+    assert not [line for line in caplog.records if line.levelno >= logging.ERROR]
+
+
+async def _read_all(call):
+    while await call.read() is not grpc.aio.EOF:
+        pass
