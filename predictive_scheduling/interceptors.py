@@ -48,10 +48,14 @@ class MeasuredCall:
     def finish(self, code: grpc.StatusCode) -> None:
         """End the span and record how long it took."""
         failed = code in _SERVER_FAULTS if self.server else code is not grpc.StatusCode.OK
-        self.span.set_attribute(semconv.RPC_STATUS, code.name)
         attributes = {semconv.RPC_SYSTEM: "grpc", semconv.RPC_METHOD: self.method, semconv.RPC_STATUS: code.name}
         if failed:
             attributes[semconv.ERROR_TYPE] = code.name
+        if self.span is trace.INVALID_SPAN:  # as most requests on a stream have
+            self.durations.record(time.perf_counter() - self.started, attributes)
+            return
+        self.span.set_attribute(semconv.RPC_STATUS, code.name)
+        if failed:
             self.span.set_attribute(semconv.ERROR_TYPE, code.name)
             self.span.set_status(Status(StatusCode.ERROR))
         context = trace.set_span_in_context(self.span)

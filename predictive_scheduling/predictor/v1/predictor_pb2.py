@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from predictive_scheduling.protovalidate_options import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2predictive_scheduling/predictor/v1/predictor.proto\x12\"predictive_scheduling.predictor.v1\x1a\x1b\x62uf/validate/validate.proto\":\n\x0bHiddenState\x12\x1c\n\x06values\x18\x01 \x03(\x02\x42\x0c\xbaH\t\x92\x01\x06\x08\x01\x10\x80\x80\x04\x12\r\n\x05layer\x18\x02 \x01(\r\"\xce\x01\n\x05Query\x12\x17\n\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x45\n\x0chidden_state\x18\x02 \x01(\x0b\x32/.predictive_scheduling.predictor.v1.HiddenState:e\xbaHb\x1a`\n\x0bquery.input\x12\"give text, a hidden state, or both\x1a-size(this.text) > 0 || has(this.hidden_state)\"r\n\x0ePredictRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12G\n\x07queries\x18\x02 \x03(\x0b\x32).predictive_scheduling.predictor.v1.QueryB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80 \"E\n\x17\x44ifficultyProbabilities\x12\x0c\n\x04\x65\x61sy\x18\x01 \x01(\x02\x12\x0e\n\x06medium\x18\x02 \x01(\x02\x12\x0c\n\x04hard\x18\x03 \x01(\x02\"\xdc\x01\n\nPrediction\x12\x44\n\x06status\x18\x01 \x01(\x0e\x32\x34.predictive_scheduling.predictor.v1.PredictionStatus\x12\r\n\x05\x63urve\x18\x02 \x03(\x02\x12\x13\n\x0buncertainty\x18\x03 \x03(\x02\x12O\n\ndifficulty\x18\x04 \x01(\x0b\x32;.predictive_scheduling.predictor.v1.DifficultyProbabilities\x12\x13\n\x0bused_tokens\x18\x05 \x03(\x02\"\x87\x02\n\x0fPredictResponse\x12\x43\n\x0bpredictions\x18\x01 \x03(\x0b\x32..predictive_scheduling.predictor.v1.Prediction\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x1c\n\x14\x62udget_window_tokens\x18\x04 \x01(\r\x12\x15\n\rqueue_seconds\x18\x05 \x01(\x01\x12\x18\n\x10tokenize_seconds\x18\x06 \x01(\x01\x12\x19\n\x11inference_seconds\x18\x07 \x01(\x01\x12\x0e\n\x06\x63\x61nary\x18\x08 \x01(\x08\x12\x15\n\rbudget_points\x18\t \x03(\r\"\xa8\x02\n\x0fStreamedRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12K\n\x07request\x18\x02 \x01(\x0b\x32\x32.predictive_scheduling.predictor.v1.PredictRequestB\x06\xbaH\x03\xc8\x01\x01\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\x12s\n\rtrace_context\x18\x04 \x03(\x0b\x32\x45.predictive_scheduling.predictor.v1.StreamedRequest.TraceContextEntryB\x15\xbaH\x12\x9a\x01\x0f\x10\x08\"\x04r\x02(@*\x05r\x03(\x80@\x1a\x33\n\x11TraceContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"j\n\x14PredictStreamRequest\x12R\n\x08requests\x18\x01 \x03(\x0b\x32\x33.predictive_scheduling.predictor.v1.StreamedRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\".\n\rStreamedError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xb3\x01\n\x0eStreamedAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12G\n\x08response\x18\x02 \x01(\x0b\x32\x33.predictive_scheduling.predictor.v1.PredictResponseH\x00\x12\x42\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x31.predictive_scheduling.predictor.v1.StreamedErrorH\x00\x42\x08\n\x06result\"n\n\x15PredictStreamResponse\x12\x43\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x32.predictive_scheduling.predictor.v1.StreamedAnswer\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\"\xa2\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12;\n\x04kind\x18\x03 \x01(\x0e\x32-.predictive_scheduling.predictor.v1.ModelKind\x12\x1c\n\x14\x62udget_window_tokens\x18\x04 \x01(\r\x12\x0f\n\x07windows\x18\x05 \x01(\r\x12\x12\n\ntakes_text\x18\x06 \x01(\x08\x12\x13\n\x0bhidden_size\x18\x07 \x01(\r\x12\r\n\x05layer\x18\x08 \x01(\r\x12\x12\n\nmean_curve\x18\t \x03(\x02\x12\x13\n\x0breliability\x18\n \x01(\x02\x12\x16\n\x0emax_text_bytes\x18\x0b \x01(\r\x12\x16\n\x0emax_batch_size\x18\x0c \x01(\r\x12\x39\n\x06trials\x18\r \x03(\x0b\x32).predictive_scheduling.predictor.v1.Trial\x12\x11\n\tkind_name\x18\x0e \x01(\t\x12\x15\n\rbudget_points\x18\x0f \x03(\r\x12\x18\n\x10mean_used_tokens\x18\x10 \x03(\x02\"\xc2\x01\n\x05Trial\x12\r\n\x05model\x18\x01 \x01(\t\x12;\n\x04kind\x18\x02 \x01(\x0e\x32-.predictive_scheduling.predictor.v1.TrialKind\x12\r\n\x05share\x18\x03 \x01(\x01\x12\x0f\n\x07queries\x18\x04 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x04\x12 \n\x18mean_absolute_difference\x18\x06 \x01(\x01\x12\x19\n\x11seconds_per_query\x18\x07 \x01(\x01\"*\n\x0fGetModelRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\"L\n\x10GetModelResponse\x12\x38\n\x05model\x18\x01 \x01(\x0b\x32).predictive_scheduling.predictor.v1.Model\"\x13\n\x11ListModelsRequest\"O\n\x12ListModelsResponse\x12\x39\n\x06models\x18\x01 \x03(\x0b\x32).predictive_scheduling.predictor.v1.Model*n\n\x10PredictionStatus\x12!\n\x1dPREDICTION_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14PREDICTION_STATUS_OK\x10\x01\x12\x1d\n\x19PREDICTION_STATUS_ABSTAIN\x10\x02*\xfb\x01\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bMODEL_KIND_HIDDEN_STATE_MLP\x10\x01\x12\x18\n\x14MODEL_KIND_LAYER_MLP\x10\x02\x12\x1e\n\x1aMODEL_KIND_LORA_DIFFICULTY\x10\x03\x12\x19\n\x15MODEL_KIND_TEXT_CURVE\x10\x04\x12\x15\n\x11MODEL_KIND_HYBRID\x10\x05\x12\x19\n\x15MODEL_KIND_DIFFICULTY\x10\x06\x12\x13\n\x0fMODEL_KIND_SIZE\x10\x07\x12\x15\n\x11MODEL_KIND_CUSTOM\x10\x08*U\n\tTrialKind\x12\x1a\n\x16TRIAL_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TRIAL_KIND_CANARY\x10\x01\x12\x15\n\x11TRIAL_KIND_SHADOW\x10\x02\x32\x9a\x04\n\x10PredictorService\x12w\n\x07Predict\x12\x32.predictive_scheduling.predictor.v1.PredictRequest\x1a\x33.predictive_scheduling.predictor.v1.PredictResponse\"\x03\x90\x02\x01\x12\x8d\x01\n\rPredictStream\x12\x38.predictive_scheduling.predictor.v1.PredictStreamRequest\x1a\x39.predictive_scheduling.predictor.v1.PredictStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x12z\n\x08GetModel\x12\x33.predictive_scheduling.predictor.v1.GetModelRequest\x1a\x34.predictive_scheduling.predictor.v1.GetModelResponse\"\x03\x90\x02\x01\x12\x80\x01\n\nListModels\x12\x35.predictive_scheduling.predictor.v1.ListModelsRequest\x1a\x36.predictive_scheduling.predictor.v1.ListModelsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n2predictive_scheduling/predictor/v1/predictor.proto\x12\"predictive_scheduling.predictor.v1\x1a\x1b\x62uf/validate/validate.proto\":\n\x0bHiddenState\x12\x1c\n\x06values\x18\x01 \x03(\x02\x42\x0c\xbaH\t\x92\x01\x06\x08\x01\x10\x80\x80\x04\x12\r\n\x05layer\x18\x02 \x01(\r\"\xce\x01\n\x05Query\x12\x17\n\x04text\x18\x01 \x01(\tB\t\xbaH\x06r\x04(\x80\x80@\x12\x45\n\x0chidden_state\x18\x02 \x01(\x0b\x32/.predictive_scheduling.predictor.v1.HiddenState:e\xbaHb\x1a`\n\x0bquery.input\x12\"give text, a hidden state, or both\x1a-size(this.text) > 0 || has(this.hidden_state)\"r\n\x0ePredictRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\x12G\n\x07queries\x18\x02 \x03(\x0b\x32).predictive_scheduling.predictor.v1.QueryB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80 \"E\n\x17\x44ifficultyProbabilities\x12\x0c\n\x04\x65\x61sy\x18\x01 \x01(\x02\x12\x0e\n\x06medium\x18\x02 \x01(\x02\x12\x0c\n\x04hard\x18\x03 \x01(\x02\"\xdc\x01\n\nPrediction\x12\x44\n\x06status\x18\x01 \x01(\x0e\x32\x34.predictive_scheduling.predictor.v1.PredictionStatus\x12\r\n\x05\x63urve\x18\x02 \x03(\x02\x12\x13\n\x0buncertainty\x18\x03 \x03(\x02\x12O\n\ndifficulty\x18\x04 \x01(\x0b\x32;.predictive_scheduling.predictor.v1.DifficultyProbabilities\x12\x13\n\x0bused_tokens\x18\x05 \x03(\x02\"\x87\x02\n\x0fPredictResponse\x12\x43\n\x0bpredictions\x18\x01 \x03(\x0b\x32..predictive_scheduling.predictor.v1.Prediction\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x1c\n\x14\x62udget_window_tokens\x18\x04 \x01(\r\x12\x15\n\rqueue_seconds\x18\x05 \x01(\x01\x12\x18\n\x10tokenize_seconds\x18\x06 \x01(\x01\x12\x19\n\x11inference_seconds\x18\x07 \x01(\x01\x12\x0e\n\x06\x63\x61nary\x18\x08 \x01(\x08\x12\x15\n\rbudget_points\x18\t \x03(\r\"\xa9\x02\n\x0fStreamedRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12K\n\x07request\x18\x02 \x01(\x0b\x32\x32.predictive_scheduling.predictor.v1.PredictRequestB\x06\xbaH\x03\xc8\x01\x01\x12\x12\n\ntimeout_ms\x18\x03 \x01(\r\x12t\n\rtrace_context\x18\x04 \x03(\x0b\x32\x45.predictive_scheduling.predictor.v1.StreamedRequest.TraceContextEntryB\x16\xbaH\x13\x9a\x01\x10\x10\x08\"\x04r\x02(@*\x06r\x04(\x80\x80\x01\x1a\x33\n\x11TraceContextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"j\n\x14PredictStreamRequest\x12R\n\x08requests\x18\x01 \x03(\x0b\x32\x33.predictive_scheduling.predictor.v1.StreamedRequestB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\".\n\rStreamedError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xb3\x01\n\x0eStreamedAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12G\n\x08response\x18\x02 \x01(\x0b\x32\x33.predictive_scheduling.predictor.v1.PredictResponseH\x00\x12\x42\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x31.predictive_scheduling.predictor.v1.StreamedErrorH\x00\x42\x08\n\x06result\"n\n\x15PredictStreamResponse\x12\x43\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x32.predictive_scheduling.predictor.v1.StreamedAnswer\x12\x10\n\x08\x64raining\x18\x02 \x01(\x08\"\xa2\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12;\n\x04kind\x18\x03 \x01(\x0e\x32-.predictive_scheduling.predictor.v1.ModelKind\x12\x1c\n\x14\x62udget_window_tokens\x18\x04 \x01(\r\x12\x0f\n\x07windows\x18\x05 \x01(\r\x12\x12\n\ntakes_text\x18\x06 \x01(\x08\x12\x13\n\x0bhidden_size\x18\x07 \x01(\r\x12\r\n\x05layer\x18\x08 \x01(\r\x12\x12\n\nmean_curve\x18\t \x03(\x02\x12\x13\n\x0breliability\x18\n \x01(\x02\x12\x16\n\x0emax_text_bytes\x18\x0b \x01(\r\x12\x16\n\x0emax_batch_size\x18\x0c \x01(\r\x12\x39\n\x06trials\x18\r \x03(\x0b\x32).predictive_scheduling.predictor.v1.Trial\x12\x11\n\tkind_name\x18\x0e \x01(\t\x12\x15\n\rbudget_points\x18\x0f \x03(\r\x12\x18\n\x10mean_used_tokens\x18\x10 \x03(\x02\"\xc2\x01\n\x05Trial\x12\r\n\x05model\x18\x01 \x01(\t\x12;\n\x04kind\x18\x02 \x01(\x0e\x32-.predictive_scheduling.predictor.v1.TrialKind\x12\r\n\x05share\x18\x03 \x01(\x01\x12\x0f\n\x07queries\x18\x04 \x01(\x04\x12\x10\n\x08\x66\x61ilures\x18\x05 \x01(\x04\x12 \n\x18mean_absolute_difference\x18\x06 \x01(\x01\x12\x19\n\x11seconds_per_query\x18\x07 \x01(\x01\"*\n\x0fGetModelRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x02\"L\n\x10GetModelResponse\x12\x38\n\x05model\x18\x01 \x01(\x0b\x32).predictive_scheduling.predictor.v1.Model\"\x13\n\x11ListModelsRequest\"O\n\x12ListModelsResponse\x12\x39\n\x06models\x18\x01 \x03(\x0b\x32).predictive_scheduling.predictor.v1.Model*n\n\x10PredictionStatus\x12!\n\x1dPREDICTION_STATUS_UNSPECIFIED\x10\x00\x12\x18\n\x14PREDICTION_STATUS_OK\x10\x01\x12\x1d\n\x19PREDICTION_STATUS_ABSTAIN\x10\x02*\xfb\x01\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bMODEL_KIND_HIDDEN_STATE_MLP\x10\x01\x12\x18\n\x14MODEL_KIND_LAYER_MLP\x10\x02\x12\x1e\n\x1aMODEL_KIND_LORA_DIFFICULTY\x10\x03\x12\x19\n\x15MODEL_KIND_TEXT_CURVE\x10\x04\x12\x15\n\x11MODEL_KIND_HYBRID\x10\x05\x12\x19\n\x15MODEL_KIND_DIFFICULTY\x10\x06\x12\x13\n\x0fMODEL_KIND_SIZE\x10\x07\x12\x15\n\x11MODEL_KIND_CUSTOM\x10\x08*U\n\tTrialKind\x12\x1a\n\x16TRIAL_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TRIAL_KIND_CANARY\x10\x01\x12\x15\n\x11TRIAL_KIND_SHADOW\x10\x02\x32\x9a\x04\n\x10PredictorService\x12w\n\x07Predict\x12\x32.predictive_scheduling.predictor.v1.PredictRequest\x1a\x33.predictive_scheduling.predictor.v1.PredictResponse\"\x03\x90\x02\x01\x12\x8d\x01\n\rPredictStream\x12\x38.predictive_scheduling.predictor.v1.PredictStreamRequest\x1a\x39.predictive_scheduling.predictor.v1.PredictStreamResponse\"\x03\x90\x02\x01(\x01\x30\x01\x12z\n\x08GetModel\x12\x33.predictive_scheduling.predictor.v1.GetModelRequest\x1a\x34.predictive_scheduling.predictor.v1.GetModelResponse\"\x03\x90\x02\x01\x12\x80\x01\n\nListModels\x12\x35.predictive_scheduling.predictor.v1.ListModelsRequest\x1a\x36.predictive_scheduling.predictor.v1.ListModelsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,7 +47,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMEDREQUEST'].fields_by_name['request']._loaded_options = None
   _globals['_STREAMEDREQUEST'].fields_by_name['request']._serialized_options = b'\272H\003\310\001\001'
   _globals['_STREAMEDREQUEST'].fields_by_name['trace_context']._loaded_options = None
-  _globals['_STREAMEDREQUEST'].fields_by_name['trace_context']._serialized_options = b'\272H\022\232\001\017\020\010\"\004r\002(@*\005r\003(\200@'
+  _globals['_STREAMEDREQUEST'].fields_by_name['trace_context']._serialized_options = b'\272H\023\232\001\020\020\010\"\004r\002(@*\006r\004(\200\200\001'
   _globals['_PREDICTSTREAMREQUEST'].fields_by_name['requests']._loaded_options = None
   _globals['_PREDICTSTREAMREQUEST'].fields_by_name['requests']._serialized_options = b'\272H\010\222\001\005\010\001\020\200\010'
   _globals['_GETMODELREQUEST'].fields_by_name['model']._loaded_options = None
@@ -60,12 +60,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTORSERVICE'].methods_by_name['GetModel']._serialized_options = b'\220\002\001'
   _globals['_PREDICTORSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_PREDICTORSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001'
-  _globals['_PREDICTIONSTATUS']._serialized_start=2655
-  _globals['_PREDICTIONSTATUS']._serialized_end=2765
-  _globals['_MODELKIND']._serialized_start=2768
-  _globals['_MODELKIND']._serialized_end=3019
-  _globals['_TRIALKIND']._serialized_start=3021
-  _globals['_TRIALKIND']._serialized_end=3106
+  _globals['_PREDICTIONSTATUS']._serialized_start=2656
+  _globals['_PREDICTIONSTATUS']._serialized_end=2766
+  _globals['_MODELKIND']._serialized_start=2769
+  _globals['_MODELKIND']._serialized_end=3020
+  _globals['_TRIALKIND']._serialized_start=3022
+  _globals['_TRIALKIND']._serialized_end=3107
   _globals['_HIDDENSTATE']._serialized_start=119
   _globals['_HIDDENSTATE']._serialized_end=177
   _globals['_QUERY']._serialized_start=180
@@ -79,29 +79,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTRESPONSE']._serialized_start=799
   _globals['_PREDICTRESPONSE']._serialized_end=1062
   _globals['_STREAMEDREQUEST']._serialized_start=1065
-  _globals['_STREAMEDREQUEST']._serialized_end=1361
-  _globals['_STREAMEDREQUEST_TRACECONTEXTENTRY']._serialized_start=1310
-  _globals['_STREAMEDREQUEST_TRACECONTEXTENTRY']._serialized_end=1361
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=1363
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=1469
-  _globals['_STREAMEDERROR']._serialized_start=1471
-  _globals['_STREAMEDERROR']._serialized_end=1517
-  _globals['_STREAMEDANSWER']._serialized_start=1520
-  _globals['_STREAMEDANSWER']._serialized_end=1699
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1701
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1811
-  _globals['_MODEL']._serialized_start=1814
-  _globals['_MODEL']._serialized_end=2232
-  _globals['_TRIAL']._serialized_start=2235
-  _globals['_TRIAL']._serialized_end=2429
-  _globals['_GETMODELREQUEST']._serialized_start=2431
-  _globals['_GETMODELREQUEST']._serialized_end=2473
-  _globals['_GETMODELRESPONSE']._serialized_start=2475
-  _globals['_GETMODELRESPONSE']._serialized_end=2551
-  _globals['_LISTMODELSREQUEST']._serialized_start=2553
-  _globals['_LISTMODELSREQUEST']._serialized_end=2572
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2574
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2653
-  _globals['_PREDICTORSERVICE']._serialized_start=3109
-  _globals['_PREDICTORSERVICE']._serialized_end=3647
+  _globals['_STREAMEDREQUEST']._serialized_end=1362
+  _globals['_STREAMEDREQUEST_TRACECONTEXTENTRY']._serialized_start=1311
+  _globals['_STREAMEDREQUEST_TRACECONTEXTENTRY']._serialized_end=1362
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=1364
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=1470
+  _globals['_STREAMEDERROR']._serialized_start=1472
+  _globals['_STREAMEDERROR']._serialized_end=1518
+  _globals['_STREAMEDANSWER']._serialized_start=1521
+  _globals['_STREAMEDANSWER']._serialized_end=1700
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=1702
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1812
+  _globals['_MODEL']._serialized_start=1815
+  _globals['_MODEL']._serialized_end=2233
+  _globals['_TRIAL']._serialized_start=2236
+  _globals['_TRIAL']._serialized_end=2430
+  _globals['_GETMODELREQUEST']._serialized_start=2432
+  _globals['_GETMODELREQUEST']._serialized_end=2474
+  _globals['_GETMODELRESPONSE']._serialized_start=2476
+  _globals['_GETMODELRESPONSE']._serialized_end=2552
+  _globals['_LISTMODELSREQUEST']._serialized_start=2554
+  _globals['_LISTMODELSREQUEST']._serialized_end=2573
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2575
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2654
+  _globals['_PREDICTORSERVICE']._serialized_start=3110
+  _globals['_PREDICTORSERVICE']._serialized_end=3648
 # @@protoc_insertion_point(module_scope)
