@@ -2,28 +2,31 @@
 
     python -m benchmarks.predictor --json out/bench/predictor.json
 
-Two graphs: the shipped text model, which is tiny, and one of the size of an encoder (five dense layers of 2,048, 21M
-weights at random). Contenders:
+Three graphs: the shipped text model, which is tiny; the paper's MLP, on hidden states of 1,536 values; and one of the
+size of an encoder (five dense layers of 2,048, 21M weights at random). Contenders:
 
 * in process: onnxruntime at the batch size that is best for it, one thread, nothing around it: the ceiling;
 * plain batcher: a grpc.aio server of our own making with an asyncio queue before the same session, and no checks;
 * echo: a grpc.aio server that answers a fixed curve: what gRPC alone costs;
-* predictor: ours, as it is deployed.
+* predictor: ours, as it is deployed, one call a query;
+* by stream: the same, by the streams that the scheduler keeps open.
 
-CPU time a query of the contender's process (its inverse is the queries that a core serves), and latencies with as many
-callers as said, who never wait.
+CPU time a query of the contender's process (its inverse is the queries that a core serves), queries a second, and
+latencies, with as many callers as said, who never wait. ``stream_to_echo``: the queries a second by stream over the
+echo's calls a second, with as many callers.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import operator
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +34,24 @@ import grpc.aio
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from opentelemetry import metrics, trace
+from opentelemetry.trace import SpanKind
 
 from benchmarks.callers import at_once, keep
 from benchmarks.plots import Panel, draw
 from benchmarks.processes import Service, process, service
 from predictive_scheduling.budget_points import evenly_spaced
+from predictive_scheduling.interceptors import StreamedCalls
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictor_service.artifact import Manifest, write_manifest
 from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from predictor_service.settings import SHIPPED_MODELS
+from scheduler_service.prediction.streams import METHOD, PredictionStreams
 
 _WIDTH, _LAYERS, _WINDOWS = 2048, 5, 16
+_MLP, _MLP_WIDTH = "gsm8k-r1-1.5b-hidden", 1536
 
 
 def write_encoder_sized(folder: Path) -> None:
@@ -79,8 +87,8 @@ def write_encoder_sized(folder: Path) -> None:
 
 def queries(model: str, count: int) -> list[Query]:
     """Queries that the model takes."""
-    if model == "encoder":
-        return [Query("", row) for row in np.random.default_rng(1).normal(size=(count, _WIDTH)).astype(np.float32)]
+    if size := {"encoder": _WIDTH, _MLP: _MLP_WIDTH}.get(model):
+        return [Query("", row) for row in np.random.default_rng(1).normal(size=(count, size)).astype(np.float32)]
     return [Query(f"What is {at} + {2 * at}, and what is half of it?") for at in range(count)]
 
 
@@ -161,21 +169,56 @@ def predict(channel: grpc.aio.Channel) -> Any:
     return predictor_pb2_grpc.PredictorServiceStub(channel).Predict
 
 
+@asynccontextmanager
+async def by_stream(channel: grpc.aio.Channel) -> AsyncIterator[Any]:
+    """The same by the scheduler's streams; a query that has to be asked by a call is an error."""
+    nothing = StreamedCalls(METHOD, SpanKind.CLIENT, trace.NoOpTracerProvider(), metrics.NoOpMeterProvider())
+    streams = PredictionStreams(channel, nothing)
+
+    async def ask(request: pb.PredictRequest) -> None:
+        answer = await streams.ask(request, 60.0)
+        if answer is None or not answer.HasField("response"):
+            raise RuntimeError(f"no answer by stream: {answer}")
+
+    try:
+        for _ in range(1000):
+            if await streams.ask(pb.PredictRequest(), 60.0) is not None:  # refused, but by stream: they are open
+                break
+            await asyncio.sleep(0.01)
+        yield ask
+    finally:
+        await streams.aclose()
+
+
+@asynccontextmanager
+async def as_calls(method: Callable[[grpc.aio.Channel], Any], channel: grpc.aio.Channel) -> AsyncIterator[Any]:
+    """A unary method."""
+    yield method(channel)
+
+
 async def load(
-    address: str, requests: Sequence[Any], callers: int, calls: int, method: Callable[[grpc.aio.Channel], Any] = predict
-) -> list[float]:
-    """Seconds of each call of ``method``, with ``callers`` that never wait."""
+    address: str,
+    requests: Sequence[Any],
+    callers: int,
+    calls: int,
+    method: Callable[[grpc.aio.Channel], Any] | None = predict,
+) -> tuple[list[float], float]:
+    """Seconds of each call of ``method`` (``None``: by stream), with ``callers`` that never wait, and of them all."""
     found: list[float] = []
-    async with grpc.aio.insecure_channel(address) as channel:
-        call = method(channel)
+    async with (
+        grpc.aio.insecure_channel(address) as channel,
+        by_stream(channel) if method is None else as_calls(method, channel) as call,
+    ):
+        await call(requests[0])
 
         async def timed(at: int) -> None:
             started = time.perf_counter()
             await call(requests[at % len(requests)])
             found.append(time.perf_counter() - started)
 
+        began = time.perf_counter()
         await at_once(calls, callers, timed)
-    return found
+        return found, time.perf_counter() - began
 
 
 async def measure(folder: Path, name: str, rounds: int, calls: int) -> dict[str, Any]:
@@ -191,25 +234,32 @@ async def measure(folder: Path, name: str, rounds: int, calls: int) -> dict[str,
                 service("predictor", f"--models={folder}", f"--default-model={name}", "--metrics-listen=127.0.0.1:0")
             ),
         }
+        running["by stream"] = running["predictor"]
         found: dict[str, Any] = {}
         for callers in (1, 16, 64):
             costs: dict[str, list[float]] = {one: [] for one in running}
             seconds: dict[str, list[float]] = {one: [] for one in running}
+            rates: dict[str, list[float]] = {one: [] for one in running}
             for at_round in range(rounds + 1):
                 for one, contender in running.items():
                     before = contender.cpu_seconds()
-                    seen = await load(contender.address, echoed if one == "echo" else requests, callers, calls)
+                    asked, method = echoed if one == "echo" else requests, None if one == "by stream" else predict
+                    seen, took = await load(contender.address, asked, callers, calls, method)
                     if at_round:
+                        rates[one].append(calls / took)
                         costs[one].append((contender.cpu_seconds() - before) / calls)
                         seconds[one] += seen
             found[str(callers)] = {
                 one: {
+                    "queries_a_second": statistics.median(rates[one]),
                     "cpu_us_a_query": 1e6 * statistics.median(costs[one]),
                     "p50_ms": 1e3 * statistics.median(seconds[one]),
                     "p99_ms": 1e3 * statistics.quantiles(seconds[one], n=100)[98],
                 }
                 for one in running
             }
+            ratios = map(operator.truediv, rates["by stream"], rates["echo"])
+            found[str(callers)]["stream_to_echo"] = statistics.median(ratios)
     return found
 
 
@@ -218,7 +268,7 @@ def panels(found: dict[str, Any]) -> list[Panel]:
     drawn = []
     for name, figures in found.items():
         served, ceiling = figures["served"], figures["in process"]["cpu_us_a_query"]
-        contenders = next(iter(served.values()))
+        contenders = [one for one in next(iter(served.values())) if one != "stream_to_echo"]
         bars = {one: {callers: seen[one]["cpu_us_a_query"] for callers, seen in served.items()} for one in contenders}
         alone = {"in process, best batch": dict.fromkeys(served, ceiling)}
         drawn.append(Panel(f"CPU time a query, {name}", "µs", alone | bars, logarithmic=True))
@@ -240,16 +290,21 @@ def main() -> None:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         write_encoder_sized(Path(scratch) / "encoder")
-        for folder, name in ((SHIPPED_MODELS, "demo-text"), (Path(scratch), "encoder")):
+        graphs = ((SHIPPED_MODELS, "demo-text"), (SHIPPED_MODELS, _MLP), (Path(scratch), "encoder"))
+        for folder, name in graphs:
             found[name] = {"in process": ceiling(LoadedModel(folder / name), given.rounds)}
             found[name]["served"] = asyncio.run(measure(folder, name, given.rounds, given.calls))
     for name, figures in found.items():
         best = figures["in process"]
         print(f"{name}: in process {best['cpu_us_a_query']:.0f} µs a query, batches of {best['batch']:.0f}")  # noqa: T201
         for callers, contenders in figures["served"].items():
+            print(f"{callers:>4} at once  stream_to_echo {contenders['stream_to_echo']:.2f}")  # noqa: T201
             for one, seen in contenders.items():
+                if one == "stream_to_echo":
+                    continue
                 times = f"p50 {seen['p50_ms']:7.2f} ms, p99 {seen['p99_ms']:7.2f} ms"
-                print(f"{callers:>4} at once  {one:14} {seen['cpu_us_a_query']:7.0f} µs CPU a query, {times}")  # noqa: T201
+                rate = f"{seen['queries_a_second']:6.0f} a second, {seen['cpu_us_a_query']:7.0f} µs CPU a query"
+                print(f"{callers:>4} at once  {one:14} {rate}, {times}")  # noqa: T201
     keep(given, found, lambda path: draw(path, panels(found)))
 
 

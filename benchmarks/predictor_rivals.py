@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import statistics
 import tempfile
-import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -70,9 +69,8 @@ async def measure(folder: Path, pythons: dict[str, str], rounds: int, calls: int
             for at_round in range(rounds + 1):
                 for one, contender in running.items():
                     asked = requests(manifest.name if one == _OURS else "model", manifest.hidden_size)
-                    cpu, began = contender.cpu_seconds(), time.perf_counter()
-                    seconds = await load(contender.address, asked, callers, calls, infer)
-                    took = time.perf_counter() - began
+                    cpu = contender.cpu_seconds()
+                    seconds, took = await load(contender.address, asked, callers, calls, infer)
                     if at_round:
                         seen[one].append(
                             {

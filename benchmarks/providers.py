@@ -94,10 +94,9 @@ async def measure(
             for at_round in range(rounds + 1):
                 turn = list(running.items())
                 for one, contender in turn if at_round % 2 else reversed(turn):
-                    before = time.perf_counter()
-                    seen = await load(contender.address, requests, callers, calls)
+                    seen, took = await load(contender.address, requests, callers, calls)
                     if at_round:  # the first one warms up
-                        rates[one].append(calls / (time.perf_counter() - before))
+                        rates[one].append(calls / took)
                         seconds[one] += seen
             for one in running:
                 found[one][str(callers)] = {

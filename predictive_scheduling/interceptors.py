@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +35,7 @@ def _start(tracer: trace.Tracer, method: str, kind: SpanKind, context: Any = Non
 
 
 @dataclass(frozen=True)
-class _Call:
+class MeasuredCall:
     """A call under way: its span, and when it began."""
 
     span: trace.Span
@@ -43,12 +43,19 @@ class _Call:
     durations: metrics.Histogram
     started: float = field(default_factory=time.perf_counter)
 
-    def finish(self, code: grpc.StatusCode, *, failed: bool) -> None:
+    server: bool = False
+
+    def finish(self, code: grpc.StatusCode) -> None:
         """End the span and record how long it took."""
-        self.span.set_attribute(semconv.RPC_STATUS, code.name)
+        failed = code in _SERVER_FAULTS if self.server else code is not grpc.StatusCode.OK
         attributes = {semconv.RPC_SYSTEM: "grpc", semconv.RPC_METHOD: self.method, semconv.RPC_STATUS: code.name}
         if failed:
             attributes[semconv.ERROR_TYPE] = code.name
+        if self.span is trace.INVALID_SPAN:  # as most requests on a stream have
+            self.durations.record(time.perf_counter() - self.started, attributes)
+            return
+        self.span.set_attribute(semconv.RPC_STATUS, code.name)
+        if failed:
             self.span.set_attribute(semconv.ERROR_TYPE, code.name)
             self.span.set_status(Status(StatusCode.ERROR))
         context = trace.set_span_in_context(self.span)
@@ -66,6 +73,33 @@ _SERVER_FAULTS = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )  # the codes that OpenTelemetry's RPC conventions count as errors of a server
+
+
+class StreamedCalls:
+    """Measures the requests that share a stream as if each were a call of its own."""
+
+    def __init__(
+        self, method: str, kind: SpanKind, provider: trace.TracerProvider, meters: metrics.MeterProvider
+    ) -> None:
+        """Name them ``method`` (package.Service/Method); ``kind``: the side that this is, SERVER or CLIENT."""
+        self._tracer, self._method, self._kind = provider.get_tracer(__name__), method, kind
+        self._server = kind is SpanKind.SERVER
+        self._durations = _durations(meters, "server" if self._server else "client")
+
+    def begin(self, carrier: Mapping[str, str]) -> MeasuredCall:
+        """Begin the request that brought ``carrier``; it has a span only where its caller has one."""
+        span: trace.Span = trace.INVALID_SPAN
+        if carrier:
+            span = _start(self._tracer, self._method, self._kind, context_of(carrier.items()))
+        return MeasuredCall(span, self._method, self._durations, server=self._server)
+
+    def send(self, carrier: MutableMapping[str, str]) -> MeasuredCall:
+        """Begin a request of the current span's, and write its context into ``carrier``; nothing where none records."""
+        span: trace.Span = trace.INVALID_SPAN
+        if trace.get_current_span().is_recording():
+            span = _start(self._tracer, self._method, self._kind)
+            propagate.inject(carrier, trace.set_span_in_context(span))
+        return MeasuredCall(span, self._method, self._durations, server=self._server)
 
 
 class ServerTracing(WrappingInterceptor):
@@ -91,7 +125,7 @@ class ServerTracing(WrappingInterceptor):
     def _call(self, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[trace.Span]:
         """Measure a call, from here to the end of the block; the span is not current in it."""
         span = _start(self._tracer, method, SpanKind.SERVER, context_of(context.invocation_metadata() or ()))
-        call = _Call(span, method.lstrip("/"), self._durations)
+        call = MeasuredCall(span, method.lstrip("/"), self._durations, server=True)
         code = grpc.StatusCode.UNKNOWN
         try:
             yield span
@@ -104,7 +138,7 @@ class ServerTracing(WrappingInterceptor):
                 code = told
             raise
         finally:
-            call.finish(code, failed=code in _SERVER_FAULTS)
+            call.finish(code)
 
     def _unary(self, behavior: Any, method: str) -> Any:
         async def traced(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -158,14 +192,14 @@ class UnaryClientTracing(grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         """Start the span, send its context, and end it with the call's status."""
         span = _start(self._tracer, _method(details), SpanKind.CLIENT)
-        measured = _Call(span, _method(details).lstrip("/"), self._durations)
+        measured = MeasuredCall(span, _method(details).lstrip("/"), self._durations)
         code = grpc.StatusCode.CANCELLED
         try:
             with _current(span):
                 call = await continuation(_with_context(details), request)
             code = await call.code()
         finally:
-            measured.finish(code, failed=code is not grpc.StatusCode.OK)
+            measured.finish(code)
         return call
 
 
@@ -180,13 +214,13 @@ class StreamClientTracing(grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, details: grpc.aio.ClientCallDetails, request: Any) -> Any:
         """Start the span and send its context; the span ends with the last message."""
         span = _start(self._tracer, _method(details), SpanKind.CLIENT)
-        measured = _Call(span, _method(details).lstrip("/"), self._durations)
+        measured = MeasuredCall(span, _method(details).lstrip("/"), self._durations)
         with _current(span):
             call = await continuation(_with_context(details), request)
         return self._responses(call, measured)
 
     @staticmethod
-    async def _responses(call: Any, measured: _Call) -> AsyncIterator[Any]:
+    async def _responses(call: Any, measured: MeasuredCall) -> AsyncIterator[Any]:
         code = grpc.StatusCode.CANCELLED
         try:
             async for response in call:
@@ -198,7 +232,7 @@ class StreamClientTracing(grpc.aio.UnaryStreamClientInterceptor):
         finally:
             if code is grpc.StatusCode.CANCELLED:
                 call.cancel()
-            measured.finish(code, failed=code is not grpc.StatusCode.OK)
+            measured.finish(code)
 
 
 def client_tracing(

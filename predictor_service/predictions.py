@@ -14,6 +14,7 @@ from predictor_service.admission import RefusedQueryError, admit
 from predictor_service.artifact import Manifest
 from predictor_service.batching.batcher import Batcher, Predicted
 from predictor_service.inputs.features import Query
+from predictor_service.model import BatchResult
 from predictor_service.trials import Trial, TrialRecord, Trials
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,69 @@ class Predictions:
         if answer is None:
             answer = Answer(batcher.model.manifest, await batcher.predict(admitted))
             self._shadow(batcher, admitted, layers, answer)
-        _annotate(answer, len(queries))
-        self._on_answer(answer, len(queries))
+        self._record(answer, len(queries), trace.get_current_span())
         return answer
+
+    def begin(
+        self,
+        name: str,
+        queries: Sequence[Query],
+        layers: Sequence[int],
+        answered: Callable[[Answer | Exception], None],
+        *,
+        span: trace.Span,
+        alone: bool,
+    ) -> Callable[[], object]:
+        """Predict as ``predict`` does, but call ``answered``, once, perhaps before this returns.
+
+        ``span``: of the request. ``alone``: whether no other requests come with this one, so that it may run without
+        waiting for them. Returns what gives the request up; ``answered`` is not called then. Raises RefusedQueryError,
+        QueueFullError and ModelFailedError where that is known at once.
+        """
+        batcher = self.batcher(name)
+        if len(queries) > batcher.max_batch_size or self.trials.of(batcher.model.name):
+            return self._tasks.create_task(self._tell(name, queries, layers, answered, span)).cancel
+        admitted, manifest = _admitted(batcher, queries, layers), batcher.model.manifest
+        if alone and (predicted := batcher.predict_now(admitted)) is not None:
+            answer = Answer(manifest, predicted)
+            self._record(answer, len(queries), span)
+            answered(answer)
+            return lambda: None
+
+        def finished(result: asyncio.Future[tuple[BatchResult, float]]) -> None:
+            if result.cancelled():
+                return
+            if (error := result.exception()) is not None:
+                answered(_plain(error))
+                return
+            answer = Answer(manifest, Predicted(*result.result()))
+            self._record(answer, len(queries), span)
+            answered(answer)
+
+        waiting = batcher.enqueue(admitted)
+        waiting.add_done_callback(finished)
+        return waiting.cancel
+
+    async def _tell(
+        self,
+        name: str,
+        queries: Sequence[Query],
+        layers: Sequence[int],
+        answered: Callable[[Answer | Exception], None],
+        span: trace.Span,
+    ) -> None:
+        answer: Answer | Exception
+        try:
+            with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+                answer = await self.predict(name, queries, layers)
+        except Exception as error:  # a request that fails must not end the server
+            answer = error
+        answered(answer)
+
+    def _record(self, answer: Answer, size: int, span: trace.Span) -> None:
+        if span.is_recording():
+            _annotate(answer, size, span)
+        self._on_answer(answer, size)
 
     async def _by_canary(self, asked: Batcher, queries: Sequence[Query], layers: Sequence[int]) -> Answer | None:
         """The canary's answer, where it gets this call and can give one."""
@@ -126,9 +187,13 @@ def _check_alike(asked: Manifest, tried: Manifest) -> None:
         raise RefusedQueryError("model", wrong, precondition=True)
 
 
-def _annotate(answer: Answer, size: int) -> None:
+def _plain(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
+
+
+def _annotate(answer: Answer, size: int, span: trace.Span) -> None:
     result = answer.predicted.result
-    trace.get_current_span().set_attributes(
+    span.set_attributes(
         {
             semconv.PREDICTOR: f"{answer.manifest.name}@{answer.manifest.version}",
             semconv.CANARY: answer.canary,

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 
+from opentelemetry.trace import SpanKind
+
 from predictive_scheduling import telemetry
+from predictive_scheduling.interceptors import StreamedCalls
 from predictive_scheduling.predictor.v1 import predictor_pb2, predictor_pb2_grpc
 from predictive_scheduling.serving import Serving
 from predictive_scheduling.telemetry import Telemetry
@@ -59,7 +62,9 @@ async def serve(
             trials = Trials(settings.canary, settings.shadow)
             predictions = Predictions(catalog, settings.default_model, group, trials, measured.answered)
             measured.watch(predictions, lambda: catalog.refused)
-            predictor_pb2_grpc.add_PredictorServiceServicer_to_server(PredictorServicer(predictions), serving.server)
+            calls = StreamedCalls(f"{SERVICE}/PredictStream", SpanKind.SERVER, reporting.tracers, reporting.meters)
+            servicer = PredictorServicer(predictions, calls, serving.draining, settings.drain_seconds / 2)
+            predictor_pb2_grpc.add_PredictorServiceServicer_to_server(servicer, serving.server)
             OpenInferenceServicer(predictions, serving.draining.is_set).register(serving.server)
             watching = group.create_task(catalog.watch(settings.reload_seconds)) if settings.reload_seconds else None
             await serving.start()

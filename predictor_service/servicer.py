@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
-import numpy as np
-from numpy.typing import NDArray
 
+from predictive_scheduling.interceptors import StreamedCalls
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictive_scheduling.rpc_errors import abort_invalid, abort_retry, require_valid
 from predictor_service.admission import RefusedQueryError
 from predictor_service.batching.batcher import Batcher, QueueFullError
-from predictor_service.inputs.features import Query
 from predictor_service.model import ModelFailedError
-from predictor_service.predictions import Answer, Predictions
+from predictor_service.predictions import Predictions
 from predictor_service.trials import Trials
+from predictor_service.wire.messages import query_of, response_of
+from predictor_service.wire.stream import PredictionStream
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _KINDS = {name.removeprefix("MODEL_KIND_").lower(): value for name, value in pb.ModelKind.items()}
@@ -27,19 +29,31 @@ _TRIALS = {name.removeprefix("TRIAL_KIND_").lower(): value for name, value in pb
 class PredictorServicer(predictor_pb2_grpc.PredictorServiceServicer):
     """Answers our own API from ``predictions``: wire messages in, wire messages and statuses out."""
 
-    def __init__(self, predictions: Predictions) -> None:
-        """Answer from ``predictions``."""
+    def __init__(
+        self, predictions: Predictions, calls: StreamedCalls, draining: asyncio.Event, patience: float = 1.0
+    ) -> None:
+        """Answer from ``predictions``; ``calls`` measures what comes by stream.
+
+        ``patience``: seconds in which the clients of streams may hear that the server is ``draining``.
+        """
         self._predictions = predictions
+        self._calls, self._draining, self._patience = calls, draining, patience
 
     async def Predict(self, request: pb.PredictRequest, context: _Context) -> pb.PredictResponse:
         """Return one prediction per query, in their order."""
         await require_valid(context, request)
-        queries = [_query(query) for query in request.queries]
+        queries = [query_of(query) for query in request.queries]
         layers = [query.hidden_state.layer for query in request.queries]
         try:
-            return _response(await self._predictions.predict(request.model, queries, layers))
+            return response_of(await self._predictions.predict(request.model, queries, layers))
         except (RefusedQueryError, QueueFullError, ModelFailedError) as error:
             await abort(context, error)
+
+    async def PredictStream(  # type: ignore[override]  # gRPC takes a coroutine that writes, too
+        self, _: AsyncIterator[pb.PredictStreamRequest], context: _Context
+    ) -> None:
+        """Answer requests as they come, each by its id."""
+        await PredictionStream(self._predictions, self._calls, context, self._draining, self._patience).run()
 
     async def GetModel(self, request: pb.GetModelRequest, context: _Context) -> pb.GetModelResponse:
         """Describe the model that is named, or the default one."""
@@ -66,47 +80,6 @@ async def abort(context: _Context, error: RefusedQueryError | QueueFullError | M
         await abort_retry(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), retry_seconds=0.1)
     invalid = grpc.StatusCode.FAILED_PRECONDITION if error.precondition else grpc.StatusCode.INVALID_ARGUMENT
     await abort_invalid(context, [(error.field_name, error.description)], invalid)
-
-
-def _query(query: pb.Query) -> Query:
-    state = np.array(query.hidden_state.values, dtype=np.float32) if query.HasField("hidden_state") else None
-    return Query(query.text, state)
-
-
-def _response(answer: Answer) -> pb.PredictResponse:
-    manifest, predicted, result = answer.manifest, answer.predicted, answer.predicted.result
-    response = pb.PredictResponse(
-        model=manifest.name,
-        version=manifest.version,
-        budget_window_tokens=manifest.budget_window_tokens,
-        queue_seconds=predicted.queue_seconds,
-        tokenize_seconds=result.tokenize_seconds,
-        inference_seconds=result.inference_seconds,
-        canary=answer.canary,
-        budget_points=manifest.budget_points,
-    )
-    usable = _finite(result.curves)
-    if result.used is not None:
-        usable &= _finite(result.used)
-    # Lists of all rows at once: protobuf takes a list several times as fast as an array's numbers.
-    curves = result.curves.tolist()
-    used = None if result.used is None else result.used.tolist()
-    for row, sound in enumerate(usable.tolist()):
-        prediction = response.predictions.add(
-            status=pb.PREDICTION_STATUS_OK if sound else pb.PREDICTION_STATUS_ABSTAIN,
-            curve=curves[row] if sound else manifest.mean_curve,
-            uncertainty=manifest.uncertainty,
-            used_tokens=(used and used[row]) if sound else manifest.mean_used_tokens,
-        )
-        if result.difficulty is not None and sound:
-            easy, medium, hard = result.difficulty[row]
-            prediction.difficulty.CopyFrom(pb.DifficultyProbabilities(easy=easy, medium=medium, hard=hard))
-    return response
-
-
-def _finite(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which rows (n,) of (n, K) hold numbers alone."""
-    return np.asarray(np.isfinite(rows).all(axis=1))
 
 
 def _model(batcher: Batcher, trials: Trials) -> pb.Model:

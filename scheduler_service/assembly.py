@@ -9,10 +9,11 @@ from contextlib import AsyncExitStack
 
 import grpc.aio
 from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 
 from predictive_scheduling.connection import channel_options
 from predictive_scheduling.credentials import channel_credentials
-from predictive_scheduling.interceptors import client_tracing
+from predictive_scheduling.interceptors import StreamedCalls, client_tracing
 from predictive_scheduling.telemetry import Telemetry
 from scheduler_service.admission.admission import Admission
 from scheduler_service.admission.rates import Rate, TenantRates
@@ -39,6 +40,8 @@ from scheduler_service.planning.windowed import Waiting, WindowedAllocator
 from scheduler_service.prediction.client import GrpcPredictor, NoPredictor, Predictor
 from scheduler_service.prediction.guard import GuardedPredictor
 from scheduler_service.prediction.outcomes import OutcomeBook
+from scheduler_service.prediction.streams import METHOD as STREAM_METHOD
+from scheduler_service.prediction.streams import PredictionStreams
 from scheduler_service.prediction.trust import trusted
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.telemetry.metrics import Watched
@@ -53,11 +56,15 @@ def make_predictor(settings: SchedulerSettings, reporting: Telemetry, closing: A
         return NoPredictor()
     channel = _predictor_channel(settings, reporting)
     closing.push_async_callback(channel.close)
+    calls = StreamedCalls(STREAM_METHOD, SpanKind.CLIENT, reporting.tracers, reporting.meters)
+    streams = PredictionStreams(channel, calls)
+    closing.push_async_callback(streams.aclose)
     return GuardedPredictor(
         GrpcPredictor(
             channel,
             model=settings.predictor_model,
             timeout_seconds=settings.predictor_timeout_ms / 1000,
+            streams=streams,
         ),
         entries=settings.predictor_cache,
         seconds=settings.predictor_cache_seconds,

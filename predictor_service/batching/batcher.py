@@ -1,6 +1,7 @@
 """Runs a model's queue: takes batches, runs them off the event loop, hands results back.
 
-Theory of operation. ``predict`` is called once for each RPC. It cuts the call's queries into groups of at most one
+Theory of operation. ``predict`` is called once for each RPC (requests on streams, which have no task of their own to
+wait in, come by ``predict_now`` and ``enqueue``). It cuts the call's queries into groups of at most one
 batch, puts them into the queue (``batch_queue``, which decides what runs next and when), and waits for the futures of
 its groups. One task, ``run``, takes a batch whenever one is due, runs it in the model's only thread, and sets the
 futures. While a batch runs, calls that come pile up and form the next batch; that is why batches fill under load
@@ -119,14 +120,10 @@ class Batcher:
 
         Raises QueueFullError, and ModelFailedError where the graph fails: then the other calls of the batch fail, too.
         """
-        if self._may_run_at_once(queries):
-            return Predicted(self._run_here(queries), 0.0)
-        loop = asyncio.get_running_loop()
+        if (predicted := self.predict_now(queries)) is not None:
+            return predicted
         size = self._queue.max_batch
-        groups = [_Group(queries[at : at + size], loop.create_future()) for at in range(0, len(queries), size)]
-        if not self._queue.offer(groups, time.monotonic()):
-            raise QueueFullError(f"{len(self._queue)} queries wait already")
-        self._arrived.set()
+        groups = self._enqueue([queries[at : at + size] for at in range(0, len(queries), size)])
         try:
             results = [await group.result for group in groups]
         finally:
@@ -134,6 +131,28 @@ class Batcher:
                 group.result.cancel()
         parts, waits = zip(*results, strict=True)
         return Predicted(_joined(list(parts)), max(waits))
+
+    def predict_now(self, queries: Sequence[Query]) -> Predicted | None:
+        """Return the predictions of checked queries where they need not queue, else ``None``.
+
+        Raises ModelFailedError.
+        """
+        return Predicted(self._run_here(queries), 0.0) if self._may_run_at_once(queries) else None
+
+    def enqueue(self, queries: Sequence[Query]) -> asyncio.Future[tuple[BatchResult, float]]:
+        """Queue checked queries, at most ``max_batch_size``: they run in the next batch. Raises QueueFullError.
+
+        The future has their result and their wait in seconds, or ModelFailedError; cancelled, they leave the queue.
+        """
+        return self._enqueue([queries])[0].result
+
+    def _enqueue(self, parts: Sequence[Sequence[Query]]) -> list[_Group]:
+        loop = asyncio.get_running_loop()
+        groups = [_Group(part, loop.create_future()) for part in parts]
+        if not self._queue.offer(groups, time.monotonic()):
+            raise QueueFullError(f"{len(self._queue)} queries wait already")
+        self._arrived.set()
+        return groups
 
     def _may_run_at_once(self, queries: Sequence[Query]) -> bool:
         """Whether a call need not queue: nothing waits or runs, no delay is set, and it is one short batch."""

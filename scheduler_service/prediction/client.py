@@ -25,6 +25,7 @@ from scheduler_service.prediction.answers import (
     read_points,
     read_prediction,
 )
+from scheduler_service.prediction.streams import PredictionStreams
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ _OUTCOMES = {
     grpc.StatusCode.INTERNAL: PredictionOutcome.UNAVAILABLE,
     grpc.StatusCode.UNKNOWN: PredictionOutcome.UNAVAILABLE,
 }
+_OUTCOMES_BY_NUMBER = {code.value[0]: outcome for code, outcome in _OUTCOMES.items()}
 
 
 class Predictor(Protocol):
@@ -81,7 +83,7 @@ class NoPredictor:
 
 
 class GrpcPredictor:
-    """The predictor service over gRPC; one call a window, cut off after ``timeout_seconds``.
+    """The predictor service over gRPC; one request a window, by stream or as a call, cut off after ``timeout_seconds``.
 
     What its model takes is asked once, and again where a call fails, where another version answers, and every
     ``info_seconds``.
@@ -94,9 +96,14 @@ class GrpcPredictor:
         model: str,
         timeout_seconds: float,
         info_seconds: float = 60.0,
+        streams: PredictionStreams | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Ask over ``channel`` for predictions of ``model`` (empty: the predictor's default)."""
+        """Ask over ``channel`` for predictions of ``model`` (empty: the predictor's default).
+
+        ``streams``: where predictions are asked for while they are open; without, each has a call of its own.
+        """
+        self._streams = streams
         self._predict = _method(channel, "Predict", pb.PredictResponse)
         self._get_model = _method(channel, "GetModel", pb.GetModelResponse)
         self._model = model
@@ -153,7 +160,9 @@ class GrpcPredictor:
     async def _ask(self, jobs: list[Job], info: PredictorInfo) -> list[Prediction]:
         """The predictions of jobs that fit, in order."""
         request = pb.PredictRequest(model=self._model, queries=[_query(job, info) for job in jobs])
-        response: pb.PredictResponse = await self._call(self._predict, request)
+        response = await self._ask_by_stream(request)
+        if response is None:
+            response = await self._call(self._predict, request)
         served = await self._served(response)
         if len(response.predictions) != len(jobs):
             raise self._unsound(f"Predict: {len(response.predictions)} predictions for {len(jobs)} queries")
@@ -166,6 +175,17 @@ class GrpcPredictor:
                 f"Predict: a curve of {served.label} is not {len(served.points)} rising fractions, or its use is none"
             )
         return predictions
+
+    async def _ask_by_stream(self, request: pb.PredictRequest) -> pb.PredictResponse | None:
+        """The response by stream; ``None`` where it is to be had by a call: to predict twice does no harm."""
+        answer = None if self._streams is None else await self._streams.ask(request, self._timeout)
+        if answer is None:
+            return None
+        if answer.HasField("error"):
+            raise _NotHadError(_OUTCOMES_BY_NUMBER.get(answer.error.code, PredictionOutcome.REFUSED))
+        if not answer.HasField("response"):
+            raise self._unsound("PredictStream: neither predictions nor an error")
+        return answer.response
 
     async def _served(self, response: pb.PredictResponse) -> PredictorInfo:
         """What the model that answered is; asked where it is another than before: a new version, or a canary."""

@@ -66,6 +66,31 @@ async def test_one_request_is_one_trace_with_prediction_latency_and_savings(memo
     assert tgi.headers[0]["traceparent"].split("-")[1] == events[0].allocation.trace_id
 
 
+async def test_a_prediction_by_stream_is_in_its_requests_trace_as_a_call_is(memory):
+    provider, exporter = memory
+    by_stream = PREDICT + "Stream"
+    async with predictor(reporting=Telemetry(provider)) as predictions:
+        settings = {"predictor": predictions, "predictor_cache": 0}
+        async with (
+            scheduler(ScriptedBackend(thinker), reporting=Telemetry(provider), **settings) as address,
+            AsyncSchedulerClient(address, interceptors=client_tracing(provider)) as client,
+        ):
+
+            async def streamed():
+                await client.complete("What is 1 + 1?")
+                return find(exporter.get_finished_spans(), by_stream, SpanKind.CLIENT)
+
+            await eventually(streamed)
+    spans = exporter.get_finished_spans()
+    asked, answered = find(spans, by_stream, SpanKind.CLIENT)[0], find(spans, by_stream, SpanKind.SERVER)[0]
+    allocations = {span.context.span_id for span in find(spans, "allocate", SpanKind.INTERNAL)}
+    assert asked.parent.span_id in allocations
+    assert answered.parent.span_id == asked.context.span_id
+    assert asked.context.trace_id == answered.context.trace_id
+    assert answered.attributes[semconv.INFERENCE_DURATION] > 0
+    assert answered.attributes[semconv.RPC_STATUS] == "OK"
+
+
 async def test_a_window_links_all_its_requests(memory):
     provider, exporter = memory
     settings = {"window_size": 4, "window_ms": 60_000.0}

@@ -61,7 +61,7 @@ def boxes() -> tuple[Box, ...]:
     predictor = Box(
         "predictor_service", 750, 140, 320, 130,
         (
-            "servicer, open_inference: calls in",
+            "servicer, wire, open_inference: calls and streams in",
             "batching, inputs: micro-batches, rows of like length",
             "model, artifact, catalog: ONNX files, reloaded",
             "trials: canary and shadow models",

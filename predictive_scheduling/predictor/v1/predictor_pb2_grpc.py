@@ -44,6 +44,11 @@ class PredictorServiceStub:
                 request_serializer=predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictRequest.SerializeToString,
                 response_deserializer=predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/predictive_scheduling.predictor.v1.PredictorService/PredictStream',
+                request_serializer=predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictStreamRequest.SerializeToString,
+                response_deserializer=predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictStreamResponse.FromString,
+                _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/predictive_scheduling.predictor.v1.PredictorService/GetModel',
                 request_serializer=predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.GetModelRequest.SerializeToString,
@@ -71,6 +76,20 @@ class PredictorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PredictStream(self, request_iterator, context):
+        """PredictStream is Predict without a call for every request: any number of requests on one stream, answered in any
+        order, each under the id that its sender gave it. A request that cannot be answered gets an error and leaves the
+        others alone. The server reads on while no more than 1,024 queries of the stream are unanswered, so a client that
+        does not read its answers is not read either. A server that drains says so in a message; the client then sends what
+        it has left elsewhere and closes its side, and the server answers what it has been sent and ends the stream with
+        OK. The stream itself ends with INVALID_ARGUMENT only for bytes that are no message, or for a message that has no
+        requests or too many; what was unanswered when a stream ended may be asked again. Servers before version 0.2 answer
+        UNIMPLEMENTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetModel(self, request, context):
         """GetModel describes one served model.
         """
@@ -92,6 +111,11 @@ def add_PredictorServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictRequest.FromString,
                     response_serializer=predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictResponse.SerializeToString,
+            ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictStreamRequest.FromString,
+                    response_serializer=predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictStreamResponse.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
@@ -136,6 +160,33 @@ class PredictorService:
             '/predictive_scheduling.predictor.v1.PredictorService/Predict',
             predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictRequest.SerializeToString,
             predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/predictive_scheduling.predictor.v1.PredictorService/PredictStream',
+            predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictStreamRequest.SerializeToString,
+            predictive__scheduling_dot_predictor_dot_v1_dot_predictor__pb2.PredictStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,16 @@ class PredictorServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PredictorServiceAsyncStub: ...
     Predict: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.PredictResponse]
     """Predict returns one prediction per query, in the order of the queries. It has no side effects."""
+    PredictStream: _grpc.StreamStreamMultiCallable[_predictor_pb2.PredictStreamRequest, _predictor_pb2.PredictStreamResponse]
+    """PredictStream is Predict without a call for every request: any number of requests on one stream, answered in any
+    order, each under the id that its sender gave it. A request that cannot be answered gets an error and leaves the
+    others alone. The server reads on while no more than 1,024 queries of the stream are unanswered, so a client that
+    does not read its answers is not read either. A server that drains says so in a message; the client then sends what
+    it has left elsewhere and closes its side, and the server answers what it has been sent and ends the stream with
+    OK. The stream itself ends with INVALID_ARGUMENT only for bytes that are no message, or for a message that has no
+    requests or too many; what was unanswered when a stream ended may be asked again. Servers before version 0.2 answer
+    UNIMPLEMENTED.
+    """
     GetModel: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.GetModelRequest, _predictor_pb2.GetModelResponse]
     """GetModel describes one served model."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_predictor_pb2.ListModelsRequest, _predictor_pb2.ListModelsResponse]
@@ -57,6 +67,16 @@ class PredictorServiceAsyncStub(PredictorServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Predict: _aio.UnaryUnaryMultiCallable[_predictor_pb2.PredictRequest, _predictor_pb2.PredictResponse]  # type: ignore[assignment]
     """Predict returns one prediction per query, in the order of the queries. It has no side effects."""
+    PredictStream: _aio.StreamStreamMultiCallable[_predictor_pb2.PredictStreamRequest, _predictor_pb2.PredictStreamResponse]  # type: ignore[assignment]
+    """PredictStream is Predict without a call for every request: any number of requests on one stream, answered in any
+    order, each under the id that its sender gave it. A request that cannot be answered gets an error and leaves the
+    others alone. The server reads on while no more than 1,024 queries of the stream are unanswered, so a client that
+    does not read its answers is not read either. A server that drains says so in a message; the client then sends what
+    it has left elsewhere and closes its side, and the server answers what it has been sent and ends the stream with
+    OK. The stream itself ends with INVALID_ARGUMENT only for bytes that are no message, or for a message that has no
+    requests or too many; what was unanswered when a stream ended may be asked again. Servers before version 0.2 answer
+    UNIMPLEMENTED.
+    """
     GetModel: _aio.UnaryUnaryMultiCallable[_predictor_pb2.GetModelRequest, _predictor_pb2.GetModelResponse]  # type: ignore[assignment]
     """GetModel describes one served model."""
     ListModels: _aio.UnaryUnaryMultiCallable[_predictor_pb2.ListModelsRequest, _predictor_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -77,6 +97,22 @@ class PredictorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_predictor_pb2.PredictResponse, _abc.Awaitable[_predictor_pb2.PredictResponse]]:
         """Predict returns one prediction per query, in the order of the queries. It has no side effects."""
+
+    @_abc_1.abstractmethod
+    def PredictStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_predictor_pb2.PredictStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_predictor_pb2.PredictStreamResponse], _abc.AsyncIterator[_predictor_pb2.PredictStreamResponse]]:
+        """PredictStream is Predict without a call for every request: any number of requests on one stream, answered in any
+        order, each under the id that its sender gave it. A request that cannot be answered gets an error and leaves the
+        others alone. The server reads on while no more than 1,024 queries of the stream are unanswered, so a client that
+        does not read its answers is not read either. A server that drains says so in a message; the client then sends what
+        it has left elsewhere and closes its side, and the server answers what it has been sent and ends the stream with
+        OK. The stream itself ends with INVALID_ARGUMENT only for bytes that are no message, or for a message that has no
+        requests or too many; what was unanswered when a stream ended may be asked again. Servers before version 0.2 answer
+        UNIMPLEMENTED.
+        """
 
     @_abc_1.abstractmethod
     def GetModel(

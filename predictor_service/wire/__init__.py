@@ -1,0 +1,1 @@
+"""The predictor's own API on the wire: its messages, and the stream of them."""
