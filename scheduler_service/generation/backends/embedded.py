@@ -39,7 +39,7 @@ class EmbeddedBackend:
 
     ``adapter_scale``: the adapter's strength, 0 for none. ``slots``: requests that run at once.
     ``generated_tokens``: the most that a request generates, reasoning and answer; a slot holds these and a prompt of
-    ``PROMPT_TOKENS``. ``threads``: CPU threads, 0 for all cores.
+    ``PROMPT_TOKENS``. ``threads``: CPU threads, 0 for all cores. ``metrics``: serve llama.cpp's own at ``url``/metrics.
     """
 
     name = "embedded"
@@ -54,19 +54,22 @@ class EmbeddedBackend:
         slots: int = 8,
         generated_tokens: int = 288,
         threads: int = 0,
+        metrics: bool = False,
     ) -> None:
         """Remember what to load; ``start`` loads it."""
         self._model, self._adapter, self._adapter_scale = model, adapter, adapter_scale
         self._slots, self._context, self._threads = slots, PROMPT_TOKENS + generated_tokens, threads
+        self._metrics = metrics
         self._llama: Any = None
+        self.url = ""
         self._backend: LlamaCppBackend | None = None
 
     async def start(self) -> None:
         """Load the model off the event loop and wait for its listener."""
         self._llama = await asyncio.to_thread(self._load)
-        url = str(self._llama.listening_address)
-        log.info("embedded LLM listens on %s", url)
-        self._backend = LlamaCppBackend(HttpServer(url, reuse_connections=False))
+        self.url = str(self._llama.listening_address)
+        log.info("embedded LLM listens on %s", self.url)
+        self._backend = LlamaCppBackend(HttpServer(self.url, reuse_connections=False))
         await self._backend.start()
 
     async def close(self) -> None:
@@ -105,6 +108,7 @@ class EmbeddedBackend:
         params.warmup = False
         params.verbosity = 0
         params.cont_batching = True
+        params.endpoint_metrics = self._metrics
         if self._threads:
             params.cpuparams.n_threads = self._threads
             params.cpuparams_batch.n_threads = self._threads
