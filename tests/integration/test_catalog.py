@@ -14,7 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracerProvider, SpanKind
 
+from predictive_scheduling.interceptors import StreamedCalls
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
 from predictive_scheduling.predictor.v1 import predictor_pb2_grpc
 from predictor_service.artifact import ArtifactError, Manifest, digest
@@ -355,7 +358,9 @@ async def test_whatever_stands_in_a_manifest_calls_end_with_a_documented_status(
     try:
         async with asyncio.TaskGroup() as tasks:
             predictions = Predictions(found, "hidden", tasks)
-            predictor_pb2_grpc.add_PredictorServiceServicer_to_server(PredictorServicer(predictions), server)
+            calls = StreamedCalls("a/b", SpanKind.SERVER, NoOpTracerProvider(), NoOpMeterProvider())
+            servicer = PredictorServicer(predictions, calls, asyncio.Event())
+            predictor_pb2_grpc.add_PredictorServiceServicer_to_server(servicer, server)
             port = server.add_insecure_port("127.0.0.1:0")
             await server.start()
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:

@@ -80,8 +80,11 @@ def test_what_was_given_is_held_against_uniform(observer):
 def test_a_negative_benefit_is_counted_and_takes_nothing_from_the_time_saved(observer):
     allocation = given(prediction_seconds=2.0)
     observer.finished(JOB, allocation, used(net_benefit_seconds=-5.0, net_benefit_at_equal_accuracy_seconds=1.0))
-    signs = {labels["against"]: labels["sign"] for labels, _ in points(observer, "net_benefit.requests")}
-    assert signs == {"cap": "negative", "equal_accuracy": "positive"}
+    counted = {(labels["against"], labels["sign"]): n for labels, n in points(observer, "net_benefit.requests")}
+    # Those that have not come are counted, too: a share of them is zero, not nothing.
+    assert counted == {
+        ("cap", "negative"): 1, ("cap", "positive"): 0, ("equal_accuracy", "negative"): 0, ("equal_accuracy", "positive"): 1,
+    }  # fmt: skip
     saved = {labels["against"]: value for labels, value in points(observer, "time_saved")}
     assert saved == {"cap": 0.0, "equal_accuracy": 3.0}
     assert points(observer, "time_added") == [({}, 2.0)]
