@@ -83,8 +83,11 @@ def test_a_negative_benefit_is_counted_and_takes_nothing_from_the_time_saved(obs
     counted = {(labels["against"], labels["sign"]): n for labels, n in points(observer, "net_benefit.requests")}
     # Those that have not come are counted, too: a share of them is zero, not nothing.
     assert counted == {
-        ("cap", "negative"): 1, ("cap", "positive"): 0, ("equal_accuracy", "negative"): 0, ("equal_accuracy", "positive"): 1,
-    }  # fmt: skip
+        ("cap", "negative"): 1,
+        ("cap", "positive"): 0,
+        ("equal_accuracy", "negative"): 0,
+        ("equal_accuracy", "positive"): 1,
+    }
     saved = {labels["against"]: value for labels, value in points(observer, "time_saved")}
     assert saved == {"cap": 0.0, "equal_accuracy": 3.0}
     assert points(observer, "time_added") == [({}, 2.0)]
