@@ -86,7 +86,7 @@ async def process(*arguments: str, python: str = sys.executable) -> AsyncIterato
 
 
 @asynccontextmanager
-async def backend() -> AsyncIterator[str]:
+async def backend(prefill_seconds: float = 0.0) -> AsyncIterator[str]:
     """A server that writes tokens eight at a time, without end token: by TGI's routes, and by OpenAI's for chat."""
     token = b'data: {"token":{"id":1,"text":" word","special":false},"generated_text":null,"details":null}\n\n'
     last = token.replace(
@@ -105,6 +105,7 @@ async def backend() -> AsyncIterator[str]:
     async def stream(request: web.Request) -> web.StreamResponse:
         count = (await request.json())["parameters"]["max_new_tokens"]
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await asyncio.sleep(prefill_seconds)
         await response.prepare(request)
         for at in range(0, count - 1, 8):
             await response.write(token * min(8, count - 1 - at))
@@ -114,6 +115,7 @@ async def backend() -> AsyncIterator[str]:
     async def chat(request: web.Request) -> web.StreamResponse:
         count = (await request.json())["max_tokens"]
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await asyncio.sleep(prefill_seconds)
         await response.prepare(request)
         pieces = [chat_event({"content": f" word{at}"}) for at in range(8)]  # LiteLLM ends what repeats itself
         for at in range(0, count, 8):

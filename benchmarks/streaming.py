@@ -94,9 +94,9 @@ async def serve_proxy(url: str) -> None:
     await server.wait_for_termination()
 
 
-async def serve_backend() -> None:
+async def serve_backend(prefill_seconds: float) -> None:
     """Run the backend until the process is ended."""
-    async with backend() as url:
+    async with backend(prefill_seconds) as url:
         sys.stderr.write(f"listening on port {url.rpartition(':')[2]}\n")
         await asyncio.Event().wait()
 
@@ -157,11 +157,11 @@ async def throughput(stream: Stream, callers: int, requests: int) -> float:
     return total
 
 
-async def measure(concurrency: list[int], rounds: int, rate: float, litellm: str | None) -> dict[str, Any]:
+async def measure(concurrency: list[int], rounds: int, rate: float, prefill_ms: float, litellm: str | None) -> dict[str, Any]:
     """Measure all contenders at every concurrency; ``rate``: requests a second while latencies are measured."""
     module = ("-m", "benchmarks.streaming")
     async with AsyncExitStack() as stack:
-        source = await stack.enter_async_context(process(*module, "--serve=backend"))
+        source = await stack.enter_async_context(process(*module, "--serve=backend", f"--prefill-ms={prefill_ms:g}"))
         url = f"http://{source.address}"
         proxy = await stack.enter_async_context(process(*module, "--serve=proxy", f"--backend={url}"))
         predictor = await stack.enter_async_context(service("predictor"))
@@ -229,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--serve", choices=["backend", "proxy"])
     parser.add_argument("--backend", default="")
+    parser.add_argument("--prefill-ms", type=float, default=0.0)
     parser.add_argument("--litellm-python")
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 16, 64, 256])
     parser.add_argument("--rounds", type=int, default=5)
@@ -237,9 +238,9 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
     if given.serve:
-        asyncio.run(serve_backend() if given.serve == "backend" else serve_proxy(given.backend))
+        asyncio.run(serve_backend(given.prefill_ms / 1e3) if given.serve == "backend" else serve_proxy(given.backend))
         return
-    found = asyncio.run(measure(given.concurrency, given.rounds, given.rate, given.litellm_python))
+    found = asyncio.run(measure(given.concurrency, given.rounds, given.rate, given.prefill_ms, given.litellm_python))
     for callers, figures in found.items():
         for name, one in figures.items():
             cost = f"{one['cpu_us_a_token']:6.1f} µs a token" if "cpu_us_a_token" in one else ""

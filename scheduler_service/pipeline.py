@@ -95,6 +95,7 @@ class Pipeline:
                     if allocation is None:
                         forcing, ahead = runs[0].forcing, ReadAhead(texts)
                         await closing.enter_async_context(aclosing(ahead))
+                        ahead.begin()
                         deciding = asyncio.ensure_future(self._decide(job, runs[0], expected, ahead.first))
                         closing.push_async_callback(cancelled, deciding)
                         # Its floor is certain, so that much can be read before anything is decided.
@@ -174,6 +175,7 @@ class Pipeline:
 
     async def _decide(self, job: Job, run: _Run, expected: Expected | None, first: asyncio.Event) -> Allocation:
         """Allocate for a request that runs already, and let its budget apply: to its next call, or the running one."""
+        await asyncio.sleep(0)  # The engine's request is written first.
         allocation = await self._allocate(await self._with_state(job, expected, first))
         run.forcing.answer_tokens = allocation.answer_tokens
         run.forcing.set_budget(allocation.budget_tokens)

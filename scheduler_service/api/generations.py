@@ -213,10 +213,14 @@ class Generations:
         if running.job.tenant:
             context.attach(baggage.set_baggage(semconv.TENANT, running.job.tenant))
         error: Exception | None = None
+        begun = False
         try:
             async with aclosing(self._generate(running.job)) as events:
                 async for event in events:
                     running.say(event)
+                    if not begun and isinstance(event, Text):
+                        begun = True
+                        await asyncio.sleep(0)  # The first text goes out before what came with it is worked through.
                     if running.behind >= self._most_unread:
                         await self._wait_for_readers(running)
         except Exception as failure:  # whatever it is, it belongs to those who read

@@ -28,11 +28,15 @@ class ReadAhead(Generic[T]):
         self._asked: asyncio.Task[T] | None = None
         self._ended = False  # or it has failed
 
+    def begin(self) -> None:
+        """Ask for the first item now, not when somebody reads."""
+        self._ask()
+
     async def meanwhile(self, deciding: asyncio.Future[D], may_read: Callable[[], bool]) -> AsyncGenerator[T]:
         """Yield what comes until the decision is there, as long as ``may_read``."""
         while not deciding.done():
             if self._asked is None and not self._ended and may_read():
-                self._asked = asyncio.ensure_future(cast("Awaitable[T]", anext(self._stream)))
+                self._ask()
             waiting: set[asyncio.Future[D] | asyncio.Future[T]] = {deciding}
             if self._asked is not None and not self._ended:
                 waiting.add(self._asked)
@@ -46,6 +50,9 @@ class ReadAhead(Generic[T]):
                 continue
             asked, self._asked = self._asked, None
             yield asked.result()
+
+    def _ask(self) -> None:
+        self._asked = asyncio.ensure_future(cast("Awaitable[T]", anext(self._stream)))
 
     async def rest(self) -> AsyncGenerator[T]:
         """Yield what comes after the decision. Raises what the stream raises."""
