@@ -3,9 +3,9 @@
     python -m benchmarks.predictor_rivals --triton-python …/bin/python --mlserver-python …/bin/python
 
 Every server gets the same request by the same protocol, Open Inference V2 over gRPC: one hidden state, as raw bytes,
-and runs the same onnxruntime with one thread. Two graphs: the paper's MLP (the shipped gsm8k-r1-1.5b-hidden), and one
-of an encoder's size. Their dependencies exclude ours, so each has an environment of its own; a rival whose interpreter
-is not given is left out.
+and runs the same onnxruntime with one thread; ``by stream`` is our own protocol, as the scheduler speaks it. Two
+graphs: the paper's MLP (the shipped gsm8k-r1-1.5b-hidden), and one of an encoder's size. Their dependencies exclude
+ours, so each has an environment of its own; a rival whose interpreter is not given is left out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import statistics
 import tempfile
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from benchmarks.plots import Panel, draw
 from benchmarks.predictor import load, write_encoder_sized
 from benchmarks.processes import Service, process, service
 from predictive_scheduling.open_inference.v2 import open_inference_pb2 as pb
+from predictive_scheduling.predictor.v1 import predictor_pb2
 from predictor_service.artifact import read_manifest
 from predictor_service.settings import SHIPPED_MODELS
 
 _CONTENDERS = Path(__file__).parent / "contenders"
-_OURS = "predictor"
+_OURS, _STREAM = "predictor", "by stream"
 
 
 def requests(name: str, size: int) -> list[pb.ModelInferRequest]:
@@ -39,6 +41,16 @@ def requests(name: str, size: int) -> list[pb.ModelInferRequest]:
     tensor = pb.ModelInferRequest.InferInputTensor(name="hidden_state", datatype="FP32", shape=[1, size])
     return [
         pb.ModelInferRequest(model_name=name, inputs=[tensor], raw_input_contents=[one.tobytes()]) for one in states
+    ]
+
+
+def streamed(name: str, size: int) -> list[predictor_pb2.PredictRequest]:
+    """The same for our streams."""
+    states = np.random.default_rng(1).normal(size=(64, size))
+    query = predictor_pb2.Query
+    return [
+        predictor_pb2.PredictRequest(model=name, queries=[query(hidden_state=predictor_pb2.HiddenState(values=one))])
+        for one in states
     ]
 
 
@@ -63,14 +75,17 @@ async def measure(folder: Path, pythons: dict[str, str], rounds: int, calls: int
         for rival, python in pythons.items():
             started = process(str(_CONTENDERS / programs[rival]), str(folder / "model.onnx"), python=python)
             running[rival] = await stack.enter_async_context(started)
+        running[_STREAM] = running[_OURS]
         found: dict[str, Any] = {}
         for callers in (1, 16, 64):
             seen: dict[str, list[dict[str, float]]] = {one: [] for one in running}
             for at_round in range(rounds + 1):
                 for one, contender in running.items():
-                    asked = requests(manifest.name if one == _OURS else "model", manifest.hidden_size)
+                    size, name = manifest.hidden_size, "model" if one in pythons else manifest.name
+                    asked: Sequence[Any] = streamed(name, size) if one == _STREAM else requests(name, size)
+                    method = None if one == _STREAM else infer
                     cpu = contender.cpu_seconds()
-                    seconds, took = await load(contender.address, asked, callers, calls, infer)
+                    seconds, took = await load(contender.address, asked, callers, calls, method)
                     if at_round:
                         seen[one].append(
                             {

@@ -2,8 +2,9 @@
 
     python -m benchmarks.streaming --json out/bench/streaming.json --litellm-python …/bin/python
 
-Contenders: the backend read directly, a bare grpc.aio proxy, the scheduler, and, where an interpreter is given that has
-it, LiteLLM's proxy, which is what one would put there today; it speaks HTTP to both sides.
+Contenders: the backend read directly, a bare grpc.aio proxy, the scheduler by gRPC and by its HTTP front, and, where
+an interpreter is given that has it, LiteLLM's proxy, which is what one would put there today; it speaks HTTP to both
+sides.
 
 Every contender is a process of its own, the backend too; callers are in this one. The scheduler predicts every request
 anew (none is remembered), by a predictor in a process of its own, and decides by the price; the CPU time is the
@@ -13,6 +14,9 @@ scheduler's. The contenders take turns, round by round. Two things are measured 
   requests), so that it is the contender's own latency and not a queue before a full core;
 * CPU time per streamed token of the contender's process, with callers that never wait: its inverse is the tokens that
   a core carries.
+
+The backend answers at once, which no LLM does: what is decided meanwhile then delays the first token. With
+``--prefill-ms`` it thinks so long before it answers.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import statistics
 import sys
 import time
@@ -40,6 +45,8 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
 from scheduler_service.generation.backends.sse import SseParser
 
 _TOKENS = 128
+# All of them are reasoning: the answer of the scheduler's last call is one token.
+_ALL = {"min_reasoning_tokens": _TOKENS - 1, "max_reasoning_tokens": _TOKENS - 1}
 Stream = Callable[[str], AsyncIterator[float]]
 
 
@@ -53,17 +60,23 @@ async def read_backend(session: aiohttp.ClientSession, url: str, prompt: str, to
                 yield json.loads(data)["token"]["text"]
 
 
-def chat_stream(session: aiohttp.ClientSession, url: str) -> Stream:
-    """Read a proxy that speaks OpenAI's protocol for chat."""
+def chat_stream(session: aiohttp.ClientSession, url: str, **fields: int) -> Stream:
+    """Read a proxy that speaks OpenAI's protocol for chat, asked with ``fields`` besides."""
 
     async def stream(prompt: str) -> AsyncIterator[float]:
-        body = {"model": "m", "messages": [{"role": "user", "content": prompt}], "max_tokens": _TOKENS, "stream": True}
-        parser = SseParser()
+        messages = [{"role": "user", "content": prompt}]
+        body = {"model": "m", "messages": messages, "max_tokens": _TOKENS, "stream": True, **fields}
+        parser, unseen = SseParser(), _TOKENS
         async with session.post(f"{url}/v1/chat/completions", json=body) as response:
             response.raise_for_status()
             async for chunk in response.content.iter_any():
                 for data in parser.feed(chunk):
-                    if data != b"[DONE]" and json.loads(data)["choices"][0]["delta"].get("content"):
+                    if data == b"[DONE]":
+                        yield unseen
+                        return
+                    delta = json.loads(data)["choices"][0]["delta"]
+                    if unseen == _TOKENS and (delta.get("content") or delta.get("reasoning_content")):
+                        unseen -= 1
                         yield 1
 
     return stream
@@ -115,9 +128,7 @@ def grpc_stream(client: AsyncSchedulerClient) -> Stream:
     """Read a scheduler, or what looks like one."""
 
     async def stream(prompt: str) -> AsyncIterator[float]:
-        # All tokens are reasoning: the answer of the scheduler's last call is one token.
-        limits = {"min_reasoning_tokens": _TOKENS - 1, "max_reasoning_tokens": _TOKENS - 1}
-        async for event in client.generate(prompt, **limits):
+        async for event in client.generate(prompt, **_ALL):
             if event.HasField("text") and event.text.tokens:
                 yield event.text.tokens
 
@@ -157,19 +168,32 @@ async def throughput(stream: Stream, callers: int, requests: int) -> float:
     return total
 
 
-async def measure(concurrency: list[int], rounds: int, rate: float, prefill_ms: float, litellm: str | None) -> dict[str, Any]:
-    """Measure all contenders at every concurrency; ``rate``: requests a second while latencies are measured."""
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+async def measure(
+    concurrency: list[int], rounds: int, rate: float, prefill_ms: float, litellm: str | None
+) -> dict[str, Any]:
+    """Measure all contenders at every concurrency; ``rate``: requests a second while latencies are measured.
+
+    ``prefill_ms``: how long the backend takes to its first token.
+    """
     module = ("-m", "benchmarks.streaming")
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(process(*module, "--serve=backend", f"--prefill-ms={prefill_ms:g}"))
         url = f"http://{source.address}"
         proxy = await stack.enter_async_context(process(*module, "--serve=proxy", f"--backend={url}"))
+        front = f"127.0.0.1:{_free_port()}"
         predictor = await stack.enter_async_context(service("predictor"))
         scheduler = await stack.enter_async_context(
             service(
                 "scheduler", f"--predictor={predictor.address}", "--predictor-cache=0", "--backend=tgi",
                 f"--backend-url={url}", "--floor-tokens=0", "--answer-tokens=1", "--tokens-per-query=128",
                 "--cap-tokens=128", "--metrics-listen=127.0.0.1:0", "--max-in-flight=4096", "--backend-slots=1024",
+                f"--http-listen={front}",
             )
         )  # fmt: skip
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
@@ -178,6 +202,7 @@ async def measure(concurrency: list[int], rounds: int, rate: float, prefill_ms: 
             "direct": (direct(session, url), None),
             "bare proxy": (grpc_stream(clients[0]), proxy),
             "scheduler": (grpc_stream(clients[1]), scheduler),
+            "http front": (chat_stream(session, f"http://{front}", **_ALL), scheduler),
         }
         if litellm:
             program = str(Path(__file__).parent / "contenders" / "litellm_proxy.py")
