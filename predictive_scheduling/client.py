@@ -52,6 +52,16 @@ class SchedulerClient(Connection):
         request = pb.CompleteRequest(job=make_job(prompt, **fields))
         return self.stub.Complete(request, timeout=timeout or self._timeout, metadata=self._metadata)
 
+    def grant(self, prompt: str, **fields: Any) -> pb.Allocation:
+        """Return the budget of a request that you run yourself, reserved; ``settle`` its ``request_id`` afterwards."""
+        request = pb.GrantRequest(job=make_job(prompt, **fields))
+        return self.stub.Grant(request, timeout=self._timeout, metadata=self._metadata).allocation
+
+    def settle(self, request_id: str, **told: Any) -> pb.SettleResponse:
+        """Tell what a granted request used; ``told`` are fields of ``SettleRequest`` (``completion_tokens``, …)."""
+        request = pb.SettleRequest(**{"request_id": request_id, **told})
+        return self.stub.Settle(request, timeout=self._timeout, metadata=self._metadata)
+
     def report_outcome(self, request_id: str, score: float) -> pb.ReportOutcomeResponse:
         """Tell whether an answer was right: 1 right, 0 wrong."""
         request = pb.ReportOutcomeRequest(request_id=request_id, score=score)
@@ -109,6 +119,17 @@ class AsyncSchedulerClient(AsyncConnection):
         """Return the whole generation; ``timeout``: this call's deadline, in seconds."""
         request = pb.CompleteRequest(job=make_job(prompt, **fields))
         return await self.stub.Complete(request, timeout=timeout or self._timeout, metadata=self._metadata)
+
+    async def grant(self, prompt: str, **fields: Any) -> pb.Allocation:
+        """Return the budget of a request that you run yourself, reserved; ``settle`` its ``request_id`` afterwards."""
+        request = pb.GrantRequest(job=make_job(prompt, **fields))
+        response = await self.stub.Grant(request, timeout=self._timeout, metadata=self._metadata)
+        return response.allocation
+
+    async def settle(self, request_id: str, **told: Any) -> pb.SettleResponse:
+        """Tell what a granted request used; ``told`` are fields of ``SettleRequest`` (``completion_tokens``, …)."""
+        request = pb.SettleRequest(**{"request_id": request_id, **told})
+        return await self.stub.Settle(request, timeout=self._timeout, metadata=self._metadata)
 
     async def report_outcome(self, request_id: str, score: float) -> pb.ReportOutcomeResponse:
         """Tell whether an answer was right: 1 right, 0 wrong."""

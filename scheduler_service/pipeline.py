@@ -81,13 +81,13 @@ class Pipeline:
         """
         came = self.clock()
         allocation: Allocation | None = None
-        await self._admit(job)
+        await self.admit(job)
         try:
             if self.engine_first and job.traces == 1:
                 expected = await self._state_to_come(job)
                 runs = [self._begun(job, expected, came)]
             else:
-                allocation = await self._allocate(job)
+                allocation = await self.allocate(job)
                 runs = self._runs(job, allocation, came)
             try:
                 async with AsyncExitStack() as closing:
@@ -136,7 +136,8 @@ class Pipeline:
         finally:
             self.admission.leave(job)
 
-    async def _allocate(self, job: Job) -> Allocation:
+    async def allocate(self, job: Job) -> Allocation:
+        """Predict, decide and reserve the budget of an admitted job; ``settle`` must follow."""
         allocation = await self.allocator.allocate(job)
         if job.answer_tokens is None:
             return allocation
@@ -176,7 +177,7 @@ class Pipeline:
     async def _decide(self, job: Job, run: _Run, expected: Expected | None, first: asyncio.Event) -> Allocation:
         """Allocate for a request that runs already, and let its budget apply: to its next call, or the running one."""
         await asyncio.sleep(0)  # The engine's request is written first.
-        allocation = await self._allocate(await self._with_state(job, expected, first))
+        allocation = await self.allocate(await self._with_state(job, expected, first))
         run.forcing.answer_tokens = allocation.answer_tokens
         run.forcing.set_budget(allocation.budget_tokens)
         # Nobody waited for what was decided before the first token; who wants the allocation first, for the rest.
@@ -266,24 +267,26 @@ class Pipeline:
             telemetry.add_event("cut by deadline")
 
     def _settle(self, job: Job, runs: Sequence[_Run]) -> None:
-        """Count what was used, end the reservation, and offer what it left to the requests that still reason.
-
-        What was used without a reservation, since the request ended before it had one, is taken from the bank.
-        """
-        if not self.ledger.holds(job.key):
-            self.ledger.reserve({job.key: 0.0}, 0, self.clock())
         for run in runs:
             self.pace.observe(run.timing.seconds_per_token(), run.timing.tokens)
         used = sum(run.forcing.reasoning_tokens for run in runs)
-        self.admission.rates.tokens.charge(
-            job.tenant, used + sum(run.forcing.answer_used for run in runs), self.clock()
-        )
-        returned = self.ledger.settle(job.key, used)
-        if self.reclaimer is None:
-            return
-        self.reclaimer.stop(job.key)
-        if returned:
-            self.reclaimer.offer(returned, self.ledger.extend, self.allocator.price)
+        self.settle(job, used, sum(run.forcing.answer_used for run in runs))
+
+    def settle(self, job: Job, reasoning_tokens: float, answer_tokens: int) -> float:
+        """Count what was used, end the reservation, and offer what it left to the requests that still reason.
+
+        What was used without a reservation, since the request ended before it had one, is taken from the bank. Returns
+        the reasoning tokens that were left.
+        """
+        if not self.ledger.holds(job.key):
+            self.ledger.reserve({job.key: 0.0}, 0, self.clock())
+        self.admission.rates.tokens.charge(job.tenant, int(reasoning_tokens) + answer_tokens, self.clock())
+        returned = self.ledger.settle(job.key, reasoning_tokens)
+        if self.reclaimer is not None:
+            self.reclaimer.stop(job.key)
+            if returned:
+                self.reclaimer.offer(returned, self.ledger.extend, self.allocator.price)
+        return returned
 
     @contextmanager
     def visit(self, tenant: str, requests: int) -> Iterator[None]:
@@ -327,8 +330,11 @@ class Pipeline:
             self.observers.rejected(job, error)
             raise
 
-    async def _admit(self, job: Job) -> None:
-        """Refuse what cannot be served, before anything is spent on it."""
+    async def admit(self, job: Job) -> None:
+        """Refuse what cannot be served, before anything is spent on it; ``admission.leave`` must follow.
+
+        Raises OverloadedError, QuotaExceededError, and InvalidRequestError or PreconditionError for what does not fit.
+        """
         self._enter(job)
         try:
             await self._check_hidden_state(job)

@@ -33,6 +33,7 @@ from scheduler_service.assembly import (
 )
 from scheduler_service.generation.backends import make_backend
 from scheduler_service.generation.backends.base import Backend
+from scheduler_service.grants import Grants
 from scheduler_service.settings import SchedulerSettings
 from scheduler_service.telemetry.journal import Journal
 from scheduler_service.telemetry.metrics import MetricsObserver
@@ -84,9 +85,10 @@ async def serve(
         async with aclosing(serving), asyncio.TaskGroup() as group:
             generations = Generations(pipeline.generate, group, most_stalled_seconds=settings.slow_reader_seconds)
             board = StatusBoard(pipeline, journal, served.model, settings.policy, settings.backend)
-            servicer = SchedulerServicer(pipeline, generations, board, intake)
+            grants = Grants(pipeline, settings.grant_seconds)
+            servicer = SchedulerServicer(pipeline, generations, grants, board, intake)
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
-            working = [group.create_task(pipeline.allocator.run())]
+            working = [group.create_task(pipeline.allocator.run()), group.create_task(grants.run())]
             if sharing is not None:
                 working.append(group.create_task(sharing.run()))
                 await sharing.beat()  # so that the first request finds a lease

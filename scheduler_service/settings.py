@@ -23,7 +23,7 @@ from predictive_scheduling.service_settings import (
 )
 from scheduler_service.allocation import POLICIES
 from scheduler_service.allocation.exact import MOST_STATES
-from scheduler_service.generation.backends import EMBEDDED, SERVERS
+from scheduler_service.generation.backends import SERVERS, WITHOUT_ADDRESS
 from scheduler_service.generation.backends.base import BackendConfiguration
 from scheduler_service.generation.engine_reports import check_told, parse_listen
 from scheduler_service.generation.templates import TEMPLATES, PromptTemplate, read_templates
@@ -37,7 +37,7 @@ class BackendSettings(ServiceSettings):
     backend: str = setting(
         "tgi",
         PLATFORM,
-        "LLM server: tgi, vllm, sglang, openai (any other with that API), llama_cpp, embedded",
+        "LLM server: tgi, vllm, sglang, openai (any other with that API), llama_cpp, embedded, or none, to decide only",
     )
     backend_url: str = setting("", PLATFORM, "address of the LLM server, http://host:port; several with commas")
     backend_model: str = setting("", PLATFORM, "model to ask the server for, listed or not; empty takes its first")
@@ -84,7 +84,7 @@ class BackendSettings(ServiceSettings):
     def _backend_is_one(self) -> BackendSettings:
         if self.backend not in SERVERS:
             raise ValueError(f"backend: {self.backend!r} is none of {', '.join(SERVERS)}")
-        if self.backend != EMBEDDED and not self.backend_url:
+        if self.backend not in WITHOUT_ADDRESS and not self.backend_url:
             raise ValueError(f"backend_url: required for the backend {self.backend}")
         if self.backend_chat and self.backend not in ("vllm", "sglang", "openai"):
             raise ValueError(f"backend_chat: {self.backend} has no chat route")
@@ -252,6 +252,9 @@ class LimitSettings(ServiceSettings):
     max_in_flight: int = setting(1024, RELIABILITY, "requests in flight at once; more are refused", ge=1)
     max_in_flight_tokens: int = setting(
         0, RELIABILITY, "most tokens that requests in flight may ask for; 0 for no limit", ge=0
+    )
+    grant_seconds: float = setting(
+        600.0, RELIABILITY, "when a budget that was granted counts as expected, if nobody tells what was used", gt=0
     )
     slow_reader_seconds: float = setting(
         60.0, RELIABILITY, "how long a caller may leave its stream unread; then the request ends", gt=0

@@ -85,7 +85,7 @@ class Intake:
 
     def job(
         self,
-        request: pb.GenerateRequest | pb.CompleteRequest,
+        request: pb.GenerateRequest | pb.CompleteRequest | pb.GrantRequest,
         who: Credentials,
         seconds: float | None = None,
         completion_tokens: int | None = None,

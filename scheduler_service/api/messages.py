@@ -22,6 +22,7 @@ from scheduler_service.domain import (
     UnknownModelError,
     Usage,
 )
+from scheduler_service.grants import Told
 from scheduler_service.planning.plan import WindowPlan
 
 _STEP = 16  # between the points of a plan item that names none
@@ -73,6 +74,18 @@ def budget_range(message: pb.Job | pb.PlanItem, prefix: str, floor: int, cap: in
     if low > high:
         raise InvalidRequestError(f"{prefix}min_reasoning_tokens", f"{low} is above max_reasoning_tokens, {high}")
     return low, high
+
+
+def told_of(message: pb.SettleRequest) -> Told:
+    """Return what a caller tells of a request that it has run."""
+    return Told(
+        completion_tokens=message.completion_tokens if message.HasField("completion_tokens") else None,
+        reasoning_tokens=message.reasoning_tokens if message.HasField("reasoning_tokens") else None,
+        prompt_tokens=message.prompt_tokens,
+        failure=message.failure,
+        first_token_seconds=message.first_token_seconds,
+        seconds_per_token=message.seconds_per_token,
+    )
 
 
 def plan_item(item: pb.PlanItem, position: int, *, floor: int, cap: int) -> tuple[Job, Prediction | None]:

@@ -18,10 +18,11 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
 from scheduler_service.api.generations import Generations
 from scheduler_service.api.intake import Credentials, Intake, check
-from scheduler_service.api.messages import allocation_message, plan_message, text_message, usage_message
+from scheduler_service.api.messages import allocation_message, plan_message, text_message, told_of, usage_message
 from scheduler_service.api.status import StatusBoard
 from scheduler_service.api.statuses import status_of
 from scheduler_service.domain import Allocation, Event, SchedulingError, Text, TextKind, Usage
+from scheduler_service.grants import Grants
 from scheduler_service.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -48,11 +49,14 @@ def _answered(method: _Unary[_Request, _Response]) -> _Unary[_Request, _Response
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     """Translates between the wire and the pipeline: messages to jobs, events to messages, errors to statuses."""
 
-    def __init__(self, pipeline: Pipeline, generations: Generations, board: StatusBoard, intake: Intake) -> None:
-        """Serve ``pipeline``, whose requests come by ``intake`` and run as ``generations``.
+    def __init__(
+        self, pipeline: Pipeline, generations: Generations, grants: Grants, board: StatusBoard, intake: Intake
+    ) -> None:
+        """Serve ``pipeline``, whose requests come by ``intake`` and run as ``generations``, or elsewhere by ``grants``.
 
         ``board``: what its status calls return.
         """
+        self._grants = grants
         self._pipeline = pipeline
         self._generations, self._board = generations, board
         self._intake = intake
@@ -85,6 +89,20 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             asked = await aside.run(size, lambda: self._intake.plan(request, who))
             plan = await self._pipeline.plan(asked.jobs, asked.known, asked.tokens_per_query, asked.policy)
             return await aside.run(size, lambda: plan_message(plan))
+
+    @_answered
+    async def Grant(self, request: pb.GrantRequest, context: _Context) -> pb.GrantResponse:
+        """Decide and reserve the budget of a request that its caller runs."""
+        allocation = await self._grants.grant(self._intake.job(request, _credentials(context)))
+        return pb.GrantResponse(allocation=allocation_message(allocation))
+
+    @_answered
+    async def Settle(self, request: pb.SettleRequest, context: _Context) -> pb.SettleResponse:
+        """End a grant by what was used."""
+        tenant = self._intake.tenant(_credentials(context), request.tenant)
+        check(request)
+        returned = self._grants.settle((tenant, request.request_id), told_of(request))
+        return pb.SettleResponse(settled=returned is not None, returned_tokens=returned or 0.0)
 
     @_answered
     async def ReportOutcome(self, request: pb.ReportOutcomeRequest, context: _Context) -> pb.ReportOutcomeResponse:

@@ -202,13 +202,13 @@ async def test_who_leaves_before_the_first_token_pays_nothing(tmp_path):
 
 async def test_a_budget_that_was_reserved_and_then_nobodys_is_settled(tmp_path, monkeypatch):
     """As where the caller leaves in the very moment of the decision."""
-    allocate = Pipeline._allocate
+    allocate = Pipeline.allocate
 
     async def allocate_and_fail(pipeline, job):
         await allocate(pipeline, job)
         raise BackendUnavailableError("in that moment")
 
-    monkeypatch.setattr(Pipeline, "_allocate", allocate_and_fail)
+    monkeypatch.setattr(Pipeline, "allocate", allocate_and_fail)
     async with served(tmp_path, ConnectorStandIn(state)) as (client, _):
         failed = await refused(client.complete("a hard one"))
         budget = await balanced(client)

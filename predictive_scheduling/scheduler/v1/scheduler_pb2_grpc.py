@@ -57,6 +57,16 @@ class SchedulerServiceStub:
                 request_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.AllocateRequest.SerializeToString,
                 response_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.AllocateResponse.FromString,
                 _registered_method=True)
+        self.Grant = channel.unary_unary(
+                '/predictive_scheduling.scheduler.v1.SchedulerService/Grant',
+                request_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GrantRequest.SerializeToString,
+                response_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GrantResponse.FromString,
+                _registered_method=True)
+        self.Settle = channel.unary_unary(
+                '/predictive_scheduling.scheduler.v1.SchedulerService/Settle',
+                request_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.SettleRequest.SerializeToString,
+                response_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.SettleResponse.FromString,
+                _registered_method=True)
         self.ReportOutcome = channel.unary_unary(
                 '/predictive_scheduling.scheduler.v1.SchedulerService/ReportOutcome',
                 request_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.ReportOutcomeRequest.SerializeToString,
@@ -112,6 +122,21 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Grant(self, request, context):
+        """Grant decides the budget of a request that the caller itself runs on an LLM server, and reserves it. Settle ends it;
+        what is never settled is counted, after a time that the server sets, by what it was expected to use.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Settle(self, request, context):
+        """Settle says what a granted request has used. A caller with an identity settles its own requests.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportOutcome(self, request, context):
         """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated.
         A caller with an identity reports for its own requests.
@@ -159,6 +184,16 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.Allocate,
                     request_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.AllocateRequest.FromString,
                     response_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.AllocateResponse.SerializeToString,
+            ),
+            'Grant': grpc.unary_unary_rpc_method_handler(
+                    servicer.Grant,
+                    request_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GrantRequest.FromString,
+                    response_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GrantResponse.SerializeToString,
+            ),
+            'Settle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Settle,
+                    request_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.SettleRequest.FromString,
+                    response_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.SettleResponse.SerializeToString,
             ),
             'ReportOutcome': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportOutcome,
@@ -270,6 +305,60 @@ class SchedulerService:
             '/predictive_scheduling.scheduler.v1.SchedulerService/Allocate',
             predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.AllocateRequest.SerializeToString,
             predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.AllocateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Grant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/predictive_scheduling.scheduler.v1.SchedulerService/Grant',
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GrantRequest.SerializeToString,
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GrantResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Settle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/predictive_scheduling.scheduler.v1.SchedulerService/Settle',
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.SettleRequest.SerializeToString,
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.SettleResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,12 @@ class SchedulerServiceStub:
     """Allocate returns the plan that a window of these queries would get. It spends nothing; of a tenant's rate it counts
     as a request for each query that is predicted.
     """
+    Grant: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GrantRequest, _scheduler_pb2.GrantResponse]
+    """Grant decides the budget of a request that the caller itself runs on an LLM server, and reserves it. Settle ends it;
+    what is never settled is counted, after a time that the server sets, by what it was expected to use.
+    """
+    Settle: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.SettleRequest, _scheduler_pb2.SettleResponse]
+    """Settle says what a granted request has used. A caller with an identity settles its own requests."""
     ReportOutcome: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ReportOutcomeRequest, _scheduler_pb2.ReportOutcomeResponse]
     """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated.
     A caller with an identity reports for its own requests.
@@ -83,6 +89,12 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Allocate returns the plan that a window of these queries would get. It spends nothing; of a tenant's rate it counts
     as a request for each query that is predicted.
     """
+    Grant: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GrantRequest, _scheduler_pb2.GrantResponse]  # type: ignore[assignment]
+    """Grant decides the budget of a request that the caller itself runs on an LLM server, and reserves it. Settle ends it;
+    what is never settled is counted, after a time that the server sets, by what it was expected to use.
+    """
+    Settle: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.SettleRequest, _scheduler_pb2.SettleResponse]  # type: ignore[assignment]
+    """Settle says what a granted request has used. A caller with an identity settles its own requests."""
     ReportOutcome: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ReportOutcomeRequest, _scheduler_pb2.ReportOutcomeResponse]  # type: ignore[assignment]
     """ReportOutcome tells the scheduler whether an answer was right, which measures how well predictions are calibrated.
     A caller with an identity reports for its own requests.
@@ -132,6 +144,24 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         """Allocate returns the plan that a window of these queries would get. It spends nothing; of a tenant's rate it counts
         as a request for each query that is predicted.
         """
+
+    @_abc_1.abstractmethod
+    def Grant(
+        self,
+        request: _scheduler_pb2.GrantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.GrantResponse, _abc.Awaitable[_scheduler_pb2.GrantResponse]]:
+        """Grant decides the budget of a request that the caller itself runs on an LLM server, and reserves it. Settle ends it;
+        what is never settled is counted, after a time that the server sets, by what it was expected to use.
+        """
+
+    @_abc_1.abstractmethod
+    def Settle(
+        self,
+        request: _scheduler_pb2.SettleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.SettleResponse, _abc.Awaitable[_scheduler_pb2.SettleResponse]]:
+        """Settle says what a granted request has used. A caller with an identity settles its own requests."""
 
     @_abc_1.abstractmethod
     def ReportOutcome(

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from scheduler_service.generation.backends.base import Backend, BackendConfiguration
 
-EMBEDDED = "embedded"
+EMBEDDED, NONE = "embedded", "none"
 _HERE = "scheduler_service.generation.backends"
 
 # By name, since a module needs what who only reads settings lacks (aiohttp, llama.cpp).
@@ -18,7 +18,11 @@ SERVERS: dict[str, str] = {
     "openai": f"{_HERE}.openai",
     "llama_cpp": f"{_HERE}.llama_cpp",
     EMBEDDED: f"{_HERE}.embedded",
+    NONE: f"{_HERE}.absent",
 }
+
+
+WITHOUT_ADDRESS = (EMBEDDED, NONE)
 
 
 class ServerModule(Protocol):
@@ -32,7 +36,7 @@ class ServerModule(Protocol):
 def make_backend(configuration: BackendConfiguration) -> Backend:
     """Return the backend that is configured, not yet started. Raises KeyError for a kind that is not in ``SERVERS``."""
     module = cast("ServerModule", import_module(SERVERS[configuration.kind]))
-    if configuration.kind == EMBEDDED:
+    if configuration.kind in WITHOUT_ADDRESS:
         return module.make("", configuration)
     from scheduler_service.generation.backends.pool import BackendPool
 
