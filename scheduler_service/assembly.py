@@ -25,6 +25,7 @@ from scheduler_service.budget.ledger import BudgetLedger
 from scheduler_service.budget.reclaim import Reclaimer
 from scheduler_service.budget.shared_budget import Deposits, Lease, SharedBudget
 from scheduler_service.domain import Prediction
+from scheduler_service.gateway.budgets import Way
 from scheduler_service.generation.backends.base import Backend, Limits
 from scheduler_service.generation.dispatcher import Dispatcher
 from scheduler_service.generation.engine_reports import EngineReports
@@ -173,6 +174,15 @@ def make_pipeline(
         engine_first=priced
         and bool(settings.predictor)
         and (reports is not None or not settings.backend_thinking_budget),
+    )
+
+
+def way_of(settings: SchedulerSettings) -> Way:
+    """How a gateway wants budgets."""
+    return Way(
+        settings.ext_proc_budget_field,
+        settings.ext_proc_tenant_header.lower(),
+        {"always": True, "never": False}.get(settings.ext_proc_usage),
     )
 
 

@@ -52,6 +52,10 @@ class Grants:
         """How many are open."""
         return len(self._open)
 
+    def open(self, key: tuple[str, str]) -> bool:
+        """Whether a grant of this ``Job.key`` is open."""
+        return key in self._open
+
     async def grant(self, job: Job) -> Allocation:
         """Return the budget of a job. Raises what ``Pipeline.admit`` raises; then nothing is open."""
         pipeline, came = self._pipeline, self._pipeline.clock()

@@ -30,7 +30,10 @@ from scheduler_service.assembly import (
     make_reports,
     make_shared_budget,
     state_of,
+    way_of,
 )
+from scheduler_service.gateway.budgets import GatewayBudgets
+from scheduler_service.gateway.server import GatewayServer
 from scheduler_service.generation.backends import make_backend
 from scheduler_service.generation.backends.base import Backend
 from scheduler_service.grants import Grants
@@ -106,6 +109,15 @@ async def serve(
                 )
                 serving.also_drains.append(front.stop)
                 await front.start(settings.http_listen)
+            if settings.ext_proc_listen:
+                gateway = GatewayServer(
+                    GatewayBudgets(grants, intake, way_of(settings), measured.passed),
+                    settings.ext_proc_listen,
+                    settings.tls,
+                )
+                serving.also_drains.append(gateway.stop)
+                await gateway.start()
+                log.info("external processor on port %d", gateway.port)
             if settings.status_listen:
                 page = StatusPage(board, PageAccess(settings.pages_token.get_secret_value()))
                 serving.also_drains.append(page.stop)

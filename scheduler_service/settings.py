@@ -265,6 +265,24 @@ class LimitSettings(ServiceSettings):
     http_connections: int = setting(2048, RELIABILITY, "connections to the HTTP API at once; more are closed", ge=1)
 
 
+class GatewaySettings(ServiceSettings):
+    """Budgets for requests that pass through Envoy."""
+
+    ext_proc_listen: str = setting(
+        "", PLATFORM, "host:port for Envoy: its external processor and access logs, with the same TLS as gRPC"
+    )
+    ext_proc_budget_field: str = setting(
+        "", PLATFORM, "field of the LLM server for a thinking budget, such as thinking_token_budget; empty: max_tokens"
+    )
+    ext_proc_tenant_header: str = setting("x-tenant-id", PLATFORM, "header that names the tenant; the gateway sets it")
+    ext_proc_usage: str = setting(
+        "auto",
+        PLATFORM,
+        "ask streams for their usage where callers do not: auto, where the response comes back here; always; never",
+        pattern="^(auto|always|never)$",
+    )
+
+
 class InsightSettings(ServiceSettings):
     """What operators see."""
 
@@ -285,7 +303,14 @@ DEPRECATED = {
 
 
 class SchedulerSettings(
-    BackendSettings, PredictionSettings, BudgetSettings, WindowSettings, TenantSettings, LimitSettings, InsightSettings
+    BackendSettings,
+    PredictionSettings,
+    BudgetSettings,
+    WindowSettings,
+    TenantSettings,
+    LimitSettings,
+    GatewaySettings,
+    InsightSettings,
 ):
     """Everything that can be set on a scheduler."""
 

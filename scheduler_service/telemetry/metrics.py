@@ -122,6 +122,7 @@ class MetricsObserver:
         self._size = self._histogram(own + "window.size", "{request}", "Requests allocated together", _WINDOW_BUCKETS)
         self._budget = self._histogram(own + "budget", "{token}", "Reasoning budget of a request", _TOKEN_BUCKETS)
         self._used = self._histogram(own + "used", "{token}", "Reasoning tokens that a request used", _TOKEN_BUCKETS)
+        self._passed = self._counter("gateway", "{request}", "Requests at a gateway, by what became of them there")
         self._wasted = self._histogram(
             own + "wasted",
             "{token}",
@@ -197,6 +198,10 @@ class MetricsObserver:
     def wasted(self, job: Job, tokens: int) -> None:
         """Record how many tokens a call's engine generated in vain."""
         self._wasted.record(tokens)
+
+    def passed(self, outcome: str) -> None:
+        """Count a request at a gateway: decided, refused, or why it passed as it was."""
+        self._passed.add(1, {"outcome": outcome})
 
     def watch(self, state: Watched) -> None:
         """Observe a scheduler's state whenever metrics are collected."""

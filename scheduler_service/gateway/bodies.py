@@ -1,0 +1,140 @@
+"""The body of a chat completion or completion as it passes a gateway: what it asks for, and how a budget gets in. Pure.
+
+A gateway must not change what it does not know: bytes of fields that are not ours stay as they are, in their order. A
+field that a body does not have yet is put in front of the others; only one that it has makes it be written anew.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_ROUTES = {"/chat/completions": "messages", "/completions": "prompt", "/responses": "input"}
+_MOST_INFLATED = 16 << 20
+
+
+class UnreadableError(ValueError):
+    """A body is left as it is; the message says why, in one of few words that metrics may count by."""
+
+
+@dataclass(frozen=True)
+class Body:
+    """A body that was understood. ``prompt``: its text; ``choices``: answers that it asks for; ``streamed``.
+
+    ``fields``: the whole JSON object. ``reports_usage``: whether its stream ends with what was used.
+    """
+
+    raw: bytes
+    fields: dict[str, Any]
+    prompt: str
+    choices: int
+    streamed: bool
+    reports_usage: bool
+
+    def number(self, name: str) -> int | None:
+        """A field that holds a whole number."""
+        value = self.fields.get(name)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def prompt_field(path: str) -> str:
+    """The field that holds the prompt of requests to ``path``. Raises UnreadableError where it is no route of ours."""
+    bare = path.partition("?")[0].rstrip("/")
+    for route, field in _ROUTES.items():
+        if bare.endswith(route):
+            return field
+    raise UnreadableError("route")
+
+
+def inflate(raw: bytes, encoding: str) -> bytes:
+    """Undo a Content-Encoding. Raises UnreadableError for one that is not known, or bytes that are not so encoded."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return raw
+        case "gzip" | "x-gzip":
+            window = 16 + zlib.MAX_WBITS
+        case "deflate":
+            window = zlib.MAX_WBITS
+        case _:
+            raise UnreadableError("encoding")
+    unpacking = zlib.decompressobj(window)
+    try:
+        found = unpacking.decompress(raw, _MOST_INFLATED)
+    except zlib.error:
+        raise UnreadableError("encoding") from None
+    if unpacking.unconsumed_tail:
+        raise UnreadableError("size")
+    if not unpacking.eof:
+        raise UnreadableError("encoding")
+    return found
+
+
+def read(raw: bytes, field: str) -> Body:
+    """Understand a body whose prompt is in ``field``. Raises UnreadableError for anything else."""
+    try:
+        found = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise UnreadableError("json") from None
+    if not isinstance(found, dict):
+        raise UnreadableError("json")
+    prompt = _prompt(found.get(field), found.get("instructions"))
+    if not prompt:
+        raise UnreadableError("prompt")
+    choices = found.get("n")
+    options = found.get("stream_options")
+    return Body(
+        raw,
+        found,
+        prompt,
+        choices if isinstance(choices, int) and not isinstance(choices, bool) and choices > 0 else 1,
+        found.get("stream") is True,
+        isinstance(options, dict) and options.get("include_usage") is True,
+    )
+
+
+def rewritten(body: Body, values: Mapping[str, Any]) -> bytes:
+    """The body with ``values``, by their path (``a`` or ``a.b``)."""
+    fresh = {path: value for path, value in values.items() if path.partition(".")[0] not in body.fields}
+    if len(fresh) == len(values):
+        start = body.raw.index(b"{") + 1
+        nested = json.dumps(_nested({}, values)).encode()[1:-1]
+        return body.raw[:start] + nested + b", " + body.raw[start:]
+    return json.dumps(_nested(json.loads(body.raw), values), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _nested(into: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    for path, value in values.items():
+        *parents, name = path.split(".")
+        place = into
+        for parent in parents:
+            if not isinstance(place.get(parent), dict):
+                place[parent] = {}
+            place = place[parent]
+        place[name] = value
+    return into
+
+
+def _prompt(given: Any, instructions: Any) -> str:
+    """The text of a prompt: a string, or messages; a lone one as it is, several each after its role."""
+    if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
+        return given[0] if len(given) == 1 else ""  # several prompts in one request
+    if isinstance(given, list):
+        said = [(one.get("role"), _text(one.get("content"))) for one in given if isinstance(one, dict)]
+    else:
+        said = [("user", _text(given))]
+    if isinstance(instructions, str) and instructions:
+        said = [("system", instructions), *said]
+    said = [(role, text) for role, text in said if text]
+    if len(said) == 1:
+        return said[0][1]
+    return "\n\n".join(f"{str(role).capitalize()}: {text}" for role, text in said)
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
