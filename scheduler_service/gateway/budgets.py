@@ -115,7 +115,7 @@ class GatewayBudgets:
         return body
 
     def _job(self, body: Body, headers: Mapping[str, str]) -> Job:
-        """The job of a body. Raises InvalidRequestError for words that contradict each other, and what intake raises."""
+        """The job of a body. Raises what intake raises, InvalidRequestError for words that contradict each other."""
         who = Credentials(headers.get("authorization", ""))
         self._intake.admit(who)
         tenant = self._intake.tenant(who, headers.get(self._way.tenant_header, ""))

