@@ -105,6 +105,17 @@ class BudgetLimit(enum.Enum):
     UNIFORM = "uniform"
 
 
+class Effort(enum.Enum):
+    """How much reasoning a request deserves beside others; ``NONE`` is no reasoning."""
+
+    NONE = "none"
+    MINIMAL = "minimal"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    XHIGH = "xhigh"
+
+
 class TextKind(enum.Enum):
     """Reasoning or answer."""
 
@@ -150,7 +161,8 @@ class Job:
     asked, where the engine did not bring the hidden state that it takes.
 
     ``traces``: reasoning traces that share the budget and vote on the answer. ``answer_tokens``: the most of each
-    trace's answer where the caller wants fewer than the server gives.
+    trace's answer where the caller wants fewer than the server gives. ``priority``: who goes first. ``weight``: what
+    its accuracy is worth beside that of a request of weight 1; it buys a token that gains 1/weight of the price.
     """
 
     request_id: str
@@ -166,6 +178,7 @@ class Job:
     answer_tokens: int | None = None
     unpredicted: PredictionOutcome | None = None
     allocation_may_follow: bool = False
+    weight: float = 1.0
 
     @property
     def key(self) -> tuple[str, str]:

@@ -125,7 +125,7 @@ class Pipeline:
                 self._settle(job, runs)
             usage = _usage(allocation, runs, chosen, votes, self.clock(), self.pace.seconds_per_token)
             self.observers.finished(job, allocation, usage)
-            if job.traces == 1:  # what was predicted is the accuracy of one
+            if job.traces == 1 and job.cap_tokens:  # what was predicted is the accuracy of one that may reason
                 self.outcomes.remember(allocation, job.tenant)
         except BaseException as error:
             left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
@@ -255,7 +255,8 @@ class Pipeline:
         if self.reclaimer is None or allocation.prediction.outcome is not PredictionOutcome.FRESH:
             return
         curve, budget, cap = allocation.prediction.curve, allocation.budget_tokens, allocation.cap_tokens
-        self.reclaimer.start(Running(job.key, curve, budget, cap, forcing.set_budget, lambda: forcing.grows))
+        running = Running(job.key, curve, budget, cap, forcing.set_budget, lambda: forcing.grows, job.weight)
+        self.reclaimer.start(running)
 
     def _keep_in_time(self, job: Job, forcing: BudgetForcing, answer_tokens: int, timing: _Timing, now: float) -> None:
         """Cut the reasoning where the rest of the deadline is just enough for the answer, at the slower pace."""

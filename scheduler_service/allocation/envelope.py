@@ -87,15 +87,17 @@ def envelope_segments(problem: Problem) -> Segments:
 
 
 class Segment(NamedTuple):
-    """One envelope segment: accuracy per expected token, expected tokens, and the budget at its end."""
+    """One envelope segment: weighted accuracy per expected token, expected tokens, and the budget at its end."""
 
     slope: float
     cost: float
     end: int
 
 
-def segments_of(curve: Curve, floor: int, cap: int) -> list[Segment]:
+def segments_of(curve: Curve, floor: int, cap: int, weight: float = 1.0) -> list[Segment]:
     """The rising envelope segments of one curve, as ``envelope_segments`` finds them, in plain Python.
+
+    ``weight``: what its accuracy is worth, above 0; slopes are in proportion to it, and nothing else is.
 
     For one request at a time: arrays of one row cost more than the work. A monotone chain (Andrew 1979) over the
     curve's points between floor and cap; points on a straight stretch are kept, so that segments stay short.
@@ -127,7 +129,7 @@ def segments_of(curve: Curve, floor: int, cap: int) -> list[Segment]:
     for (x0, y0, _), (x1, y1, end) in pairwise(hull):
         if y1 <= y0:
             break
-        segments.append(Segment((y1 - y0) / (x1 - x0) if x1 > x0 else inf, x1 - x0, end))
+        segments.append(Segment(weight * (y1 - y0) / (x1 - x0) if x1 > x0 else inf, x1 - x0, end))
     return segments
 
 

@@ -6,7 +6,9 @@ known before the query comes: it is the price at which the queries of the past w
 dynamic learning of Agrawal, Wang and Ye (2014), "A dynamic near-optimal algorithm for online linear programming": solve
 for the price on what was seen, and use it until the next solution. What was seen is kept as a histogram of the tokens
 asked at each slope, so that a solution costs one pass over some hundred bins, however many requests came; older
-requests count less, so that the price follows the traffic.
+requests count less, so that the price follows the traffic. Where requests weigh differently, slopes are those of
+weighted accuracy, in the histogram and against the price: the plan that the price reaches is that of the largest sum
+of weighted accuracies.
 
 The account is a token bucket. It is granted the budget as requests come, and may be overdrawn by a fixed burst: without
 one, a request whose next segment is longer than what happens to be saved would go without, whatever its slope. So
@@ -101,23 +103,33 @@ class DualPrice:
         """Start without a past."""
         self._past = SlopeHistogram(self.half_life)
 
-    def decide(self, curve: Curve, floor: int, cap: int, grant: float, balance: float, limit: float) -> int:
+    def decide(
+        self, curve: Curve, floor: int, cap: int, grant: float, balance: float, limit: float, weight: float = 1.0
+    ) -> int:
         """Return a request's budget in tokens, from its expected curve, its floor and its cap.
 
         ``grant``: tokens that the account earns with it; ``balance``: what the account holds before, negative for a
-        debt; ``limit``: the most tokens that it may be expected to use beyond the floor. The floor is given in any
-        case. Tokens are those that budgets are expected to use.
+        debt; ``limit``: the most tokens that it may be expected to use beyond the floor; ``weight``: what its accuracy
+        is worth, above 0. The floor is given in any case. Tokens are those that budgets are expected to use.
         """
-        segments = segments_of(curve, floor, cap)
+        segments = segments_of(curve, floor, cap, weight)
         self._past.add(segments, grant - curve.used_at(floor))
         large = 1 + abs(balance) / (self.large_balance * max(1.0, self._past.mean_spare))
         self.price = self._past.price(balance / self.horizon * large)
-        budget, bought = floor, 0.0
-        for segment in segments:
-            if segment.slope < self.price or bought + segment.cost > limit + _ROUNDING:
-                break
-            budget, bought = segment.end, bought + segment.cost
-        return budget
+        return buy(segments, self.price, floor, limit)
+
+
+def buy(segments: Sequence[Segment], price: float, floor: int, limit: float) -> int:
+    """Return the budget that has all ``segments`` from the ``floor`` on which are worth the ``price``.
+
+    ``limit``: the most tokens that they may be expected to use.
+    """
+    budget, bought = floor, 0.0
+    for segment in segments:
+        if segment.slope < price or bought + segment.cost > limit + _ROUNDING:
+            break
+        budget, bought = segment.end, bought + segment.cost
+    return budget
 
 
 class Price:
@@ -142,14 +154,15 @@ class Price:
         burst = self._burst_requests * problem.total / max(1, count)
         balance, budgets = 0.0, []
         points, used = tuple(problem.points.tolist()), None if problem.used is None else problem.used.tolist()
-        rows = zip(problem.accuracy.tolist(), problem.floors.tolist(), problem.caps.tolist(), strict=True)
-        for at, (accuracy, floor, cap) in enumerate(rows):
+        weights = [1.0] * count if problem.weights is None else problem.weights.tolist()
+        rows = zip(problem.accuracy.tolist(), problem.floors.tolist(), problem.caps.tolist(), weights, strict=True)
+        for at, (accuracy, floor, cap, weight) in enumerate(rows):
             curve = Curve(points, tuple(accuracy), tuple(used[at]) if used else ())
             later = (count - at - 1) * spare
             pricing.horizon = min(self._horizon, count - at + 4)
             limit = max(0.0, balance + spare + min(burst, later))
             earned = curve.used_at(floor) + spare
-            budget = pricing.decide(curve, floor, cap, earned, balance, limit)
+            budget = pricing.decide(curve, floor, cap, earned, balance, limit, weight)
             balance += earned - curve.used_at(budget)
             budgets.append(budget)
         return np.array(budgets, dtype=np.int64)

@@ -176,10 +176,11 @@ class Policy(Protocol):
         ...
 
 
-def gather(curves: Sequence[Curve], floors: Ints, caps: Ints, total: float) -> Problem:
+def gather(curves: Sequence[Curve], floors: Ints, caps: Ints, total: float, weights: Sequence[float] = ()) -> Problem:
     """The problem of queries whose curves may be known at different points; an empty curve promises nothing.
 
-    Curves are read at the points of all. Budgets of a query whose use is not known count whole.
+    Curves are read at the points of all. Budgets of a query whose use is not known count whole. ``weights``: what the
+    accuracy of each is worth; none counts where all are equal.
     """
     points = tuple(sorted({point for curve in curves for point in curve.points})) or (max(1, int(caps.max(initial=1))),)
     accuracy = [curve.accuracies(points) for curve in curves]
@@ -191,6 +192,7 @@ def gather(curves: Sequence[Curve], floors: Ints, caps: Ints, total: float) -> P
         caps,
         total,
         None if used is None else np.array(used, np.float64),
+        None if len(set(weights)) < 2 else np.array(weights, np.float64),
     )
 
 

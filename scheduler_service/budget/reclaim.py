@@ -26,7 +26,8 @@ from scheduler_service.allocation.envelope import segments_of
 class Running:
     """A request that generates: what it may use, and what more would bring.
 
-    ``grow``: tells it of its larger budget; ``reasons``: whether it could still use one.
+    ``grow``: tells it of its larger budget; ``reasons``: whether it could still use one; ``weight``: what its accuracy
+    is worth.
     """
 
     key: Hashable
@@ -35,6 +36,7 @@ class Running:
     cap: int
     grow: Callable[[int], None]
     reasons: Callable[[], bool] = lambda: True
+    weight: float = 1.0
 
 
 @dataclass
@@ -55,14 +57,14 @@ class Reclaimer:
         """Give up to ``tokens`` to the running requests whose next envelope segments gain most; returns what was given.
 
         Tokens are those that budgets are expected to use. ``take`` moves tokens of the ledger to a request, or refuses.
-        ``least_slope``: gains per token below this are left to requests that have yet to come (the price).
+        ``least_slope``: weighted gains per token below this are left to requests that have yet to come (the price).
         """
         segments = sorted(
             (
                 (segment, request)
                 for request in self._running.values()
                 if request.reasons()
-                for segment in segments_of(request.curve, request.budget, request.cap)
+                for segment in segments_of(request.curve, request.budget, request.cap, request.weight)
                 if segment.slope >= least_slope
             ),
             key=lambda entry: -entry[0].slope,

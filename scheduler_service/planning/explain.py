@@ -30,7 +30,10 @@ def explain(job: Job, allocation: Allocation) -> tuple[BudgetLimit, str]:
         reason = allocation.prediction.outcome.value
         return BudgetLimit.NO_PREDICTION, f"{given}: no fresh prediction ({reason}), so the uniform budget"
     more = best_further_gain(allocation)
+    worth = job.weight * more
     gain = f"a token more is expected to gain {more:.3g}"
+    if job.weight != 1:
+        gain += f", which is worth {worth:.3g} at a weight of {job.weight:.3g}"
     floor = ", and this is the least budget" if allocation.budget_tokens <= allocation.floor_tokens else ""
     if allocation.cap_tokens < job.cap_tokens and allocation.budget_tokens >= allocation.cap_tokens:
         return BudgetLimit.DEADLINE, f"{given}: the deadline leaves time for no more; {gain}"
@@ -41,7 +44,7 @@ def explain(job: Job, allocation: Allocation) -> tuple[BudgetLimit, str]:
     if allocation.policy == "uniform":
         return BudgetLimit.UNIFORM, f"{given}: no plan was expected to do better than uniform"
     if not allocation.price:
-        return BudgetLimit.WINDOW, f"{given}: {gain}, less than it gains others of the {allocation.window_size}{floor}"
-    if more < allocation.price:
+        return BudgetLimit.WINDOW, f"{given}: {gain}, less than for others of the {allocation.window_size}{floor}"
+    if worth < allocation.price:
         return BudgetLimit.PRICE, f"{given}: {gain}, less than the price of {allocation.price:.3g}{floor}"
     return BudgetLimit.BANK, f"{given}: {gain}, more than the price, but the ledger cannot pay for it now{floor}"

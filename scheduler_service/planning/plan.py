@@ -43,6 +43,7 @@ def plan_window(
 ) -> WindowPlan:
     """Split ``total`` tokens across ``jobs``. Jobs without a fresh prediction get the uniform budget.
 
+    What is to be as large as can be is the sum of the jobs' expected accuracies, each times its ``weight``.
     Tokens are those that budgets are expected to use; a budget counts whole where that is not known. Floors that the
     total cannot pay for are lowered together; what ``grant``, the window's own, pays of them is paid whatever the
     account owes, and then nothing else is bought, so that no debt grows. With shares, the total is first split among
@@ -75,7 +76,8 @@ def _plan(
     floors = np.array([job.floor_tokens for job in jobs], dtype=np.int64)
     caps = floors if indebted else np.array([job.cap_tokens for job in jobs], dtype=np.int64)
     nothing = np.zeros_like(floors)
-    problem = gather([prediction.curve for prediction in predictions], nothing, caps, total)
+    curves, weights = [prediction.curve for prediction in predictions], [job.weight for job in jobs]
+    problem = gather(curves, nothing, caps, total, weights)
     if float(problem.cost(floors).sum()) > total:
         floors = spread_evenly(nothing, floors, total, 1, problem.cost)
     plan = make_plan(rules.policy, replace(problem, floors=floors), known, POLICIES["uniform"])

@@ -18,7 +18,7 @@ class Pricing:
 
     ``baseline_tokens``: what uniform gives. The guard takes uniform while the expected gain of recent decisions, taken
     or not, is negative: with predictions of worth it never is, since no plan of the same spend is expected to gain
-    more.
+    more. Gains count by the weight of their requests, as they do for the price.
     """
 
     baseline_tokens: int
@@ -43,10 +43,11 @@ class Pricing:
         floor, baseline = affordable(job.floor_tokens, self.baseline_tokens, job.cap_tokens, grant, balance, overdraft)
         budget, policy, expected, uniform, saved = baseline, "uniform", 0.0, 0.0, 0.0
         if prediction.outcome is PredictionOutcome.FRESH:
-            priced = bought(self.dual, curve, floor, job.cap_tokens, grant, balance, overdraft)
+            priced = bought(self.dual, curve, floor, job.cap_tokens, grant, balance, overdraft, job.weight)
             expected, uniform = curve.accuracy_at(priced), curve.accuracy_at(baseline)
             self.decisions += 1
-            self.expected_gain += (expected - uniform - self.expected_gain) / min(self.decisions, _GUARD_DECISIONS)
+            gain = job.weight * (expected - uniform)
+            self.expected_gain += (gain - self.expected_gain) / min(self.decisions, _GUARD_DECISIONS)
             if self.expected_gain >= 0 or self.decisions < _GUARD_DECISIONS:
                 budget, policy = priced, "price"
             else:
@@ -70,10 +71,19 @@ class Pricing:
         )
 
 
-def bought(dual: DualPrice, curve: Curve, floor: int, cap: int, grant: float, balance: float, overdraft: float) -> int:
+def bought(
+    dual: DualPrice,
+    curve: Curve,
+    floor: int,
+    cap: int,
+    grant: float,
+    balance: float,
+    overdraft: float,
+    weight: float = 1.0,
+) -> int:
     """Return the budget that is bought at the price, from the ``floor`` that is ``affordable``, as far as it goes."""
     limit = max(0.0, grant + balance + overdraft - curve.used_at(floor))
-    return dual.decide(curve, floor, cap, grant, balance, limit)
+    return dual.decide(curve, floor, cap, grant, balance, limit, weight)
 
 
 def affordable(floor: int, baseline: int, cap: int, grant: float, balance: float, overdraft: float) -> tuple[int, int]:

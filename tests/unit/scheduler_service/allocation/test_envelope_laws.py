@@ -4,13 +4,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from scheduler_service.allocation import POLICIES, Curve
 from scheduler_service.allocation.envelope import Envelope, envelope_segments, segments_of
 from scheduler_service.allocation.exact import Exact
-from tests.builders.problems import WIDTH, problems
+from tests.builders.problems import WIDTH, curves, problems
 
 
 @given(problem=problems(concave=True, aligned=True))
@@ -35,13 +35,15 @@ def test_envelope_is_within_one_segment_of_exact(problem):
     assert problem.worth(whole) >= problem.worth(Exact().allocate(problem)) - most - 1e-9
 
 
-@given(problem=st.one_of(problems(), problems(uneven=True), problems(uneven=True, used=True)))
+@given(problem=st.one_of(problems(), problems(uneven=True), problems(uneven=True, used=True), problems(weighted=True)))
 def test_one_curves_segments_are_those_of_the_whole_problem(problem):
     whole = envelope_segments(problem)
     points = tuple(problem.points.tolist())
     for at, accuracy in enumerate(problem.accuracy.tolist()):
         curve = Curve(points, tuple(accuracy), () if problem.used is None else tuple(problem.used[at].tolist()))
-        own = segments_of(curve, int(problem.floors[at]), int(problem.caps[at]))
+        weight = 1.0 if problem.weights is None else float(problem.weights[at])
+        assume(weight > 0)
+        own = segments_of(curve, int(problem.floors[at]), int(problem.caps[at]), weight)
         mine = whole.query == at
         assert sum(segment.cost for segment in own) == pytest.approx(float(whole.cost[mine].sum()), abs=1e-6)
         gained = sum(segment.slope * segment.cost for segment in own if segment.cost)
@@ -49,3 +51,12 @@ def test_one_curves_segments_are_those_of_the_whole_problem(problem):
         assert gained == pytest.approx(float(whole.gain[paid].sum()), abs=1e-9)
         assert all(one.slope >= other.slope - 1e-9 for one, other in pairwise(own))
         assert [segment.end for segment in own] == sorted(segment.end for segment in own)
+
+
+@given(curve=curves(), weight=st.floats(1 / 16, 16), data=st.data())
+def test_a_weight_scales_slopes_and_nothing_else(curve, weight, data):
+    cap = data.draw(st.integers(0, curve.points[-1] + 10))
+    floor = data.draw(st.integers(0, cap))
+    plain, weighted = segments_of(curve, floor, cap), segments_of(curve, floor, cap, weight)
+    assert [segment[1:] for segment in weighted] == [segment[1:] for segment in plain]
+    assert [segment.slope for segment in weighted] == pytest.approx([weight * segment.slope for segment in plain])

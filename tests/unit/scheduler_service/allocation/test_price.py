@@ -49,3 +49,20 @@ def test_a_gain_too_small_for_a_slope_is_priced_like_any_other():
     pricing = DualPrice()
     assert pricing.decide(Curve((2,), (5e-324,)), 0, 2, 16, 0.0, 16.0) in (0, 2)  # 5e-324 / 2 is 0
     assert pricing.decide(Curve((2,), (0.5,)), 0, 2, 16, 0.0, 16.0) == 2
+
+
+def test_requests_that_weigh_more_buy_more_and_the_total_stays():
+    """Alike but for their weights: those that weigh 4 get what the price of weighted accuracy gives them."""
+    rng = np.random.default_rng(0)
+    steps = np.arange(1, 17)
+    curves = 1 - np.exp(-2 * steps / rng.integers(1, 17, size=2000)[:, None])
+    weights = np.where(np.arange(2000) % 2, 4.0, 0.25)
+    plain = Problem(16 * steps, curves, np.full(2000, 16), np.full(2000, 256), 64 * 2000)
+    weighted = Problem(16 * steps, curves, np.full(2000, 16), np.full(2000, 256), 64 * 2000, weights=weights)
+    equal, budgets = Price().allocate(plain), Price().allocate(weighted)
+    assert budgets[weights > 1].mean() > 1.2 * equal[weights > 1].mean()
+    assert budgets[weights < 1].mean() < 0.8 * equal[weights < 1].mean()
+    assert 0.99 * 64 < budgets.mean() <= 64
+    best = POLICIES["envelope"].allocate(weighted)
+    gain = weighted.worth(best) - weighted.worth(equal)
+    assert weighted.worth(budgets) - weighted.worth(equal) > 0.9 * gain > 0

@@ -1,5 +1,7 @@
 """Where unspent tokens go."""
 
+from dataclasses import replace
+
 from scheduler_service.allocation.curve import Curve
 from scheduler_service.budget.reclaim import Reclaimer, Running
 
@@ -29,3 +31,14 @@ def test_nothing_goes_to_a_request_that_answers_already_or_below_the_price():
     reclaimer.stop("cheap")
     assert reclaimer.offer(64, lambda *_: True) == 0
     assert grown == {}
+
+
+def test_a_gain_counts_by_the_weight_of_its_request():
+    grown = {}
+    reclaimer = Reclaimer()
+    reclaimer.start(running("light", (0.1, 0.4, 0.4, 0.4), 16, grown))
+    reclaimer.start(replace(running("heavy", (0.1, 0.3, 0.3, 0.3), 16, grown), weight=2.0))
+    assert reclaimer.offer(16, lambda *_: True) == 16
+    assert grown == {"heavy": 32}
+    assert reclaimer.offer(16, lambda *_: True, least_slope=0.02) == 0  # 0.3 for 16 tokens are less
+    assert grown == {"heavy": 32}

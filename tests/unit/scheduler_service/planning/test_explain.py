@@ -57,3 +57,11 @@ def test_the_further_gain_is_the_steepest_way_up_from_the_budget():
     assert best_further_gain(given_to(JOB, fresh(*RISING), 16)) == pytest.approx(0.3 / 16)
     assert best_further_gain(given_to(JOB, fresh(0.1, 0.1, 0.1, 0.7), 16)) == pytest.approx(0.6 / 48)
     assert best_further_gain(given_to(JOB, fresh(*RISING), 24)) == pytest.approx(0.15 / 8)
+
+
+def test_what_a_gain_is_worth_is_compared_with_the_price():
+    allocation = given_to(JOB, fresh(*RISING), 32, policy="price", price=0.02)  # a token more gains 0.0125
+    limit, sentence = explain(replace(JOB, weight=2.0), allocation)
+    assert limit is BudgetLimit.BANK
+    assert "expected to gain 0.0125, which is worth 0.025 at a weight of 2, more than the price" in sentence
+    assert explain(replace(JOB, weight=0.5), allocation)[0] is BudgetLimit.PRICE

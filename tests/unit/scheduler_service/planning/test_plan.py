@@ -1,5 +1,7 @@
 """A window's jobs and predictions become allocations."""
 
+from dataclasses import replace
+
 import pytest
 
 from scheduler_service.allocation import POLICIES, Curve
@@ -51,3 +53,9 @@ def test_a_cap_beyond_the_last_point_is_allowed_but_promises_nothing():
     plan = plan_window([job("a", cap=256)], [SLOW], 256, RULES)
     assert budgets(plan) == [256]
     assert plan.allocations[0].expected_accuracy == pytest.approx(0.9)
+
+
+def test_of_two_alike_the_one_that_weighs_more_gets_the_tokens():
+    light, heavy = replace(job("a"), weight=0.5), replace(job("b"), weight=2.0)
+    assert budgets(plan_window([light, heavy], [SLOW, SLOW], 80, RULES)) == [16, 64]
+    assert budgets(plan_window([heavy, light], [SLOW, SLOW], 80, RULES)) == [64, 16]

@@ -1,5 +1,7 @@
 """Requests decided one by one: by the price, within the account, and by uniform where nothing is known."""
 
+from dataclasses import replace
+
 from scheduler_service.allocation.curve import Curve
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
@@ -67,3 +69,24 @@ def test_a_price_that_is_expected_to_lose_is_not_followed():
     allocation = one.decide(job(), SLOW, grant=40, balance=0, overdraft=160)
     assert (allocation.budget_tokens, allocation.policy) == (40, "uniform")
     assert allocation.expected_accuracy == allocation.baseline_expected_accuracy
+
+
+def test_a_request_buys_what_is_worth_the_price_at_its_weight():
+    """The same curve at the same price: a weight of 1/4 makes it too dear, one of 4 pays four times as much."""
+    given = {}
+    for weight in (0.25, 1.0, 4.0):
+        one = pricing()
+        for _ in range(100):  # at this price 0.9 for 48 tokens are just not bought, or just so
+            one.decide(job(), SLOW, grant=40, balance=0, overdraft=160)
+        asked = replace(job(), weight=weight)
+        given[weight] = one.decide(asked, SLOW, grant=40, balance=0, overdraft=160).budget_tokens
+    assert given[0.25] == 16
+    assert given[4.0] == 64
+
+
+def test_the_guard_counts_gains_by_their_weight():
+    for weight in (0.25, 1.0, 4.0):
+        one = pricing()
+        made = one.decide(replace(job(), weight=weight), SLOW, grant=64, balance=0, overdraft=0)
+        assert (made.expected_accuracy, made.baseline_expected_accuracy) == (0.9, 0.0)
+        assert one.expected_gain == weight * 0.9
