@@ -4,7 +4,8 @@
 
 local NAMESPACE = "predictive_scheduling"
 local GRANT, ADDED = "x-predictive-scheduling-request", "x-predictive-scheduling-usage"
-local LONGEST_EVENT = 4096
+local START = "data: {"
+local LONGEST_EVENT = 65536
 local COUNTS = { "completion_tokens", "prompt_tokens", "reasoning_tokens", "output_tokens", "input_tokens" }
 local NAMES = { output_tokens = "completion_tokens", input_tokens = "prompt_tokens" }
 local EVERY = 16 -- events, between two notes of how many there were, for streams that are abandoned
@@ -46,45 +47,56 @@ local function without_usage(text)
   return table.concat(kept)
 end
 
+-- Text up to the end of its last whole event, and the rest, which may be the beginning of an event with the usage.
+local function split(text)
+  local whole = text:match("^.*\r?\n\r?\n") or ""
+  local rest = text:sub(#whole + 1)
+  local begun = rest:sub(1, #START) == START or START:sub(1, #rest) == rest
+  if begun and #rest < LONGEST_EVENT then
+    return whole, rest
+  end
+  return text, ""
+end
+
+local function count_of(text)
+  local _, count = text:gsub("data:", "")
+  return count
+end
+
 function envoy_on_response(handle)
   local known = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
   if known == nil then
     return
   end
-  local take_out = known["take_out"]
   local streamed = (handle:headers():get("content-type") or ""):find("text/event-stream", 1, true) ~= nil
-  local before, events, told = "", 0, 0
+  local take_out = streamed and known["take_out"]
+  local held, events, told = "", 0, 0
   for chunk in handle:bodyChunks() do
-    local text = chunk:getBytes(0, chunk:length())
+    local text = held .. chunk:getBytes(0, chunk:length())
+    local came = #held ~= 0
     if streamed then
-      local at = 1
-      while true do
-        at = select(2, text:find("data:", at, true))
-        if at == nil then
-          break
-        end
-        events = events + 1
-        at = at + 1
-      end
+      text, held = split(text)
+      events = events + count_of(text)
       if events >= told + EVERY then
         told = events
         note(handle, "events", events)
       end
     end
-    if text:find('"usage"', 1, true) ~= nil then
-      note_usage(handle, text:sub(text:find('"usage"', 1, true)))
-      if streamed and take_out then
-        local kept = without_usage(text)
-        if #kept < #text then
-          chunk:setBytes(kept)
-        end
-      end
-      before = text
-    elseif before ~= "" then -- the rest of a usage that came in two pieces
-      note_usage(handle, before .. text)
-      before = ""
+    local usage = text:find('"usage"', 1, true)
+    if usage ~= nil then
+      note_usage(handle, text:sub(usage))
     end
-    before = before:sub(-LONGEST_EVENT)
+    local kept = text
+    if take_out and usage ~= nil then
+      kept = without_usage(text)
+    end
+    if streamed then
+      if came or #held ~= 0 or #kept < #text then
+        chunk:setBytes(kept)
+      end
+    else
+      held = text:sub(-LONGEST_EVENT)
+    end
   end
   if streamed then
     note(handle, "events", events)

@@ -80,8 +80,9 @@ def read(raw: bytes, field: str) -> Body:
         raise UnreadableError("json") from None
     if not isinstance(found, dict):
         raise UnreadableError("json")
-    prompt = _prompt(found.get(field), found.get("instructions"))
-    if not prompt:
+    given = found.get(field)
+    prompt = _prompt(given, found.get("instructions"))
+    if not prompt or (field == "messages" and not isinstance(given, list)):
         raise UnreadableError("prompt")
     choices = found.get("n")
     options = found.get("stream_options")

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import io
 import json
 from contextlib import asynccontextmanager
 
@@ -226,10 +227,12 @@ async def test_other_requests_and_bodies_pass_as_they_are():
 
 async def test_a_body_beyond_envoys_limit_passes_as_it_is():
     async with EngineStandIn() as engine, gateway(engine) as (url, client), aiohttp.ClientSession() as session:
-        status, _ = await post(session, url, body("x" * (5 << 20)))
+        raw = json.dumps(body("x" * (5 << 20))).encode()
+        async with session.post(url + CHAT, data=io.BytesIO(raw)) as response:
+            status = response.status
         budget = await client.budget()
     assert status == 200
-    assert engine.requests == [body("x" * (5 << 20))]
+    assert engine.raw == [raw]
     assert budget.requests == 0
 
 
