@@ -113,14 +113,18 @@ async def backend(prefill_seconds: float = 0.0) -> AsyncIterator[str]:
         return response
 
     async def chat(request: web.Request) -> web.StreamResponse:
-        count = (await request.json())["max_tokens"]
+        asked = await request.json()
+        count = asked["max_tokens"]
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await asyncio.sleep(prefill_seconds)
         await response.prepare(request)
         pieces = [chat_event({"content": f" word{at}"}) for at in range(8)]  # LiteLLM ends what repeats itself
         for at in range(0, count, 8):
             await response.write(b"".join(pieces[: count - at]))
-        await response.write(chat_event({}, "length") + b"data: [DONE]\n\n")
+        usage = {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": 1 + count}
+        told = b"data: " + json.dumps(chunk | {"choices": [], "usage": usage}).encode() + b"\n\n"
+        wanted = (asked.get("stream_options") or {}).get("include_usage")
+        await response.write(chat_event({}, "length") + told * bool(wanted) + b"data: [DONE]\n\n")
         return response
 
     app = web.Application()

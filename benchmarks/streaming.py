@@ -60,13 +60,13 @@ async def read_backend(session: aiohttp.ClientSession, url: str, prompt: str, to
                 yield json.loads(data)["token"]["text"]
 
 
-def chat_stream(session: aiohttp.ClientSession, url: str, **fields: int) -> Stream:
-    """Read a proxy that speaks OpenAI's protocol for chat, asked with ``fields`` besides."""
+def chat_stream(session: aiohttp.ClientSession, url: str, count: int, **fields: int) -> Stream:
+    """Read ``count`` tokens of a proxy that speaks OpenAI's protocol for chat, asked with ``fields`` besides."""
 
     async def stream(prompt: str) -> AsyncIterator[float]:
         messages = [{"role": "user", "content": prompt}]
-        body = {"model": "m", "messages": messages, "max_tokens": _TOKENS, "stream": True, **fields}
-        parser, unseen = SseParser(), _TOKENS
+        body = {"model": "m", "messages": messages, "max_tokens": count, "stream": True, **fields}
+        parser, unseen = SseParser(), count
         async with session.post(f"{url}/v1/chat/completions", json=body) as response:
             response.raise_for_status()
             async for chunk in response.content.iter_any():
@@ -75,7 +75,7 @@ def chat_stream(session: aiohttp.ClientSession, url: str, **fields: int) -> Stre
                         yield unseen
                         return
                     delta = json.loads(data)["choices"][0]["delta"]
-                    if unseen == _TOKENS and (delta.get("content") or delta.get("reasoning_content")):
+                    if unseen == count and (delta.get("content") or delta.get("reasoning_content")):
                         unseen -= 1
                         yield 1
 
@@ -124,11 +124,11 @@ def direct(session: aiohttp.ClientSession, url: str) -> Stream:
     return stream
 
 
-def grpc_stream(client: AsyncSchedulerClient) -> Stream:
-    """Read a scheduler, or what looks like one."""
+def grpc_stream(client: AsyncSchedulerClient, **fields: int) -> Stream:
+    """Read a scheduler, or what looks like one, asked with ``fields``."""
 
     async def stream(prompt: str) -> AsyncIterator[float]:
-        async for event in client.generate(prompt, **_ALL):
+        async for event in client.generate(prompt, **fields):
             if event.HasField("text") and event.text.tokens:
                 yield event.text.tokens
 
@@ -200,14 +200,14 @@ async def measure(
         clients = [await stack.enter_async_context(AsyncSchedulerClient(one.address)) for one in (proxy, scheduler)]
         contenders: dict[str, tuple[Stream, Service | None]] = {
             "direct": (direct(session, url), None),
-            "bare proxy": (grpc_stream(clients[0]), proxy),
-            "scheduler": (grpc_stream(clients[1]), scheduler),
-            "http front": (chat_stream(session, f"http://{front}", **_ALL), scheduler),
+            "bare proxy": (grpc_stream(clients[0], **_ALL), proxy),
+            "scheduler": (grpc_stream(clients[1], **_ALL), scheduler),
+            "http front": (chat_stream(session, f"http://{front}", _TOKENS, **_ALL), scheduler),
         }
         if litellm:
             program = str(Path(__file__).parent / "contenders" / "litellm_proxy.py")
             rival = await stack.enter_async_context(process(program, url, python=litellm))
-            contenders["litellm"] = (chat_stream(session, f"http://{rival.address}"), rival)
+            contenders["litellm"] = (chat_stream(session, f"http://{rival.address}", _TOKENS), rival)
         return {str(callers): await _at(contenders, callers, rounds, rate) for callers in concurrency}
 
 

