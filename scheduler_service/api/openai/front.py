@@ -31,6 +31,8 @@ from scheduler_service.api.openai.answer import Answer, Fault, Frame, Json, Said
 from scheduler_service.api.openai.chat_answer import ChatAnswer
 from scheduler_service.api.openai.chat_request import ChatRequest, parse_chat
 from scheduler_service.api.openai.request import GenerationRequest
+from scheduler_service.api.openai.responses_answer import ResponsesAnswer
+from scheduler_service.api.openai.responses_request import ResponsesRequest, parse_response
 from scheduler_service.api.statuses import status_of
 from scheduler_service.domain import DeadlineError, DrainingError, Event, InvalidRequestError, SchedulingError
 
@@ -53,6 +55,7 @@ class _Way(Generic[Request]):
 
 _WAYS: tuple[_Way[Any], ...] = (
     _Way[ChatRequest]("/v1/chat/completions", parse_chat, ChatAnswer),
+    _Way[ResponsesRequest]("/v1/responses", parse_response, ResponsesAnswer),
 )
 _TIMEOUT_HEADER = "X-Request-Timeout"  # seconds; HTTP has no deadlines of its own
 _TELLING_SECONDS = 2.0  # for the last answers of a drain
