@@ -18,7 +18,7 @@ from scheduler_service.api.generations import Generations
 from scheduler_service.api.guarded_site import HttpLimits
 from scheduler_service.api.identity import Identity, read_tokens
 from scheduler_service.api.intake import Intake, ServedModel
-from scheduler_service.api.openai_front import OpenAiFront
+from scheduler_service.api.openai.front import OpenAiFront
 from scheduler_service.api.servicer import SchedulerServicer
 from scheduler_service.api.status import StatusBoard
 from scheduler_service.api.status_page import StatusPage

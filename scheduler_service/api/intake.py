@@ -9,10 +9,14 @@ from google.protobuf.message import Message
 
 from predictive_scheduling.rpc_errors import violations
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from scheduler_service.api.budget_words import BudgetWords, Limit
 from scheduler_service.api.identity import Identity
 from scheduler_service.api.messages import job_of, plan_item
 from scheduler_service.domain import DrainingError, InvalidRequestError, Job, Prediction
 from scheduler_service.planning.budget_range import BudgetRange
+
+_NO_WORDS = BudgetWords()
+_FLOOR = "job.min_reasoning_tokens"
 
 
 @dataclass(frozen=True)
@@ -88,12 +92,12 @@ class Intake:
         request: pb.GenerateRequest | pb.CompleteRequest | pb.GrantRequest,
         who: Credentials,
         seconds: float | None = None,
-        completion_tokens: int | None = None,
+        words: BudgetWords = _NO_WORDS,
     ) -> Job:
         """Return the job of a request that has ``seconds`` left, ``None`` for any time.
 
-        ``completion_tokens``: the most tokens of reasoning and answer together. Raises what ``admit`` raises,
-        InvalidRequestError and PreconditionError.
+        ``words``: what a body says of its budget, of which the request has what the API has a field for. Raises what
+        ``admit`` raises, InvalidRequestError and PreconditionError.
         """
         self.admit(who)
         check(request)
@@ -107,9 +111,14 @@ class Intake:
         )
         deadline = None if seconds is None else self._clock() + seconds
         job = replace(job, deadline=deadline, tenant=self.tenant(who, message.tenant))
-        if completion_tokens is None:
+        fixed = message.HasField("min_reasoning_tokens")
+        if message.effort == pb.EFFORT_NONE:
+            job = capped(job, 0, fixed=fixed)
+        if words.cap is not None:
+            job = capped(job, words.cap, fixed=fixed)
+        if words.completion is None:
             return job
-        return within(job, completion_tokens, served.answer_tokens, fixed=message.HasField("min_reasoning_tokens"))
+        return within(job, words.completion, served.answer_tokens, fixed=fixed)
 
     def plan(self, request: pb.AllocateRequest, who: Credentials) -> Plan:
         """Return the plan that is asked for by one who is admitted. Raises what ``job`` raises."""
@@ -129,18 +138,26 @@ def check(request: Message) -> None:
         raise InvalidRequestError(*broken[0], broken[1:])
 
 
-def within(job: Job, completion_tokens: int, answer_tokens: int, *, fixed: bool) -> Job:
-    """Limit a job's reasoning and answers together: what the answers leave of ``completion_tokens`` may be reasoned.
+def capped(job: Job, cap: int, *, fixed: bool) -> Job:
+    """Limit a job's reasoning to ``cap`` tokens; the server's floor gives way.
+
+    ``fixed``: the caller itself asks for its floor, which then must fit. Raises InvalidRequestError where it does not.
+    """
+    if fixed and job.floor_tokens > cap:
+        raise InvalidRequestError(_FLOOR, f"{job.floor_tokens} is more than {cap}, the most that is asked for besides")
+    return replace(job, cap_tokens=min(job.cap_tokens, cap), floor_tokens=min(job.floor_tokens, cap))
+
+
+def within(job: Job, completion: Limit, answer_tokens: int, *, fixed: bool) -> Job:
+    """Limit a job's reasoning and answers together: what the answers leave of ``completion`` may be reasoned.
 
     ``fixed``: the caller itself asks for its floor, which then must fit. Raises InvalidRequestError where not even one
     answer token a trace is left.
     """
-    if completion_tokens < job.traces:
-        raise InvalidRequestError("max_completion_tokens", f"must be {job.traces} or more, a token for each answer")
-    answer = min(answer_tokens, completion_tokens // job.traces)
-    cap = min(job.cap_tokens, completion_tokens - answer * job.traces)
+    if completion.tokens < job.traces:
+        raise InvalidRequestError(completion.field, f"must be {job.traces} or more, a token for each answer")
+    answer = min(answer_tokens, completion.tokens // job.traces)
+    cap = min(job.cap_tokens, completion.tokens - answer * job.traces)
     if fixed and job.floor_tokens > cap:
-        raise InvalidRequestError(
-            "job.min_reasoning_tokens", f"{job.floor_tokens} and the answer are more than max_completion_tokens allows"
-        )
+        raise InvalidRequestError(_FLOOR, f"{job.floor_tokens} and the answer are more than {completion.field} allows")
     return replace(job, cap_tokens=cap, floor_tokens=min(job.floor_tokens, cap), answer_tokens=answer)

@@ -7,9 +7,11 @@ import uuid
 from predictive_scheduling.budget_points import CurveError, evenly_spaced, spacing
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from scheduler_service.allocation.curve import checked
+from scheduler_service.api.budget_words import weight_of
 from scheduler_service.domain import (
     Allocation,
     BudgetLimit,
+    Effort,
     FinishReason,
     HiddenState,
     InvalidRequestError,
@@ -27,6 +29,7 @@ from scheduler_service.planning.plan import WindowPlan
 
 _STEP = 16  # between the points of a plan item that names none
 _CURVE_FIELDS = {"points": "budget_points", "accuracy": "curve", "used": "used_tokens"}
+_EFFORTS = {pb.Effort.Value(f"EFFORT_{effort.name}"): effort for effort in Effort}
 _OUTCOMES = {outcome: pb.PredictionOutcome.Value(f"PREDICTION_OUTCOME_{outcome.name}") for outcome in PredictionOutcome}
 _LIMITS = {limit: pb.BudgetLimit.Value(f"BUDGET_LIMIT_{limit.name}") for limit in BudgetLimit}
 _KINDS = {kind: pb.TextKind.Value(f"TEXT_KIND_{kind.name}") for kind in TextKind}
@@ -60,20 +63,32 @@ def job_of(message: pb.Job, *, model: str, floor: int, cap: int, temperature: fl
         hidden_state=state,
         traces=max(1, message.traces),
         allocation_may_follow=message.allocation_may_follow,
+        weight=weight_of(
+            _EFFORTS.get(message.effort), message.priority, message.weight if message.HasField("weight") else 1.0
+        ),
     )
 
 
+def effort_value(effort: Effort | None) -> pb.Effort.ValueType:
+    """Return the messages' value of an effort; unspecified for none."""
+    return pb.Effort.Value(f"EFFORT_{effort.name}") if effort else pb.EFFORT_UNSPECIFIED
+
+
 def budget_range(message: pb.Job | pb.PlanItem, prefix: str, floor: int, cap: int) -> tuple[int, int]:
-    """Return the least and largest budget of a message. Raises InvalidRequestError outside ``floor`` … ``cap``."""
-    low = message.min_reasoning_tokens if message.HasField("min_reasoning_tokens") else floor
+    """Return the least and largest budget of a message; the server's ``floor`` gives way to a lower limit.
+
+    Raises InvalidRequestError for a least budget outside ``floor`` … ``cap``, and for a largest one above ``cap``.
+    """
+    fixed = message.HasField("min_reasoning_tokens")
+    low = message.min_reasoning_tokens if fixed else floor
     high = message.max_reasoning_tokens if message.HasField("max_reasoning_tokens") else cap
-    if message.HasField("min_reasoning_tokens") and not floor <= low <= cap:
+    if fixed and not floor <= low <= cap:
         raise InvalidRequestError(f"{prefix}min_reasoning_tokens", f"{low} is not from {floor} to {cap}")
-    if message.HasField("max_reasoning_tokens") and not floor <= high <= cap:
-        raise InvalidRequestError(f"{prefix}max_reasoning_tokens", f"{high} is not from {floor} to {cap}")
-    if low > high:
+    if high > cap:
+        raise InvalidRequestError(f"{prefix}max_reasoning_tokens", f"{high} is above {cap}")
+    if fixed and low > high:
         raise InvalidRequestError(f"{prefix}min_reasoning_tokens", f"{low} is above max_reasoning_tokens, {high}")
-    return low, high
+    return min(low, high), high
 
 
 def told_of(message: pb.SettleRequest) -> Told:
@@ -105,7 +120,8 @@ def plan_item(item: pb.PlanItem, position: int, *, floor: int, cap: int) -> tupl
         known = Prediction(PredictionOutcome.FRESH, curve, "request")
         high = min(high, points[-1])
         low = min(low, high)
-    return Job(f"items[{position}]", item.prompt, "", low, high), known
+    weight = item.weight if item.HasField("weight") else 1.0
+    return Job(f"items[{position}]", item.prompt, "", low, high, weight=weight), known
 
 
 def allocation_message(allocation: Allocation) -> pb.Allocation:

@@ -7,6 +7,7 @@ import grpc.aio
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from scheduler_service.domain import BackendUnavailableError
 from scheduler_service.generation.backends.base import Capabilities
 from scheduler_service.generation.pace import answer_seconds
@@ -86,21 +87,25 @@ async def test_a_backend_that_slows_down_is_cut_before_the_deadline():
     assert usage.answer_tokens > 0
 
 
+def some_quick(prompt):
+    """A model that ends its thinking at once where it is asked to be quick."""
+    if "quick" in prompt and not prompt.endswith("Final answer:"):
+        return ["t", "Final", " answer", ":", " 42", "\n\n"]
+    return endless(prompt)
+
+
+SHARED = {"window_ms": 60_000.0, "tokens_per_query": 48, "cap_tokens": 128, "policy": "uniform"}
+
+
 @pytest.mark.parametrize("server_ends", [False, True])
 async def test_a_running_request_takes_what_a_finished_one_left_where_it_can_use_it(server_ends):
     """A server that was told a budget ends the thinking there: a larger one would be reserved for nothing."""
 
-    def script(prompt):
-        if "quick" in prompt and not prompt.endswith("Final answer:"):
-            return ["t", "Final", " answer", ":", " 42", "\n\n"]
-        return endless(prompt)
-
     async with predictor() as predictions:
-        settings = {
-            "predictor": predictions, "window_size": 2, "window_ms": 60_000.0,
-            "tokens_per_query": 48, "cap_tokens": 128, "policy": "uniform",
-        }  # fmt: skip
-        backend = ScriptedBackend(script, token_seconds=0.01, capabilities=Capabilities(thinking_budget=server_ends))
+        settings = {**SHARED, "predictor": predictions, "window_size": 2}
+        backend = ScriptedBackend(
+            some_quick, token_seconds=0.01, capabilities=Capabilities(thinking_budget=server_ends)
+        )
         async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
             quick, slow = await asyncio.gather(ask(client, f"quick: {HARD}"), ask(client, HARD))
             budget = await client.budget()
@@ -109,6 +114,22 @@ async def test_a_running_request_takes_what_a_finished_one_left_where_it_can_use
     assert (usage.reserved_tokens > allocation.reasoning_budget_tokens) is not server_ends
     assert usage.reasoning_tokens == usage.reserved_tokens  # and it used what it was given
     assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_of_two_running_requests_alike_the_one_that_weighs_more_takes_what_is_left(first):
+    """Whichever of them came first."""
+    words = [{"weight": 0.25}, {"effort": pb.EFFORT_XHIGH}]
+    async with predictor() as predictions:
+        settings = {**SHARED, "predictor": predictions, "window_size": 3}
+        backend = ScriptedBackend(some_quick, token_seconds=0.01)
+        async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
+            _, *both = await asyncio.gather(
+                ask(client, f"quick: {HARD}"), ask(client, HARD, **words[first]), ask(client, HARD, **words[1 - first])
+            )
+    (equal, light), (_, heavy) = both[first], both[1 - first]
+    assert equal.reasoning_budget_tokens == 48
+    assert heavy.reserved_tokens > light.reserved_tokens >= 48
 
 
 async def test_outcomes_that_contradict_a_predictor_take_its_influence_away():

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from predictive_scheduling import SchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
-from scheduler_service.api.openai_request import ChatRequest
+from scheduler_service.api.openai.chat_request import ChatRequest
+from scheduler_service.api.openai.responses_request import ResponsesRequest
 from tests.integration.running import DOCUMENTED
 from tests.integration.test_openai_front import free_address
 
@@ -85,10 +86,10 @@ def running(request, tmp_path_factory):
         found.end()
 
 
-def post(running, body, headers):
+def post(running, body, headers, path="/v1/chat/completions"):
     connection = http.client.HTTPConnection(*running.front.split(":"), timeout=60)
     try:
-        connection.request("POST", "/v1/chat/completions", body, headers)
+        connection.request("POST", path, body, headers)
         response = connection.getresponse()
         return response.status, response.read().decode()
     finally:
@@ -109,7 +110,19 @@ scalars = st.none() | st.booleans() | odd_numbers | odd_texts | st.floats(allow_
 values = st.recursive(
     scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd_texts, inner, max_size=3), max_leaves=6
 )
-NAMES = [*ChatRequest.model_fields, "n", "stop", "tools", "logprobs", "logit_bias", "response_format", "user", "other"]
+RESPONSES = "/v1/responses"
+NAMES = [
+    *ChatRequest.model_fields,
+    *ResponsesRequest.model_fields,
+    "n",
+    "stop",
+    "tools",
+    "logprobs",
+    "logit_bias",
+    "response_format",
+    "user",
+    "other",
+]
 QUESTION = [{"role": "user", "content": "What is 1 + 1?"}]
 sound = {
     "stream": st.booleans(),
@@ -119,6 +132,12 @@ sound = {
     "traces": st.integers(0, 3),
     "request_id": st.sampled_from("abc"),
     "tenant": st.sampled_from("ab"),
+    "reasoning_effort": st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh"]),
+    "thinking": st.fixed_dictionaries({"type": st.sampled_from(["enabled", "disabled", "adaptive", "on"])}),
+    "enable_thinking": st.booleans(),
+    "thinking_token_budget": st.integers(0, 200),
+    "priority": st.integers(-100, 100),
+    "weight": st.floats(1 / 16, 16),
 }
 
 
@@ -131,6 +150,17 @@ def bodies(draw):
     if draw(st.booleans()):
         message = {"role": draw(st.sampled_from(["user", "system"]) | values), "content": draw(values | odd_texts)}
         body["messages"] = [message, *draw(st.lists(values, max_size=1))]
+    return body
+
+
+@st.composite
+def response_bodies(draw):
+    """The same for responses."""
+    body = {"input": "What is 1 + 1?", **draw(bodies())}
+    del body["messages"]
+    if draw(st.booleans()):
+        item = {"role": draw(st.sampled_from(["user", "system"]) | values), "content": draw(values | odd_texts)}
+        body["input"] = [item, *draw(st.lists(values | st.just({"type": "reasoning"}), max_size=1))]
     return body
 
 
@@ -158,6 +188,15 @@ def encoded(body):
 @example({"messages": [{"role": "user", "content": "q"}], "max_completion_tokens": 1, "traces": 3})
 def test_bodies_end_with_a_documented_status(running, body):
     judge(running, *post(running, encoded(body), {}))
+
+
+@FUZZ
+@given(response_bodies() | response_bodies().map(encoded).flatmap(lambda raw: changed(st.just(raw))))
+@example({"input": [{"type": "reasoning"}]})
+@example(b'{"input":"\\ud800"}')
+@example(b'{"input":' + b'[{"content":' * 30_000)
+def test_bodies_of_responses_end_with_a_documented_status(running, body):
+    judge(running, *post(running, body if isinstance(body, bytes) else encoded(body), {}, RESPONSES))
 
 
 @FUZZ
@@ -230,6 +269,8 @@ jobs = st.builds(
     traces=st.integers(0, 4) | numbers,
     hidden_state=st.lists(reals, max_size=4),
     hidden_state_layer=numbers,
+    effort=st.integers(-1, 8),
+    weight=st.none() | reals,
 )
 items = st.builds(
     pb.PlanItem,
@@ -237,6 +278,7 @@ items = st.builds(
     curve=st.lists(reals | st.floats(0, 1, width=32), max_size=20),
     min_reasoning_tokens=st.none() | numbers,
     max_reasoning_tokens=st.none() | numbers,
+    weight=st.none() | reals,
 )
 MESSAGES = {
     "Generate": st.builds(pb.GenerateRequest, job=st.none() | jobs),

@@ -19,7 +19,7 @@ from scheduler_service.api.generations import Generations
 from scheduler_service.api.guarded_site import HttpLimits
 from scheduler_service.api.identity import Identity
 from scheduler_service.api.intake import Intake, ServedModel
-from scheduler_service.api.openai_front import OpenAiFront
+from scheduler_service.api.openai.front import OpenAiFront
 from scheduler_service.domain import Allocation
 from scheduler_service.planning.budget_range import BudgetRange
 from tests.integration.running import balanced, scheduler

@@ -1,6 +1,7 @@
 """The HTTP front, called by OpenAI's own client."""
 
 import asyncio
+import json
 import socket
 from contextlib import AsyncExitStack
 
@@ -8,10 +9,13 @@ import aiohttp
 import openai
 import pytest
 
+from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from scheduler_service.api.openai.chat_request import parse_chat
 from scheduler_service.domain import BackendUnavailableError
 from tests.integration.running import predictor, scheduler
 from tests.standins.backend import ScriptedBackend
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 
 def thinker(prompt):
@@ -42,6 +46,7 @@ async def client(front):
 
 
 MESSAGES = [{"role": "user", "content": "What is 40 + 2?"}]
+HARD = "How many ones are in 1 0 1 1 0 1 1 0 1 1 0 1 0 1 1 1 0 1?"
 
 
 async def test_an_openai_client_gets_its_answer_and_the_budgets_figures(client):
@@ -78,6 +83,95 @@ async def test_openais_limit_counts_reasoning_and_answer_together(client):
     assert done.usage.completion_tokens <= 40
 
 
+EFFORTS = {"minimal": 0.25, "low": 0.5, "medium": 1, "high": 2, "xhigh": 4}
+
+
+async def kept(address, request_id):
+    """What the scheduler keeps of a request."""
+    async with AsyncSchedulerClient(address) as client:
+        return (await client.stub.GetRequest(pb.GetRequestRequest(request_id=request_id))).request
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+async def test_each_effort_weighs_and_limits_nothing(client, front, effort):
+    done = await client.chat.completions.create(
+        model="", messages=MESSAGES, reasoning_effort=effort, extra_body={"request_id": effort}
+    )
+    assert done.choices[0].message.content.strip() == "42"
+    assert done.usage.predictive_scheduling["reasoning_budget_tokens"] == 64
+    asked = parse_chat(json.dumps({"messages": MESSAGES, "reasoning_effort": effort}).encode())
+    assert asked.words().weight == EFFORTS[effort]
+
+
+NO_REASONING = [
+    {"reasoning_effort": "none"},
+    {"reasoning": {"effort": "none"}},
+    {"enable_thinking": False},
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"thinking": {"type": "disabled"}},
+    {"thinking_token_budget": 0},
+    {"max_reasoning_tokens": 0},
+]
+
+
+@pytest.mark.parametrize("words", NO_REASONING, ids=str)
+async def test_no_reasoning_is_the_answer_at_once(client, front, words):
+    done = await client.chat.completions.create(model="", messages=MESSAGES, extra_body=words)
+    assert done.choices[0].message.content.strip() == "7"
+    assert done.choices[0].message.reasoning_content == ""
+    assert done.usage.completion_tokens_details.reasoning_tokens == 0
+    assert done.usage.predictive_scheduling["reasoning_budget_tokens"] == 0
+    (call,) = front[1].calls
+    assert call.prompt.endswith("Final answer:")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"thinking": {"type": "enabled", "budget_tokens": 24}},
+        {"thinking": {"type": "adaptive"}, "thinking_token_budget": 24},
+        {"thinking_budget_tokens": 24, "reasoning_budget_tokens": -1},
+        {"reasoning_budget_tokens": 24, "max_reasoning_tokens": 48},
+        {"max_reasoning_tokens": 24, "thinking": {"type": "enabled", "budget_tokens": 100_000}},
+        {"max_completion_tokens": 56},  # of which 32 are the answer's
+        {"max_tokens": 56},
+        {"max_output_tokens": 56},
+    ],
+    ids=str,
+)
+async def test_the_least_of_all_limits_holds(client, words):
+    done = await client.chat.completions.create(model="", messages=MESSAGES, extra_body=words)
+    assert done.usage.completion_tokens_details.reasoning_tokens == 24
+
+
+async def test_a_limit_beyond_the_servers_is_no_error(client):
+    words = {"thinking": {"type": "enabled", "budget_tokens": 100_000}}
+    done = await client.chat.completions.create(model="", messages=MESSAGES, extra_body=words)
+    assert done.usage.completion_tokens_details.reasoning_tokens == 44
+
+
+async def test_of_two_alike_the_one_that_weighs_more_gets_the_tokens():
+    """The same hard question twice, in one window that pays for one of them."""
+    address, window = free_address(), {"window_size": 2, "window_ms": 1000 * PATIENCE, "tokens_per_query": 64}
+    async with predictor() as predictions, AsyncExitStack() as stack:
+        settings = {"http_listen": address, "predictor": predictions, **window}
+        server = await stack.enter_async_context(scheduler(ScriptedBackend(thinker), **settings))
+        client = await stack.enter_async_context(
+            openai.AsyncOpenAI(base_url=f"http://{address}/v1", api_key="none", max_retries=0)
+        )
+
+        async def ask(effort, priority):
+            own = {"priority": priority, "request_id": effort}
+            question = [{"role": "user", "content": HARD}]
+            await client.chat.completions.create(model="", messages=question, reasoning_effort=effort, extra_body=own)
+            return (await kept(server, effort)).allocation
+
+        light, heavy = await asyncio.gather(ask("minimal", -100), ask("xhigh", 100))
+        assert light.reasoning_budget_tokens < heavy.reasoning_budget_tokens
+        assert light.expected_tokens + heavy.expected_tokens <= 128
+        assert "at a weight of 0.0625" in light.explanation
+
+
 async def test_refusals_have_openais_form(client, front):
     with pytest.raises(openai.NotFoundError, match="is not served"):
         await client.chat.completions.create(model="gpt-9", messages=MESSAGES)
@@ -90,6 +184,13 @@ async def test_refusals_have_openais_form(client, front):
         ({"messages": MESSAGES, "n": 2}, "n"),
         ({"messages": MESSAGES, "max_completion_tokens": 0}, "max_completion_tokens"),
         ({"messages": MESSAGES, "traces": "many"}, "traces"),
+        ({"messages": MESSAGES, "reasoning_effort": "max"}, "reasoning_effort"),
+        ({"messages": MESSAGES, "priority": True}, "priority"),
+        ({"messages": MESSAGES, "weight": 10**30}, "weight"),
+        ({"messages": MESSAGES, "thinking": {"type": "enabled", "budget_tokens": "9"}}, "thinking.budget_tokens"),
+        ({"messages": MESSAGES, "min_reasoning_tokens": 64, "enable_thinking": False}, "min_reasoning_tokens"),
+        ({"messages": MESSAGES, "min_reasoning_tokens": 64, "max_tokens": 40}, "min_reasoning_tokens"),
+        ({"messages": MESSAGES, "traces": 3, "max_tokens": 2}, "max_tokens"),
     ):
         async with aiohttp.ClientSession() as session:
             async with session.post(f"http://{front[0]}/v1/chat/completions", json=body) as response:

@@ -136,7 +136,6 @@ async def test_a_predictor_that_hangs_costs_its_timeout_and_no_more():
         ({"prompt": ""}, "INVALID_ARGUMENT", "job.prompt"),
         ({"prompt": "x", "min_reasoning_tokens": 15}, "INVALID_ARGUMENT", "job.min_reasoning_tokens"),
         ({"prompt": "x", "max_reasoning_tokens": 257}, "INVALID_ARGUMENT", "job.max_reasoning_tokens"),
-        ({"prompt": "x", "max_reasoning_tokens": 0}, "INVALID_ARGUMENT", "job.max_reasoning_tokens"),
         ({"prompt": "x", "min_reasoning_tokens": 64, "max_reasoning_tokens": 32}, "INVALID_ARGUMENT", "job"),
         ({"prompt": "x", "traces": 65}, "INVALID_ARGUMENT", "job.traces"),
         ({"prompt": "x", "hidden_state": [0.0, float("nan")]}, "INVALID_ARGUMENT", "job.hidden_state[1]"),
@@ -385,3 +384,19 @@ async def test_a_cap_that_leaves_no_room_for_a_prompt_is_refused_at_start():
         ):
             async with scheduler(**tgi_settings(tgi), cap_tokens=256):
                 pass
+
+
+@pytest.mark.parametrize("policy", ["uniform", "price", "envelope", "exact"])
+@pytest.mark.parametrize("words", [{"effort": pb.EFFORT_NONE}, {"max_reasoning_tokens": 0}], ids=["effort", "limit"])
+async def test_a_request_that_may_not_reason_answers_at_once_and_says_nothing_of_the_predictor(policy, words):
+    async with predictor() as predictions:
+        settings, backend = {"predictor": predictions, "policy": policy}, ScriptedBackend(thinker)
+        async with scheduler(backend, **settings) as address, AsyncSchedulerClient(address) as client:
+            done = await client.complete("q", request_id="a", **words)
+            scored = await client.report_outcome("a", 1.0)
+            budget = await balanced(client)
+    assert (done.answer.strip(), done.reasoning) == ("7", "")
+    assert (done.allocation.reasoning_budget_tokens, done.allocation.floor_tokens) == (0, 0)
+    assert (done.usage.reasoning_tokens, budget.used_tokens) == (0, 0)
+    assert [call.prompt.endswith("Final answer:") for call in backend.calls] == [True]
+    assert not scored.recorded

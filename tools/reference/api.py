@@ -1,4 +1,4 @@
-"""docs/api.md, from the protos: every service, message and enum with its comments and constraints."""
+"""docs/api.md: a head written by hand and, from the protos, every service, message and enum with its comments."""
 
 from __future__ import annotations
 
@@ -18,43 +18,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-_HEAD = """# API
-
-Made from `protos/` by `make reference`; the constraints that requests are validated by stand there. Besides these, both
-services answer `grpc.health.v1.Health`, and `grpc.reflection` where `reflection` is on; the predictor also answers the
-Open Inference Protocol v2 (`inference.GRPCInferenceService`).
-
-## What is budgeted
-
-**Reasoning tokens of this request**: tokens that the LLM generates from its start until it ends its thinking, the
-end-of-thinking marker included. `reasoning_budget_tokens` limits them; `usage.reasoning_tokens` counts them. Everything
-else has no part in the budget:
-
-| what | how it counts |
-|---|---|
-| the answer | `answer_tokens`, a limit of its own on top of the budget: 32 by default, 32,768 at most |
-| the prompt, a system prompt | not at all; both need room in the LLM server's context beside reasoning and answer |
-| earlier turns of a chat, with their reasoning | not at all: each turn is a request with a budget of its own |
-| tool calls | no tools are called; a tool call that the model writes before it ends its thinking is reasoning |
-| the text that forces an answer | not generated, so not counted |
-| several traces | share one budget evenly; the reasoning of all of them counts |
-
-By HTTP `reasoning_content` of earlier messages is dropped, so that old reasoning does not enter the prompt; by gRPC the
-prompt is what the caller sends. By HTTP `tools` and messages of the role `tool` are refused: a caller that runs tools
-itself sends the results as text in a new request, which gets a budget of its own.
-
-**Points.** A curve is known at *budget points*: 1 to 512 rising budgets from 0 to 131,072 tokens, given as
-`budget_points` (the predictor's model has them, and every allocation). They need not be evenly spaced: 0, 256, 512, …
-32,768 is as good as 16, 32, … 256. `budget_window_tokens` is their distance where they are evenly spaced, for
-older clients. Between points curves are linear. Where the server's floor and cap are not set they follow the points:
-the floor is the first point above 0, the cap the last point, or, if that is less, what the LLM server has room for
-beside the answer and 256 tokens of prompt.
-
-**Expected use.** A model that ends its thinking by itself uses less than its budget. A predictor may therefore say what
-each point is expected to use (`used_tokens`: the mean of the lesser of budget and natural length). Then budgets cost
-what they are expected to use: `expected_tokens` is what the ledger reserves and what the price is paid on, and what was
-really used is settled at the end. Without a usage curve a budget counts whole.
-"""
+_HEAD = Path(__file__).with_name("api_head.md")  # what is written by hand
 # Places of children in a descriptor's path, as descriptor.proto numbers them.
 _MESSAGES, _ENUMS, _SERVICES, _FIELDS, _NESTED, _METHODS, _VALUES = 4, 5, 6, 2, 3, 2, 2
 _REPEATED = FieldDescriptorProto.LABEL_REPEATED
@@ -64,7 +28,7 @@ def page() -> str:
     """Return the whole page."""
     files = [file for file in _described().file if file.name.startswith("predictive_scheduling/")]
     ours = [file for file in files if "open_inference" not in file.name]
-    return "\n".join([_HEAD, *(line for file in sorted(ours, key=_order) for line in _file(file))]) + "\n"
+    return "\n".join([_HEAD.read_text(), *(line for file in sorted(ours, key=_order) for line in _file(file))]) + "\n"
 
 
 def _order(file: FileDescriptorProto) -> tuple[bool, str]:

@@ -19,6 +19,48 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Effort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EffortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Effort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EFFORT_UNSPECIFIED: _Effort.ValueType  # 0
+    """The caller does not say: as EFFORT_MEDIUM."""
+    EFFORT_NONE: _Effort.ValueType  # 1
+    """No reasoning: the answer comes at once."""
+    EFFORT_MINIMAL: _Effort.ValueType  # 2
+    """A weight of 1/4."""
+    EFFORT_LOW: _Effort.ValueType  # 3
+    """A weight of 1/2."""
+    EFFORT_MEDIUM: _Effort.ValueType  # 4
+    """A weight of 1."""
+    EFFORT_HIGH: _Effort.ValueType  # 5
+    """A weight of 2."""
+    EFFORT_XHIGH: _Effort.ValueType  # 6
+    """A weight of 4."""
+
+class Effort(_Effort, metaclass=_EffortEnumTypeWrapper):
+    """Effort says how much reasoning a request deserves beside others. It sets what a request's accuracy is worth, not how
+    many tokens it gets: an easy question ends early at any effort.
+    """
+
+EFFORT_UNSPECIFIED: Effort.ValueType  # 0
+"""The caller does not say: as EFFORT_MEDIUM."""
+EFFORT_NONE: Effort.ValueType  # 1
+"""No reasoning: the answer comes at once."""
+EFFORT_MINIMAL: Effort.ValueType  # 2
+"""A weight of 1/4."""
+EFFORT_LOW: Effort.ValueType  # 3
+"""A weight of 1/2."""
+EFFORT_MEDIUM: Effort.ValueType  # 4
+"""A weight of 1."""
+EFFORT_HIGH: Effort.ValueType  # 5
+"""A weight of 2."""
+EFFORT_XHIGH: Effort.ValueType  # 6
+"""A weight of 4."""
+Global___Effort: _TypeAlias = Effort  # noqa: Y015
+
 class _PredictionOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -242,7 +284,11 @@ Global___Sampling: _TypeAlias = Sampling  # noqa: Y015
 
 @_typing.final
 class Job(_message.Message):
-    """Job is one generation request."""
+    """Job is one generation request.
+
+    Its weight is what its accuracy is worth: a request of weight 2 buys tokens that gain half the price, one of weight
+    1/2 only those that gain twice the price. effort, priority and weight multiply; together they stay from 1/16 to 16.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -258,6 +304,8 @@ class Job(_message.Message):
     HIDDEN_STATE_FIELD_NUMBER: _builtins.int
     HIDDEN_STATE_LAYER_FIELD_NUMBER: _builtins.int
     ALLOCATION_MAY_FOLLOW_FIELD_NUMBER: _builtins.int
+    EFFORT_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The user's prompt, UTF-8, before the model's template; 1 to 1,048,576 bytes. It may hold a whole conversation: only
     tokens that this request generates count as reasoning or answer tokens, those of the prompt do not.
@@ -270,12 +318,14 @@ class Job(_message.Message):
     """The tenant whose quotas and rates apply; empty for the default tenant."""
     priority: _builtins.int
     """Of the requests that wait for a window or for a slot of the backend, a higher one goes first; -100 to 100, 0 by
-    default. It changes the order only, not the budget.
+    default. It weighs, too: its accuracy is worth 2^(priority/50) as much, which is 1/4 to 4.
     """
     min_reasoning_tokens: _builtins.int
     """The least reasoning budget, in tokens; not below the server's floor, which applies where it is not set."""
     max_reasoning_tokens: _builtins.int
-    """The largest reasoning budget, in tokens; not above the server's cap, which applies where it is not set."""
+    """The largest reasoning budget, in tokens; not above the server's cap, which applies where it is not set. Where it is
+    below the server's floor the floor gives way; 0 is no reasoning.
+    """
     traces: _builtins.int
     """How many reasoning traces to run side by side; 0 and 1 mean one. They share the budget evenly and vote on the
     answer. Once all have ended, the text of one trace whose answer won is streamed.
@@ -287,6 +337,10 @@ class Job(_message.Message):
     decided while it begins: who sets this sees its first token without a wait for the prediction. Otherwise the
     allocation is the first message. The clients of this project set it.
     """
+    effort: Global___Effort.ValueType
+    """How much reasoning the request deserves. EFFORT_NONE leaves none, whatever the server's floor is."""
+    weight: _builtins.float
+    """What the request's accuracy is worth, 1/16 to 16, 1 by default."""
     @_builtins.property
     def sampling(self) -> Global___Sampling:
         """How the LLM samples."""
@@ -310,19 +364,25 @@ class Job(_message.Message):
         hidden_state: _abc.Iterable[_builtins.float] | None = ...,
         hidden_state_layer: _builtins.int = ...,
         allocation_may_follow: _builtins.bool = ...,
+        effort: Global___Effort.ValueType = ...,
+        weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "sampling", b"sampling"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "_weight", b"_weight", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "sampling", b"sampling", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "allocation_may_follow", b"allocation_may_follow", "hidden_state", b"hidden_state", "hidden_state_layer", b"hidden_state_layer", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "traces", b"traces"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "_weight", b"_weight", "allocation_may_follow", b"allocation_may_follow", "effort", b"effort", "hidden_state", b"hidden_state", "hidden_state_layer", b"hidden_state_layer", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "model", b"model", "priority", b"priority", "prompt", b"prompt", "request_id", b"request_id", "sampling", b"sampling", "tenant", b"tenant", "traces", b"traces", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_reasoning_tokens: _TypeAlias = _typing.Literal["max_reasoning_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_reasoning_tokens: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens"]  # noqa: Y015
     _WhichOneofReturnType__min_reasoning_tokens: _TypeAlias = _typing.Literal["min_reasoning_tokens"]  # noqa: Y015
     _WhichOneofArgType__min_reasoning_tokens: _TypeAlias = _typing.Literal["_min_reasoning_tokens", b"_min_reasoning_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_reasoning_tokens) -> _WhichOneofReturnType__max_reasoning_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_reasoning_tokens) -> _WhichOneofReturnType__min_reasoning_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___Job: _TypeAlias = Job  # noqa: Y015
 
@@ -704,12 +764,15 @@ class PlanItem(_message.Message):
     MAX_REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     BUDGET_POINTS_FIELD_NUMBER: _builtins.int
     USED_TOKENS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """The prompt to predict from; may be empty where a curve is given."""
     min_reasoning_tokens: _builtins.int
     """The least budget, in tokens; the server's floor where not set."""
     max_reasoning_tokens: _builtins.int
-    """The largest budget, in tokens; the server's cap where not set."""
+    """The largest budget, in tokens; the server's cap where not set. The server's floor gives way to it."""
+    weight: _builtins.float
+    """What the query's accuracy is worth beside that of others, 1/16 to 16, 1 by default."""
     @_builtins.property
     def curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """A known accuracy curve instead of a prediction: fractions 0 to 1 at each of budget_points."""
@@ -731,19 +794,24 @@ class PlanItem(_message.Message):
         max_reasoning_tokens: _builtins.int | None = ...,
         budget_points: _abc.Iterable[_builtins.int] | None = ...,
         used_tokens: _abc.Iterable[_builtins.float] | None = ...,
+        weight: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "_weight", b"_weight", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "budget_points", b"budget_points", "curve", b"curve", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "prompt", b"prompt", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens", "_min_reasoning_tokens", b"_min_reasoning_tokens", "_weight", b"_weight", "budget_points", b"budget_points", "curve", b"curve", "max_reasoning_tokens", b"max_reasoning_tokens", "min_reasoning_tokens", b"min_reasoning_tokens", "prompt", b"prompt", "used_tokens", b"used_tokens", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_reasoning_tokens: _TypeAlias = _typing.Literal["max_reasoning_tokens"]  # noqa: Y015
     _WhichOneofArgType__max_reasoning_tokens: _TypeAlias = _typing.Literal["_max_reasoning_tokens", b"_max_reasoning_tokens"]  # noqa: Y015
     _WhichOneofReturnType__min_reasoning_tokens: _TypeAlias = _typing.Literal["min_reasoning_tokens"]  # noqa: Y015
     _WhichOneofArgType__min_reasoning_tokens: _TypeAlias = _typing.Literal["_min_reasoning_tokens", b"_min_reasoning_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
+    _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_reasoning_tokens) -> _WhichOneofReturnType__max_reasoning_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_reasoning_tokens) -> _WhichOneofReturnType__min_reasoning_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___PlanItem: _TypeAlias = PlanItem  # noqa: Y015
 

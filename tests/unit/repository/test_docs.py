@@ -11,6 +11,8 @@ import typer
 import yaml
 
 from predictive_scheduling_cli.main import app
+from scheduler_service.api.budget_words import BudgetFields
+from scheduler_service.domain import Effort
 
 ROOT = Path(__file__).parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -70,6 +72,15 @@ def test_metrics_that_pages_name_are_on_the_metrics_page():
     for page in PAGES:
         for name in re.findall(r"`(predictive_scheduling_[a-z_]+_[a-z]+)`", text_of(page)):
             assert f"`{name}`" in known or (ROOT / name).exists(), f"{name} in {page.name}"
+
+
+def test_every_word_about_a_budget_has_its_meaning_in_the_table():
+    table = text_of(ROOT / "docs/api.md").split("## The words that callers use")[1].split("**Caps.**")[0]
+    words = [
+        word for row in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for word in re.findall(r"`(.+?)`", row)
+    ]
+    assert {word.partition(".")[0] for word in words} == set(BudgetFields.model_fields)
+    assert {effort.value for effort in Effort} <= set(re.findall(r"`([a-z]+)`", table))
 
 
 def test_every_page_is_in_the_sites_navigation():

@@ -18,7 +18,7 @@ ELSEWHERE = {
     "scheduler_service/pipeline.py": "tests/integration/test_scheduler.py",
     "scheduler_service/api/servicer.py": "tests/integration/test_scheduler.py",
     "scheduler_service/api/guarded_site.py": "tests/integration/test_http_edge.py",
-    "scheduler_service/api/openai_front.py": "tests/integration/test_openai_front.py",
+    "scheduler_service/api/openai/front.py": "tests/integration/test_openai_front.py",
     "scheduler_service/api/status.py": "tests/integration/test_status.py",
     "scheduler_service/api/status_page.py": "tests/integration/test_status.py",
     "scheduler_service/budget/shared_budget.py": "tests/integration/test_shared_budget.py",

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scheduler_service.api.budget_words import Limit
 from scheduler_service.api.intake import within
 from scheduler_service.domain import InvalidRequestError, Job
 
@@ -11,7 +12,7 @@ from scheduler_service.domain import InvalidRequestError, Job
 def test_reasoning_and_answers_together_stay_within_the_limit(limit, floor, more, answer, traces):
     job = Job("id", "q", "", floor, floor + more, traces=traces)
     try:
-        limited = within(job, limit, answer, fixed=False)
+        limited = within(job, Limit(limit, "max_tokens"), answer, fixed=False)
     except InvalidRequestError:
         assert limit < traces
         return

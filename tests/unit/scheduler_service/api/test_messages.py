@@ -7,8 +7,10 @@ import pytest
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from scheduler_service.allocation.curve import Curve
 from scheduler_service.api import messages
+from scheduler_service.api.budget_words import weight_of
 from scheduler_service.domain import (
     BudgetLimit,
+    Effort,
     FinishReason,
     HiddenState,
     InvalidRequestError,
@@ -53,14 +55,32 @@ def test_another_model_is_refused_by_its_name():
     [
         ({"min_reasoning_tokens": 8}, "job.min_reasoning_tokens: 8 is not from 16 to 256"),
         ({"min_reasoning_tokens": 257}, "job.min_reasoning_tokens: 257"),
-        ({"max_reasoning_tokens": 8}, "job.max_reasoning_tokens: 8"),
-        ({"max_reasoning_tokens": 257}, "job.max_reasoning_tokens: 257"),
+        ({"max_reasoning_tokens": 257}, "job.max_reasoning_tokens: 257 is above 256"),
         ({"min_reasoning_tokens": 64, "max_reasoning_tokens": 32}, "job.min_reasoning_tokens: 64 is above"),
     ],
 )
 def test_a_budget_out_of_range_is_refused_by_its_name(fields, words):
     with pytest.raises(InvalidRequestError, match=words):
         job_of(**fields)
+
+
+@pytest.mark.parametrize("most", [0, 8, 15])
+def test_the_servers_floor_gives_way_to_a_lower_limit(most):
+    job = job_of(max_reasoning_tokens=most)
+    assert (job.floor_tokens, job.cap_tokens) == (most, most)
+
+
+def test_effort_priority_and_weight_multiply():
+    assert job_of().weight == 1.0
+    assert job_of(effort=pb.EFFORT_HIGH, priority=-50, weight=3.0).weight == 3.0
+    assert job_of(effort=pb.EFFORT_XHIGH, priority=100, weight=16.0).weight == 16.0  # the most
+
+
+@pytest.mark.parametrize("effort", [None, *Effort])
+def test_every_effort_has_a_value_in_the_messages_and_comes_back(effort):
+    value = messages.effort_value(effort)
+    assert pb.Effort.Name(value) == f"EFFORT_{effort.name if effort else 'UNSPECIFIED'}"
+    assert job_of(effort=value).weight == weight_of(effort, 0)
 
 
 def plan_item(**fields):
@@ -71,6 +91,8 @@ def test_an_item_without_a_curve_is_to_be_predicted():
     job, known = plan_item(prompt="q")
     assert known is None
     assert (job.request_id, job.prompt, job.floor_tokens, job.cap_tokens) == ("items[3]", "q", 16, 256)
+    assert job.weight == 1.0
+    assert plan_item(prompt="q", weight=4.0)[0].weight == 4.0
 
 
 def test_an_items_own_curve_is_its_prediction_and_ends_its_cap():
@@ -144,6 +166,7 @@ def test_a_texts_message_says_whether_it_was_forced():
 @pytest.mark.parametrize(
     ("words", "wire", "prefix"),
     [
+        (Effort, pb.Effort, "EFFORT"),
         (PredictionOutcome, pb.PredictionOutcome, "PREDICTION_OUTCOME"),
         (BudgetLimit, pb.BudgetLimit, "BUDGET_LIMIT"),
         (TextKind, pb.TextKind, "TEXT_KIND"),

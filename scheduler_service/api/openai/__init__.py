@@ -1,0 +1,1 @@
+"""The HTTP front that OpenAI's clients call: chat completions and responses."""
