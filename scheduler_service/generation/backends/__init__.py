@@ -18,7 +18,7 @@ SERVERS: dict[str, str] = {
     "openai": f"{_HERE}.openai",
     "llama_cpp": f"{_HERE}.llama_cpp",
     EMBEDDED: f"{_HERE}.embedded",
-    NONE: f"{_HERE}.absent",
+    NONE: "scheduler_service.generation.no_backend",
 }
 
 
