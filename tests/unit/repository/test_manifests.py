@@ -198,7 +198,8 @@ def test_services_monitors_and_policies_name_ports_that_pods_have(folder):
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             assert all(endpoint["port"] in ports_of(template) for template in chosen)
     known = {port for _, _, template in pods(folder) for port in ports_of(template).values()} | {53, 443}
-    optional = {4317, 6379, 8080, 50070}  # of components that an overlay may leave out
+    optional = {4317, 6379, 8080, 50060, 50070}  # of components that an overlay may leave out
+    optional |= {80, 15012}  # of a gateway's pod and its controller, which are not in the manifests
     for policy in of(folder, "NetworkPolicy"):
         for rule in [*policy["spec"].get("ingress", ()), *policy["spec"].get("egress", ())]:
             assert {port["port"] for port in rule["ports"]} <= known | optional, policy["metadata"]["name"]
