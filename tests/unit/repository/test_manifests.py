@@ -3,9 +3,7 @@
 import json
 import os
 import re
-import subprocess
 from functools import cache
-from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
@@ -17,9 +15,9 @@ from exporters.measure.questions import Shard
 from predictive_scheduling_cli.main import app
 from predictor_service.settings import SHIPPED_MODELS, PredictorSettings
 from scheduler_service.settings import SchedulerSettings
+from tests.builders.manifests import ROOT, deployed, environment, of, rendered
 from tests.programs import needs
 
-ROOT = Path(__file__).resolve().parents[3] / "k8s"
 KUBERNETES = ("1.33", kubernetes_validate.latest_version())
 FOLDERS = sorted(path.parent for kind in ("overlays", "jobs") for path in (ROOT / kind).glob("*/kustomization.yaml"))
 OVERLAYS = [folder for folder in FOLDERS if folder.parent.name == "overlays"]
@@ -30,19 +28,6 @@ pytestmark = needs("kubectl")
 
 def named(folders):
     return pytest.mark.parametrize("folder", folders, ids=lambda folder: folder.name)
-
-
-@cache
-def rendered(folder):
-    """What 'kubectl kustomize' makes of a folder; it complains about nothing."""
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "deprecated" not in done.stderr, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-def of(folder, *kinds):
-    return [document for document in rendered(folder) if document["kind"] in kinds]
 
 
 def pods(folder):
@@ -240,11 +225,6 @@ def test_a_predictor_on_a_gpu_asks_for_one_and_needs_no_second_one_to_be_exchang
     assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
 
 
-def deployed(folder, name):
-    """The spec of a Deployment."""
-    return next(one["spec"] for one in of(folder, "Deployment") if one["metadata"]["name"] == name)
-
-
 def predictor_on(folder):
     """The spec of the predictor's Deployment."""
     return deployed(folder, "predictor")
@@ -332,16 +312,6 @@ def test_a_vllm_has_time_to_end_what_runs():
 def test_selectors_of_deployments_do_not_overlap(folder):
     for deployment in of(folder, "Deployment"):
         assert len(selected(folder, deployment["spec"]["selector"]["matchLabels"])) == 1, deployment["metadata"]["name"]
-
-
-def environment(folder, template):
-    """The variables that a pod gets from its ConfigMaps; a later one wins."""
-    maps = {document["metadata"]["name"]: document["data"] for document in of(folder, "ConfigMap")}
-    found = {}
-    for container in template["spec"]["containers"]:
-        for source in container.get("envFrom", ()):
-            found |= maps[source["configMapRef"]["name"]]
-    return found
 
 
 @named(OVERLAYS)
