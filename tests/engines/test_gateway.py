@@ -66,7 +66,12 @@ async def test_vllm_ends_the_thinking_and_says_what_it_used(vllm, session, strea
 
 async def test_an_engine_that_is_told_no_budget_stops_at_max_tokens(vllm, session):
     async with gateway(vllm, ext_proc_budget_field="") as (url, client):
-        body = {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "ignore_eos": True}
+        body = {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": QUESTION}],
+            "temperature": 0,
+            "ignore_eos": True,
+        }
         async with session.post(f"{url}/v1/chat/completions", json=body, headers={"x-request-id": "one"}) as reply:
             usage = (await reply.json())["usage"]
         record = await settled(client, "one")
@@ -75,7 +80,10 @@ async def test_an_engine_that_is_told_no_budget_stops_at_max_tokens(vllm, sessio
 
 
 async def test_a_caller_who_leaves_ends_the_generation_and_pays_for_what_came(vllm, session):
-    async with gateway(vllm, ext_proc_budget_field="custom.budget", tokens_per_query=600, cap_tokens=600) as (url, client):
+    async with gateway(vllm, ext_proc_budget_field="custom.budget", tokens_per_query=600, cap_tokens=600) as (
+        url,
+        client,
+    ):
         body = {**ASKED, "max_tokens": 600, "stream": True, "ignore_eos": True}
         before = await vllm.generated()
         async with session.post(f"{url}/v1/completions", json=body, headers={"x-request-id": "one"}) as reply:
