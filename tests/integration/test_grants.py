@@ -85,8 +85,8 @@ async def test_reasons_without_end_are_counted_as_one():
             granted = await client.grant("one")
             await client.settle(granted.request_id, completion_tokens=0, failure=f"reason {at}")
         status = await client.status()
-    assert len(status.failures) == 51
-    assert status.failures["other"] == 20
+    assert len(status.failed_requests) == 51
+    assert status.failed_requests["other"] == 20
 
 
 async def test_limits_hold_for_grants_as_for_other_requests():
