@@ -15,6 +15,8 @@ from scheduler_service.domain import Allocation, FinishReason, Job, Usage
 from scheduler_service.pipeline import Pipeline
 
 _LOOK_SECONDS = 1.0
+_MOST_REASONS = 50  # that are told apart: callers choose the words, and metrics and journal count by them
+_OTHER = "other"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Grants:
         """Decide by ``pipeline``; a grant that nobody settles ends after ``most_seconds``."""
         self._pipeline, self._most_seconds = pipeline, most_seconds
         self._open: dict[tuple[str, str], _Open] = {}
+        self._reasons: set[str] = set()
 
     def __len__(self) -> int:
         """How many are open."""
@@ -91,6 +94,11 @@ class Grants:
         while self._open and (oldest := next(iter(self._open.values()))).came <= before:
             self.settle(oldest.job.key, Told(failure="Untold"))
 
+    def _reason(self, failure: str) -> str:
+        if len(self._reasons) < _MOST_REASONS:
+            self._reasons.add(failure)
+        return failure if failure in self._reasons else _OTHER
+
     def _end(self, ended: _Open, told: Told) -> float:
         pipeline, job, allocation = self._pipeline, ended.job, ended.allocation
         reasoning, answer = used_of(allocation, told)
@@ -98,7 +106,7 @@ class Grants:
         returned = pipeline.settle(job, reasoning, answer)
         pipeline.admission.leave(job)
         if told.failure:
-            pipeline.observers.failed(job, allocation, told.failure)
+            pipeline.observers.failed(job, allocation, self._reason(told.failure))
             return returned
         usage = _usage(ended, told, round(reasoning), answer, pipeline.clock())
         pipeline.observers.finished(job, allocation, usage)

@@ -38,7 +38,12 @@ async def process(budgets: GatewayBudgets, context: grpc.aio.ServicerContext[Any
     exchange = Exchange(budgets)
     try:
         while (request := await context.read()) is not grpc.aio.EOF:
-            await context.write(await exchange.answer(request))
+            answer = await exchange.answer(request)
+            try:
+                await context.write(answer)
+            except BaseException:
+                exchange.unheard()
+                raise
     finally:
         exchange.ended()
 
@@ -78,6 +83,11 @@ class Exchange:
         """Settle what the response told, where it came this way; one that did not is the access log's to tell."""
         if self._decision is not None and self._response is not None:
             self._budgets.settle(self._decision.grant, self._response.told(complete=False))
+
+    def unheard(self) -> None:
+        """An answer did not reach Envoy, which waits only so long: its request passed without a budget."""
+        if self._decision is not None and self._response is None:
+            self._budgets.settle(self._decision.grant, Told(completion_tokens=0, failure="late"))
 
     async def _decide(self, body: Any) -> ProcessingResponse:
         if not body.end_of_stream or self._decision is not None:  # a part of a body that is too long to be held

@@ -122,7 +122,7 @@ class MetricsObserver:
         self._size = self._histogram(own + "window.size", "{request}", "Requests allocated together", _WINDOW_BUCKETS)
         self._budget = self._histogram(own + "budget", "{token}", "Reasoning budget of a request", _TOKEN_BUCKETS)
         self._used = self._histogram(own + "used", "{token}", "Reasoning tokens that a request used", _TOKEN_BUCKETS)
-        self._passed = self._counter("gateway", "{request}", "Requests at a gateway, by what became of them there")
+        self._passed = self._counter("gateway.requests", "{request}", "Requests at a gateway, by what became of them")
         self._wasted = self._histogram(
             own + "wasted",
             "{token}",

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
+from scheduler_service.pipeline import Pipeline
 from tests.integration.running import predictor, scheduler
 from tests.standins.engine import EngineStandIn
 from tests.waiting import eventually
@@ -258,6 +259,29 @@ async def test_an_engine_that_would_compress_a_stream_is_asked_not_to(change, se
         budget = await settled(client, 1)
     assert text.endswith("data: [DONE]\n\n")
     assert budget.used_tokens == 44
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.26, 0.25])
+async def test_a_decision_that_comes_too_late_reserves_nothing(seconds, monkeypatch):
+    """Envoy waits a quarter of a second; what is decided just then has to be settled, too."""
+    allocate = Pipeline.allocate
+
+    async def slow(self, job):
+        await asyncio.sleep(seconds)
+        return await allocate(self, job)
+
+    monkeypatch.setattr(Pipeline, "allocate", slow)
+    async with EngineStandIn() as engine, gateway(engine) as (url, client), aiohttp.ClientSession() as session:
+        status, _ = await post(session, url, body())
+
+        async def nothing_reserved():
+            return not (await client.budget()).reserved_tokens
+
+        await asyncio.sleep(seconds)
+        await eventually(nothing_reserved)
+    assert status == 200
+    assert len(engine.requests) == 1
+    assert seconds < 0.3 or engine.requests == [body()]
 
 
 async def test_a_quota_is_an_answer_with_a_time_to_come_back():

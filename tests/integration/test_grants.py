@@ -79,6 +79,16 @@ async def test_one_that_failed_returns_its_tokens():
     assert known.error == "refused"
 
 
+async def test_reasons_without_end_are_counted_as_one():
+    async with scheduler(**UNIFORM) as address, AsyncSchedulerClient(address) as client:
+        for at in range(70):
+            granted = await client.grant("one")
+            await client.settle(granted.request_id, completion_tokens=0, failure=f"reason {at}")
+        status = await client.status()
+    assert len(status.failed_requests) == 51
+    assert status.failed_requests["other"] == 20
+
+
 async def test_limits_hold_for_grants_as_for_other_requests():
     async with scheduler(**UNIFORM, max_in_flight=1) as address, AsyncSchedulerClient(address) as client:
         first = await client.grant("one")

@@ -18,11 +18,13 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.telemetry import Telemetry
+from scheduler_service.gateway.envoy_messages import PROCESSOR, ProcessingRequest, ProcessingResponse
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
 from tests.programs import needs
 from tests.standins.tgi import TgiStandIn
 from tests.waiting import PATIENCE
+from tools.local_envoy import free_port
 from tools.observability.dashboard import dashboard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,11 +53,28 @@ async def services(log):
         settings = {
             "backend": "tgi", "backend_url": f"{tgi.url},{broken.url}", "template": "demo", "predictor": predictions,
             "policy": "price", "max_tenant_in_flight": 3, "backend_ready_seconds": 1,
+            "ext_proc_listen": f"127.0.0.1:{free_port()}",
         }  # fmt: skip
         async with scheduler(reporting=reporting(), metrics_listen="127.0.0.1:0", **settings) as address:
             pages = [record.args[0] for record in log.records if record.msg == "metrics on port %d"]
             async with AsyncSchedulerClient(address) as client:
+                await ask_as_envoy(settings["ext_proc_listen"])
                 yield client, dict(zip(("predictor", "scheduler"), pages, strict=True))
+
+
+async def ask_as_envoy(address):
+    """Tell of two requests as Envoy does: one that gets a budget, and one that is nothing of ours."""
+    for body in (b'{"messages": [{"role": "user", "content": "What is 1 + 2?"}]}', b"?"):
+        async with grpc.aio.insecure_channel(address) as channel:
+            process = channel.stream_stream(
+                f"/{PROCESSOR}/Process", ProcessingRequest.SerializeToString, ProcessingResponse.FromString
+            )
+            path = {"key": ":path", "raw_value": b"/v1/chat/completions"}
+            call = process()
+            await call.write(ProcessingRequest(request_headers={"headers": {"headers": [path]}}))
+            await call.write(ProcessingRequest(request_body={"body": body, "end_of_stream": True}))
+            await call.done_writing()
+            assert [one.WhichOneof("response") async for one in call] == ["request_headers", "request_body"]
 
 
 NUMBERS = itertools.count()

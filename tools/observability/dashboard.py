@@ -307,6 +307,13 @@ def _load() -> list[Any]:
             "Requests by tenant; those beyond the limit share one name",
         ),
         _lines(
+            "At a gateway",
+            "reqps",
+            [(_rate(f"{OWN}gateway_requests_total", "outcome"), "{{outcome}}")],
+            "Requests that an external processor asked about: decided, refused, or passed as they were and why",
+            stacked=True,
+        ),
+        _lines(
             "Window size",
             "short",
             [(_quantile(share, f"{OWN}window_size"), f"p{share * 100:g}") for share in (0.5, 0.99)],

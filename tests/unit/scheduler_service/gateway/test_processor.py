@@ -1,5 +1,6 @@
 """One request as Envoy tells of it: every message has an answer, whatever comes in whatever order."""
 
+import asyncio
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as some
 from scheduler_service.domain import OverloadedError, QuotaExceededError
 from scheduler_service.gateway.budgets import Decision
 from scheduler_service.gateway.envoy_messages import ProcessingRequest
-from scheduler_service.gateway.processor import Exchange, headers_of, refusal
+from scheduler_service.gateway.processor import Exchange, headers_of, process, refusal
 from scheduler_service.grants import Told
 
 RETURNED = {"request_body_mode": "BUFFERED", "response_body_mode": "STREAMED"}
@@ -153,6 +154,26 @@ def test_headers_come_in_either_field(name):
     value = {"value": "b"} if name == "value" else {"raw_value": b"b"}
     request = message(request_headers={"headers": {"headers": [{"key": "A", **value}, {"key": "c", **value}]}})
     assert headers_of(request.request_headers) == {"a": "b", "c": "b"}
+
+
+class OneMessage:
+    """A stream that brings one message, and whose answers do not arrive."""
+
+    def __init__(self, request):
+        self.request = request
+
+    async def read(self):
+        return self.request
+
+    async def write(self, answer):
+        raise asyncio.CancelledError
+
+
+async def test_a_decision_that_does_not_arrive_used_nothing():
+    budgets = FakeBudgets(decision())
+    with pytest.raises(asyncio.CancelledError):
+        await process(budgets, OneMessage(message(request_body={"body": b"old", "end_of_stream": True})))
+    assert budgets.told == {"a/1": Told(completion_tokens=0, failure="late")}
 
 
 CHUNK = some.binary(max_size=40) | some.sampled_from([b"", b'data: {"usage":{"completion_tokens":3},"choices":[]}\n\n'])
