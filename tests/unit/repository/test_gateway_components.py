@@ -1,5 +1,8 @@
 """The components for gateways say what the example of a plain Envoy says, each in its control plane's words."""
 
+import os
+import re
+
 import pytest
 import yaml
 
@@ -145,6 +148,30 @@ def test_only_gateways_reach_the_port_that_settles(folder):
         for peer in allowed
         for key, value in peer["podSelector"]["matchLabels"].items()
         if key.endswith("gateway-name")
+    }
+
+
+def own_overlay(folder, base, component):
+    """An overlay of one's own in ``folder``: ``base`` with a component."""
+    (folder / "mine").mkdir()
+    (folder / "mine/kustomization.yaml").write_text(component)
+    own = {"resources": [os.path.relpath(base, folder)], "components": ["mine"], "namespace": "predictive-scheduling"}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    return folder
+
+
+def test_several_schedulers_as_the_page_says(tmp_path):
+    page = (ROOT.parent / "docs/gateway.md").read_text()
+    (component,) = re.findall(r"^```yaml\n(# several/.*?)^```", page, re.DOTALL | re.MULTILINE)
+    folder = own_overlay(tmp_path, ENVOY_GATEWAY, component)
+    deployment = deployed(folder, "scheduler")
+    assert deployment["replicas"] == 3
+    assert environment(folder, deployment["template"])["SCHEDULER_EXT_PROC_USAGE"] == "auto"
+    spec = one(folder, "EnvoyExtensionPolicy")["spec"]
+    assert "lua" not in spec
+    assert spec["extProc"][0]["processingMode"] == {
+        "request": {"body": "BufferedPartial"},
+        "response": {"body": "Streamed"},
     }
 
 
