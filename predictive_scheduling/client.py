@@ -52,9 +52,12 @@ class SchedulerClient(Connection):
         request = pb.CompleteRequest(job=make_job(prompt, **fields))
         return self.stub.Complete(request, timeout=timeout or self._timeout, metadata=self._metadata)
 
-    def grant(self, prompt: str, **fields: Any) -> pb.Allocation:
-        """Return the budget of a request that you run yourself, reserved; ``settle`` its ``request_id`` afterwards."""
-        request = pb.GrantRequest(job=make_job(prompt, **fields))
+    def grant(self, prompt: str, *, max_completion_tokens: int | None = None, **fields: Any) -> pb.Allocation:
+        """Return the budget of a request that you run yourself, reserved; ``settle`` its ``request_id`` afterwards.
+
+        ``max_completion_tokens``: the most tokens of reasoning and answer together.
+        """
+        request = pb.GrantRequest(job=make_job(prompt, **fields), max_completion_tokens=max_completion_tokens)
         return self.stub.Grant(request, timeout=self._timeout, metadata=self._metadata).allocation
 
     def settle(self, request_id: str, **told: Any) -> pb.SettleResponse:
@@ -120,9 +123,12 @@ class AsyncSchedulerClient(AsyncConnection):
         request = pb.CompleteRequest(job=make_job(prompt, **fields))
         return await self.stub.Complete(request, timeout=timeout or self._timeout, metadata=self._metadata)
 
-    async def grant(self, prompt: str, **fields: Any) -> pb.Allocation:
-        """Return the budget of a request that you run yourself, reserved; ``settle`` its ``request_id`` afterwards."""
-        request = pb.GrantRequest(job=make_job(prompt, **fields))
+    async def grant(self, prompt: str, *, max_completion_tokens: int | None = None, **fields: Any) -> pb.Allocation:
+        """Return the budget of a request that you run yourself, reserved; ``settle`` its ``request_id`` afterwards.
+
+        ``max_completion_tokens``: the most tokens of reasoning and answer together.
+        """
+        request = pb.GrantRequest(job=make_job(prompt, **fields), max_completion_tokens=max_completion_tokens)
         response = await self.stub.Grant(request, timeout=self._timeout, metadata=self._metadata)
         return response.allocation
 

@@ -16,6 +16,7 @@ from predictive_scheduling import semconv
 from predictive_scheduling.rpc_errors import abort_invalid, abort_quota, abort_retry
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
+from scheduler_service.api.budget_words import BudgetWords, Limit
 from scheduler_service.api.generations import Generations
 from scheduler_service.api.intake import Credentials, Intake, check
 from scheduler_service.api.messages import allocation_message, plan_message, text_message, told_of, usage_message
@@ -93,7 +94,10 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     @_answered
     async def Grant(self, request: pb.GrantRequest, context: _Context) -> pb.GrantResponse:
         """Decide and reserve the budget of a request that its caller runs."""
-        allocation = await self._grants.grant(self._intake.job(request, _credentials(context)))
+        limited = request.HasField("max_completion_tokens")
+        limit = Limit(request.max_completion_tokens, "max_completion_tokens") if limited else None
+        job = self._intake.job(request, _credentials(context), words=BudgetWords(completion=limit))
+        allocation = await self._grants.grant(job)
         return pb.GrantResponse(allocation=allocation_message(allocation))
 
     @_answered

@@ -8,10 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from predictive_scheduling.circuit_breaker import CircuitBreaker
 from scheduler_service.allocation.curve import Curve
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
 from scheduler_service.prediction.answers import PredictorInfo
-from scheduler_service.prediction.circuit_breaker import CircuitBreaker
 from scheduler_service.prediction.client import Predictor
 
 _FAILED = frozenset({PredictionOutcome.TIMEOUT, PredictionOutcome.UNAVAILABLE})

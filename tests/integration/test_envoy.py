@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+from openai import AsyncOpenAI
 
 from predictive_scheduling import AsyncSchedulerClient
 from scheduler_service.pipeline import Pipeline
@@ -86,6 +87,21 @@ async def test_a_request_gets_its_budget_and_is_settled_by_what_it_used(change, 
         assert events[-1] == "[DONE]"
         assert len(events) == 44 + 2 + asked
         assert any(not json.loads(one)["choices"] for one in events[:-1]) == asked
+
+
+@WAYS
+async def test_openais_own_client_reads_a_choice_in_every_event(change, settings):
+    async with EngineStandIn(thinks=40) as engine, gateway(engine, change, **settings) as (url, client):
+        async with AsyncOpenAI(base_url=url + "/v1", api_key="none") as openai:
+            messages = [{"role": "user", "content": EASY}]
+            stream = await openai.chat.completions.create(
+                model="m", messages=messages, stream=True, reasoning_effort="high", max_completion_tokens=60
+            )
+            found = [chunk.choices[0].delta.content or "" async for chunk in stream]
+        budget = await settled(client, 1)
+    assert engine.requests[0][FIELD] == 60 - 32
+    assert "".join(found) == "tttt"
+    assert budget.used_tokens == 28
 
 
 @WAYS

@@ -100,6 +100,14 @@ async def test_limits_hold_for_grants_as_for_other_requests():
     assert wrong.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+async def test_of_the_most_completion_tokens_the_answer_keeps_its_part():
+    async with scheduler(**UNIFORM, answer_tokens=32) as address, AsyncSchedulerClient(address) as client:
+        granted = await client.grant("one", max_completion_tokens=40)
+        wrong = await refused(client.grant("two", max_completion_tokens=0))
+    assert (granted.reasoning_budget_tokens, granted.answer_tokens) == (8, 32)
+    assert wrong.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_tenants_settle_their_own(tmp_path):
     tokens = tmp_path / "tokens"
     tokens.write_text("a-token a\nb-token b\n")

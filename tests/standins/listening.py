@@ -11,6 +11,7 @@ class Listening:
     """``async with`` starts it; ``url`` is then where it listens. ``application`` says what it answers."""
 
     url: str
+    port: int = 0  # any free one
 
     def application(self) -> web.Application:
         """Return the routes."""
@@ -19,7 +20,7 @@ class Listening:
     async def __aenter__(self) -> Self:
         self._runner = web.AppRunner(self.application(), handler_cancellation=True, shutdown_timeout=0.2)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
         await site.start()
         self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"  # type: ignore[union-attr]
         return self

@@ -2,8 +2,8 @@
 
 import pytest
 
+from predictive_scheduling.circuit_breaker import CircuitBreaker
 from scheduler_service.domain import HiddenState, Job, Prediction, PredictionOutcome
-from scheduler_service.prediction.circuit_breaker import CircuitBreaker
 from scheduler_service.prediction.guard import GuardedPredictor
 from tests.standins.predictor import FakePredictor
 

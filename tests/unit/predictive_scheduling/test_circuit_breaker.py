@@ -1,6 +1,6 @@
 """What keeps failing is left alone, for ever longer."""
 
-from scheduler_service.prediction.circuit_breaker import CircuitBreaker
+from predictive_scheduling.circuit_breaker import CircuitBreaker
 
 
 def test_many_that_fail_at_once_make_one_rest_and_each_failed_try_doubles_it():
