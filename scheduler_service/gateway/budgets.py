@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 REQUEST_HEADER = "x-predictive-scheduling-request"
 BUDGET_HEADER = "x-predictive-scheduling-budget"
 USAGE_HEADER = "x-predictive-scheduling-usage"
+OURS = (REQUEST_HEADER, BUDGET_HEADER, USAGE_HEADER)
 _USAGE = "stream_options.include_usage"
 _MOST_ID, _MOST_PROMPT, _MOST_CHOICES = 128, 1 << 20, 64
 

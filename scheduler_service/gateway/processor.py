@@ -22,7 +22,7 @@ import grpc.aio
 
 from scheduler_service.api.statuses import status_of
 from scheduler_service.domain import OverloadedError, QuotaExceededError
-from scheduler_service.gateway.budgets import Decision, GatewayBudgets, Seen
+from scheduler_service.gateway.budgets import OURS, Decision, GatewayBudgets, Seen
 from scheduler_service.gateway.envoy_messages import ProcessingMode, ProcessingRequest, ProcessingResponse
 from scheduler_service.gateway.usage import StreamedUsage, Used, whole_usage
 from scheduler_service.grants import Told
@@ -66,7 +66,7 @@ class Exchange:
         match request.WhichOneof("request"):
             case "request_headers":
                 self._headers = headers_of(request.request_headers)
-                return ProcessingResponse(request_headers={})
+                return self._request_headers()
             case "request_body":
                 return await self._decide(request.request_body)
             case "response_headers":
@@ -111,6 +111,12 @@ class Exchange:
                 }
             }
         )
+
+    def _request_headers(self) -> ProcessingResponse:
+        """Nobody outside names a grant, or it could be settled by others; Envoy's own configuration sees to it, too."""
+        forged = [name for name in OURS if name in self._headers]
+        mutation = {"response": {"header_mutation": {"remove_headers": forged}}} if forged else {}
+        return ProcessingResponse(request_headers=mutation)
 
     def _response_headers(self, end_of_stream: bool) -> ProcessingResponse:
         if end_of_stream:

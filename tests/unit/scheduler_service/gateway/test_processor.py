@@ -77,6 +77,14 @@ async def test_a_decided_body_goes_on_with_its_headers():
     assert budgets.told == {}  # nothing of the response was seen here
 
 
+async def test_nobody_outside_names_a_grant():
+    (found,) = await through(
+        FakeBudgets(), message(request_headers=headers(x_predictive_scheduling_request="a/1", x_other="b"))
+    )
+    removed = found.request_headers.response.header_mutation.remove_headers
+    assert list(removed) == ["x-predictive-scheduling-request"]
+
+
 async def test_a_body_in_parts_passes():
     budgets = FakeBudgets(decision())
     found = await through(budgets, message(request_body={"body": b"part"}))
