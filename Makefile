@@ -81,6 +81,7 @@ bench: $(VENV)/test.installed  ## measure, beside a baseline in the same run; ou
 	@mkdir -p out/bench
 	$(BIN)/python -m benchmarks.allocation --json out/bench/allocation.json --plot out/bench/allocation.svg
 	$(BIN)/python -m benchmarks.streaming --json out/bench/streaming.json --plot out/bench/streaming.svg
+	$(BIN)/python -m benchmarks.gateway --json out/bench/gateway.json --plot out/bench/gateway.svg
 	$(BIN)/python -m benchmarks.predictor --json out/bench/predictor.json --plot out/bench/predictor.svg
 	$(BIN)/python -m benchmarks.sizing --json out/bench/sizing.json
 	$(BIN)/python -m benchmarks.telemetry --json out/bench/telemetry.json

@@ -38,6 +38,7 @@ def _served(graph: str, callers: str) -> Callable[[Any], float]:
 LIMITS = (
     Limit("allocation", "envelope of 100,000, to an argsort", lambda found: found["against_argsort"]["ratio"], 3.5),
     Limit("streaming", "CPU a token at 64 at once, to a bare proxy", lambda found: _cost(found["64"]), 0.75),
+    Limit("gateway", "CPU of a request of 128 tokens, to a minimal processor", lambda found: _asked(found["128"]), 3.0),
     Limit("predictor", "tiny graph, one at a time, to a plain batcher", _served("demo-text", "1"), 1.6),
     Limit("predictor", "tiny graph, 64 at once, to a plain batcher", _served("demo-text", "64"), 2.0),
     Limit("predictor", "encoder, 64 at once, to a plain batcher", _served("encoder", "64"), 1.8),
@@ -48,6 +49,10 @@ LIMITS = (
 
 def _cost(contenders: Any) -> float:
     return float(contenders["scheduler"]["cpu_us_a_token"] / contenders["bare proxy"]["cpu_us_a_token"])
+
+
+def _asked(contenders: Any) -> float:
+    return float(contenders["gateway"]["cpu_ms_a_request"] / contenders["minimal processor"]["cpu_ms_a_request"])
 
 
 def _growth(found: Any, key: str) -> float:
