@@ -151,7 +151,7 @@ def panels(found: dict[str, Any]) -> list[Panel]:
         return {one: {tokens: figures[one][key] for tokens, figures in found.items()} for one in among}
 
     return [
-        Panel("CPU time a token, by tokens a request", "µs", bars("cpu_us_a_token", names), logarithmic=True),
+        Panel("CPU time a token", "µs", bars("cpu_us_a_token", names), logarithmic=True),
         Panel("First token, median", "ms", bars("first_token_ms_p50", ["direct", *names])),
     ]
 
@@ -171,7 +171,7 @@ def main() -> None:
             cost = f"{one['cpu_us_a_token']:6.1f} µs a token, {one['cpu_ms_a_request']:6.2f} ms a request"
             times = f"first token p50 {one['first_token_ms_p50']:6.2f} ms, p99 {one['first_token_ms_p99']:6.2f} ms"
             print(f"{tokens:>5} tokens  {name:30} {times}  {cost}")  # noqa: T201
-    keep(given, found, lambda path: draw(path, panels(found)))
+    keep(given, found, lambda path: draw(path, panels(found), "tokens a request"))
 
 
 if __name__ == "__main__":

@@ -25,14 +25,21 @@ def draw(path: Path, panels: Sequence[Panel], groups: str = "callers at once") -
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 3.6), layout="constrained", squeeze=False)
+    # A contender has one colour in all panels, and one line in the legend.
+    contenders = list(dict.fromkeys(name for panel in panels for name in panel.bars))
+    shown = {}
     for axis, panel in zip(axes[0], panels, strict=True):
         names = list(next(iter(panel.bars.values())))
         width = 0.8 / len(panel.bars)
         for place, (contender, values) in enumerate(panel.bars.items()):
             at = [group + width * (place - (len(panel.bars) - 1) / 2) for group in range(len(names))]
-            axis.bar(at, [values[name] for name in names], width, label=contender)
+            colour = f"C{contenders.index(contender) % 10}"
+            shown[contender] = axis.bar(at, [values[name] for name in names], width, color=colour)
         axis.set_xticks(range(len(names)), names)
         axis.set(title=panel.title, xlabel=groups, ylabel=panel.unit, yscale="log" if panel.logarithmic else "linear")
-        axis.legend(frameon=False, fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    figure.legend(
+        [shown[name] for name in contenders], contenders, frameon=False, fontsize="small", ncols=4,
+        loc="outside lower center",
+    )  # fmt: skip
     figure.savefig(path)
     plt.close(figure)
