@@ -20,16 +20,18 @@ from scheduler_service.admission.rates import Rate, TenantRates
 from scheduler_service.allocation import POLICIES, Policy
 from scheduler_service.allocation.price import DualPrice
 from scheduler_service.allocation.target import Target
-from scheduler_service.budget.income import Income, PerQuery, PerSecond, PerWindow
+from scheduler_service.budget.income import Controlled, Income, PerQuery, PerSecond, PerWindow
 from scheduler_service.budget.ledger import BudgetLedger
 from scheduler_service.budget.reclaim import Reclaimer
 from scheduler_service.budget.shared_budget import Deposits, Lease, SharedBudget
+from scheduler_service.control.capacity import Bounds
 from scheduler_service.domain import Prediction
 from scheduler_service.gateway.budgets import Way
 from scheduler_service.generation.backends.base import Backend, Limits
 from scheduler_service.generation.dispatcher import Dispatcher
 from scheduler_service.generation.engine_reports import EngineReports
 from scheduler_service.generation.pace import Pace
+from scheduler_service.governor import Governor
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.planning.allocator import Allocator, Expectations
 from scheduler_service.planning.budget_range import BudgetRange
@@ -177,6 +179,27 @@ def make_pipeline(
     )
 
 
+def make_governor(settings: SchedulerSettings, pipeline: Pipeline, budgets: BudgetRange) -> Governor | None:
+    """What holds latency objectives in ``pipeline``; ``None`` where none are set. Its ``run`` must be called."""
+    if not settings.objectives:
+        return None
+    income, allocator = pipeline.ledger.income, pipeline.allocator
+    if not isinstance(income, Controlled):
+        raise TypeError("objectives control the income")
+    least = settings.least_tokens_per_query or budgets.floor
+    most = settings.tokens_per_query
+    bounds = Bounds(min(most, max(1, least)), most, max(most, budgets.cap))
+    pricing = allocator.pricing if isinstance(allocator, PricedAllocator) else None
+    governor = Governor(settings.objectives, bounds, income, pricing)
+    governor.watch(pipeline)
+    pipeline.observers.add(governor)
+    pipeline.expectations.longest = governor.longest
+    pipeline.refuses = lambda: governor.refuses
+    if isinstance(allocator, PricedAllocator):
+        allocator.check, allocator.note = governor.check, governor.note
+    return governor
+
+
 def way_of(settings: SchedulerSettings) -> Way:
     """How a gateway wants budgets."""
     return Way(
@@ -233,6 +256,8 @@ def make_shared_budget(settings: SchedulerSettings, pipeline: Pipeline, closing:
 def _income(settings: SchedulerSettings) -> Income:
     if settings.shared_budget_url.get_secret_value():
         return Deposits()
+    if settings.objectives:
+        return Controlled(settings.tokens_per_query)
     match settings.budget_per:
         case "second":
             return PerSecond(settings.budget_tokens)

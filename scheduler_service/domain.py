@@ -256,7 +256,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a finished request consumed and saved. Tokens and seconds."""
+    """What a finished request consumed and saved. Tokens and seconds.
+
+    ``start_seconds``: from its slot of the backend to its first token; 0 where it ran elsewhere.
+    """
 
     prompt_tokens: int
     reasoning_tokens: int
@@ -272,6 +275,7 @@ class Usage:
     net_benefit_at_equal_accuracy_seconds: float = 0.0
     traces: int = 1
     votes: int = 1
+    start_seconds: float = 0.0
 
 
 Event = Allocation | Text | Usage

@@ -22,6 +22,7 @@ from scheduler_service.domain import (
     HiddenState,
     InvalidRequestError,
     Job,
+    OverloadedError,
     PreconditionError,
     Prediction,
     PredictionOutcome,
@@ -53,7 +54,8 @@ class Pipeline:
     ``admission``: who may come in. ``pace``: the backend's time per token, as it is learned here. ``reclaimer``: gives
     what finished requests left to running ones; ``None`` leaves it to later ones. ``observers``: are told what
     becomes of requests. ``aside``: where large plans are made. ``state_seconds``: how long a hidden state may come
-    after the engine's first token. ``engine_first``: start a request at once, and decide its budget beside.
+    after the engine's first token. ``engine_first``: start a request at once, and decide its budget beside, but while
+    requests may be refused (``refuses``) for what they are worth.
     """
 
     allocator: Allocator
@@ -72,6 +74,19 @@ class Pipeline:
     aside: Aside = field(default_factory=Aside)
     state_seconds: float = 0.1
     engine_first: bool = False
+    refuses: Callable[[], bool] = lambda: False
+    _running: set[_Run] = field(default_factory=set)
+    _generated: int = 0  # by those that have ended
+
+    @property
+    def generated(self) -> int:
+        """Tokens that were generated since the start."""
+        return self._generated + sum(run.generated for run in self._running)
+
+    @property
+    def outstanding(self) -> float:
+        """Tokens that are expected of the requests that are here, and not generated yet."""
+        return sum(max(0.0, run.expected - run.generated) for run in self._running)
 
     async def generate(self, job: Job) -> AsyncGenerator[Event]:
         """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
@@ -83,12 +98,13 @@ class Pipeline:
         allocation: Allocation | None = None
         await self.admit(job)
         try:
-            if self.engine_first and job.traces == 1:
+            if self.engine_first and job.traces == 1 and not self.refuses():
                 expected = await self._state_to_come(job)
                 runs = [self._begun(job, expected, came)]
             else:
                 allocation = await self.allocate(job)
                 runs = self._runs(job, allocation, came)
+            self._running.update(runs)
             try:
                 async with AsyncExitStack() as closing:
                     texts, held = self._texts(job, runs[0]), []
@@ -122,12 +138,17 @@ class Pipeline:
                         for text in runs[chosen].texts:
                             yield text
             finally:
+                self._running.difference_update(runs)
+                self._generated += sum(run.generated for run in runs)
                 self._settle(job, runs)
             usage = _usage(allocation, runs, chosen, votes, self.clock(), self.pace.seconds_per_token)
             self.observers.finished(job, allocation, usage)
             if job.traces == 1 and job.cap_tokens:  # what was predicted is the accuracy of one that may reason
                 self.outcomes.remember(allocation, job.tenant)
         except BaseException as error:
+            if allocation is None and isinstance(error, OverloadedError):
+                self.observers.rejected(job, error)
+                raise
             left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
             self.observers.failed(job, allocation, "cancelled" if left else type(error).__name__)
             raise
@@ -179,6 +200,7 @@ class Pipeline:
         await asyncio.sleep(0)  # The engine's request is written first.
         allocation = await self.allocate(await self._with_state(job, expected, first))
         run.forcing.answer_tokens = allocation.answer_tokens
+        run.expected = allocation.expected_tokens + allocation.answer_tokens
         run.forcing.set_budget(allocation.budget_tokens)
         # Nobody waited for what was decided before the first token; who wants the allocation first, for the rest.
         now, visible = self.clock(), 0.0
@@ -222,7 +244,8 @@ class Pipeline:
                 self.dispatcher.capabilities.call_limit,
                 self.dispatcher.capabilities.thinking_budget,
             )
-            runs.append(_Run(forcing, sampling, _Timing(came), self._counted(job)))
+            expected = allocation.expected_tokens / job.traces + allocation.answer_tokens
+            runs.append(_Run(forcing, sampling, _Timing(came), self._counted(job), expected))
         return runs
 
     async def _texts(self, job: Job, run: _Run) -> AsyncGenerator[Text]:
@@ -384,15 +407,24 @@ class _Timing:
         return (self.last - self.first) / (self.tokens - 1) if self.tokens > 1 else 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Run:
-    """One trace of a request: what it may do, when its tokens came, and, where traces vote, its text."""
+    """One trace of a request: what it may do, when its tokens came, and, where traces vote, its text.
+
+    ``expected``: the tokens that it is expected to generate, answer included; 0 while its budget is not known.
+    """
 
     forcing: BudgetForcing
     sampling: Sampling
     timing: _Timing
     counted: Counted
+    expected: float = 0.0
     texts: list[Text] = field(default_factory=list)
+
+    @property
+    def generated(self) -> int:
+        """The tokens that it has generated."""
+        return self.forcing.reasoning_tokens + self.forcing.answer_used
 
     @property
     def answer(self) -> str:
@@ -428,4 +460,5 @@ def _usage(
         - cost,
         traces=len(runs),
         votes=votes,
+        start_seconds=max(0.0, timing.first - runs[chosen].counted.began) if timing.tokens else 0.0,
     )

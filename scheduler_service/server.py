@@ -25,6 +25,7 @@ from scheduler_service.api.status_page import StatusPage
 from scheduler_service.assembly import (
     budget_range,
     check_fits,
+    make_governor,
     make_pipeline,
     make_predictor,
     make_reports,
@@ -80,6 +81,9 @@ async def serve(
         reports = await make_reports(settings, closing)
         pipeline = make_pipeline(settings, backend, limits, predictor, observers, reporting.tracers, reports)
         measured.watch(state_of(pipeline, backend))
+        governor = make_governor(settings, pipeline, budgets)
+        if governor is not None:
+            measured.watch_objectives(governor)
         sharing = make_shared_budget(settings, pipeline, closing)
         serving = Serving.by_settings(settings, SERVICE, reporting)
         tokens = read_tokens(Path(settings.auth_tokens)) if settings.auth_tokens else {}
@@ -92,6 +96,8 @@ async def serve(
             servicer = SchedulerServicer(pipeline, generations, grants, board, intake)
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
             working = [group.create_task(pipeline.allocator.run()), group.create_task(grants.run())]
+            if governor is not None:
+                working.append(group.create_task(governor.run()))
             if sharing is not None:
                 working.append(group.create_task(sharing.run()))
                 await sharing.beat()  # so that the first request finds a lease

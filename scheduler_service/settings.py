@@ -23,6 +23,7 @@ from predictive_scheduling.service_settings import (
 )
 from scheduler_service.allocation import POLICIES
 from scheduler_service.allocation.exact import MOST_STATES
+from scheduler_service.control.objectives import Objective, parse_objectives
 from scheduler_service.generation.backends import SERVERS, WITHOUT_ADDRESS
 from scheduler_service.generation.backends.base import BackendConfiguration
 from scheduler_service.generation.engine_reports import check_told, parse_listen
@@ -265,6 +266,28 @@ class LimitSettings(ServiceSettings):
     http_connections: int = setting(2048, RELIABILITY, "connections to the HTTP API at once; more are closed", ge=1)
 
 
+class ObjectiveSettings(ServiceSettings):
+    """Latency objectives, for which budgets follow the load."""
+
+    objective: str = setting(
+        "", RELIABILITY, "what latency to hold, such as 'total p99 20s, first_token p95 1s, gold: total p99 5s'"
+    )
+    least_tokens_per_query: int = setting(
+        0, RELIABILITY, "the least mean budget that objectives may bring about; 0: a request's least budget", ge=0
+    )
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The objectives. Raises ValueError for what is none."""
+        return parse_objectives([text for text in self.objective.split(",") if text.strip()])
+
+    @model_validator(mode="after")
+    def _objectives_are_some(self) -> ObjectiveSettings:
+        if not self.objectives and self.least_tokens_per_query:
+            raise ValueError("least_tokens_per_query: needs an objective")
+        return self
+
+
 class GatewaySettings(ServiceSettings):
     """Budgets for requests that pass through Envoy."""
 
@@ -309,6 +332,7 @@ class SchedulerSettings(
     WindowSettings,
     TenantSettings,
     LimitSettings,
+    ObjectiveSettings,
     GatewaySettings,
     InsightSettings,
 ):
@@ -355,6 +379,10 @@ class SchedulerSettings(
 
     @model_validator(mode="after")
     def _groups_fit(self) -> SchedulerSettings:
+        if self.objective and self.budget_per != "query":
+            raise ValueError("objective: a budget that follows the load is one a query; leave budget_per out")
+        if self.least_tokens_per_query > self.tokens_per_query:
+            raise ValueError("least_tokens_per_query: must not be above tokens_per_query, the most")
         if self.policy == "price" and self.tenant_shares:
             raise ValueError("policy: price has no windows, and so no tenant_shares")
         if self.reports_listen and self.policy != "price":

@@ -18,6 +18,7 @@ request that is cancelled while it waits for a slot has called nothing and leave
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -39,11 +40,13 @@ from scheduler_service.generation.slots import Slots
 class Counted:
     """What the backend says about a generation besides its text. ``prompt_tokens``: 0 where it does not say.
 
-    ``expected``: the report that the first call asks for, where it is to bring the prompt's hidden state.
-    ``on_wasted``: is told of tokens that the engine generated beyond those that were read, after each call.
+    ``expected``: the report that the first call asks for, where it is to bring the prompt's hidden state. ``began``:
+    when it got its slot, on the loop's clock; 0 before. ``on_wasted``: is told of tokens that the engine generated
+    beyond those that were read, after each call.
     """
 
     prompt_tokens: int = 0
+    began: float = 0.0
     expected: Expected | None = None
     on_wasted: Callable[[int], None] = lambda tokens: None
 
@@ -58,7 +61,7 @@ class Dispatcher:
         self._backend = backend
         self.capabilities = backend.capabilities
         self._model = model
-        self._slots = Slots(slots)
+        self.slots = Slots(slots)
         self._tracer = tracer
         self.reports = reports
 
@@ -79,9 +82,10 @@ class Dispatcher:
             return _CallSpan(call, self._span(call), forcing, counted, expected)
 
         async with (
-            self._slots.slot(priority),
+            self.slots.slot(priority),
             aclosing(drive(self._backend, forcing, sampling, watch=watch)) as texts,
         ):
+            counted.began = time.monotonic()
             async for text in texts:
                 yield text
 

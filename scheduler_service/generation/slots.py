@@ -18,9 +18,20 @@ class Slots:
 
     def __init__(self, most: int) -> None:
         """All slots are free."""
+        self.most = most
         self._free = most
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
+
+    @property
+    def held(self) -> int:
+        """How many are held."""
+        return self.most - self._free
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one."""
+        return sum(not turn.done() for *_, turn in self._waiting)
 
     @asynccontextmanager
     async def slot(self, priority: int = 0) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
@@ -51,13 +52,15 @@ def as_predicted(prediction: Prediction) -> Prediction:
 class Expectations:
     """What is expected of jobs before they are allocated: their accuracy curves, and what their deadlines allow.
 
-    ``trust``: what to make of a prediction. ``pace``: how fast the backend is.
+    ``trust``: what to make of a prediction. ``pace``: how fast the backend is. ``longest``: the most tokens that one
+    request of a tenant may reason, where latency objectives say so.
     """
 
     predictor: Predictor
     rules: Rules
     pace: Pace
     trust: Callable[[Prediction], Prediction] = as_predicted
+    longest: Callable[[str], float] = lambda tenant: inf
 
     async def predict(self, jobs: Sequence[Job]) -> list[Prediction]:
         """Ask the predictor for all jobs in one call; as far as its answers are trusted."""
@@ -70,13 +73,12 @@ class Expectations:
         return stretched(self.trust(prediction), job.traces)
 
     def in_time(self, job: Job, now: float) -> Job:
-        """The job with a cap that its deadline allows at the backend's pace; its floor gives way too."""
-        if job.deadline is None:
-            return job
-        most = self.pace.budget_within(job.deadline - now, self.rules.answer_tokens)
-        if most is None:
-            return job
+        """The job with a cap that its deadline and latency objectives allow; its floor gives way, too."""
+        most = self.longest(job.tenant)
+        if job.deadline is not None:
+            within = self.pace.budget_within(job.deadline - now, self.rules.answer_tokens)
+            most = most if within is None else min(most, within)
         most *= job.traces  # they run side by side
         if most >= job.cap_tokens:
             return job
-        return replace(job, cap_tokens=most, floor_tokens=min(most, job.floor_tokens))
+        return replace(job, cap_tokens=int(most), floor_tokens=min(int(most), job.floor_tokens))

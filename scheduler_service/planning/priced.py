@@ -11,7 +11,7 @@ from opentelemetry import trace
 
 from predictive_scheduling import semconv, telemetry
 from scheduler_service.budget.ledger import BudgetLedger
-from scheduler_service.domain import Allocation, Job, PredictionOutcome
+from scheduler_service.domain import Allocation, Job, Prediction, PredictionOutcome
 from scheduler_service.planning.allocator import Expectations
 from scheduler_service.planning.explain import explain
 from scheduler_service.planning.pricing import Pricing
@@ -19,7 +19,10 @@ from scheduler_service.planning.pricing import Pricing
 
 @dataclass
 class PricedAllocator:
-    """Decides requests one by one; a request waits for nothing but its prediction, and nothing waits for it."""
+    """Decides requests one by one; a request waits for nothing but its prediction, and nothing waits for it.
+
+    ``check``: raises what a request is refused with. ``note``: what explanations add.
+    """
 
     pricing: Pricing
     expectations: Expectations
@@ -27,6 +30,8 @@ class PricedAllocator:
     tracer: trace.Tracer
     clock: Callable[[], float] = time.monotonic
     outcomes: Counter[PredictionOutcome] = field(default_factory=Counter)
+    check: Callable[[Job, Prediction], None] = lambda job, prediction: None
+    note: Callable[[], str] = lambda: ""
     _decisions: int = 0
 
     @property
@@ -47,6 +52,7 @@ class PricedAllocator:
         came = self.clock()
         with self.tracer.start_as_current_span("allocate") as span:
             (prediction,) = await self.expectations.predict([job])
+            self.check(job, prediction)
             predicted = self.clock()
             allocation = self.pricing.decide(
                 self.expectations.in_time(job, predicted),
@@ -65,7 +71,7 @@ class PricedAllocator:
                 trace_id=telemetry.current_trace_id(),
                 window=self._decisions,
                 limited_by=limited_by,
-                explanation=explanation,
+                explanation=explanation + self.note(),
             )
             span.set_attributes(
                 {

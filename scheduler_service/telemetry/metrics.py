@@ -14,6 +14,8 @@ from predictive_scheduling import semconv
 from predictive_scheduling.plain_counter import PlainCounter
 from scheduler_service.admission.admission import Admission
 from scheduler_service.budget.ledger import BudgetLedger
+from scheduler_service.control.controller import Decision
+from scheduler_service.control.objectives import Objective
 from scheduler_service.domain import Allocation, FinishReason, Job, SchedulingError, Usage
 from scheduler_service.prediction.outcomes import OutcomeBook
 from scheduler_service.prediction.reliability import Reliability
@@ -74,6 +76,24 @@ class Tenants:
                 return OTHER
             self._known.add(tenant)
         return tenant
+
+
+class HeldObjectives(Protocol):
+    """Latency objectives, how they are held, and what is decided for them."""
+
+    @property
+    def objectives(self) -> Sequence[Objective]:
+        """What is promised."""
+        ...
+
+    @property
+    def decision(self) -> Decision:
+        """What holds now."""
+        ...
+
+    def measured(self, objective: Objective) -> float:
+        """The objective's quantile of the last requests, in seconds."""
+        ...
 
 
 class MetricsObserver:
@@ -240,6 +260,18 @@ class MetricsObserver:
         outstanding, failures = backends(lambda one: one.outstanding), backends(lambda one: one.failures)
         self._observe("endpoint.outstanding", "{call}", "Calls that run on an endpoint", outstanding)
         self._observe("endpoint.failures", "{call}", "Failures of an endpoint in a row", failures)
+
+    def watch_objectives(self, held: HeldObjectives) -> None:
+        """Observe latency objectives, and what is given up for them, whenever metrics are collected."""
+
+        def each(read: Callable[[Objective], float]) -> _ReadAll:
+            return lambda: [Observation(read(one), {"objective": str(one)}) for one in held.objectives]
+
+        self._observe("objective", "s", "What is promised", each(lambda one: one.seconds))
+        self._observe("objective.measured", "s", "The promised quantile, of the last requests", each(held.measured))
+        self._gauge("mean_budget", "{token}", "The mean budget now", lambda: held.decision.mean)
+        self._gauge("load", "1", "What the largest mean budget would take of the fleet", lambda: held.decision.load)
+        self._gauge("refused.share", "1", "Requests that must be refused now", lambda: held.decision.refuse)
 
     def _counter(self, name: str, unit: str, description: str) -> PlainCounter:
         return PlainCounter(self._meter, semconv.OWN + name, unit, description)

@@ -49,6 +49,10 @@ class Observers:
         self._observers = list(observers)
         self._faulty: set[Observer] = set()
 
+    def add(self, observer: Observer) -> None:
+        """Tell another one from now on."""
+        self._observers.append(observer)
+
     def rejected(self, job: Job, error: SchedulingError) -> None:
         """Pass it on to every observer."""
         self._tell(lambda observer: observer.rejected(job, error))

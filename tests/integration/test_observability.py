@@ -53,6 +53,7 @@ async def services(log):
         settings = {
             "backend": "tgi", "backend_url": f"{tgi.url},{broken.url}", "template": "demo", "predictor": predictions,
             "policy": "price", "max_tenant_in_flight": 3, "backend_ready_seconds": 1,
+            "objective": "total p99 20s, t0: first_token p95 2s",
             "ext_proc_listen": f"127.0.0.1:{free_port()}",
         }  # fmt: skip
         async with scheduler(reporting=reporting(), metrics_listen="127.0.0.1:0", **settings) as address:

@@ -58,6 +58,7 @@ def _rows() -> list[tuple[str, list[Any]]]:
         ("Service level objectives", _objectives()),
         ("Latency", _latency()),
         ("Budget", _budget()),
+        ("Latency objectives", _held()),
         ("Predictions", _predictions()),
         ("Load and backend", _load()),
         ("Predictor", _predictor()),
@@ -221,6 +222,38 @@ def _budget() -> list[Any]:
             [(_rate(f"{OWN}tokens_total", "kind"), "{{kind}}")],
             "Prompt, reasoning and answer tokens",
             stacked=True,
+        ),
+    ]
+
+
+def _held() -> list[Any]:
+    return [
+        _lines(
+            "Promised and measured",
+            "s",
+            [
+                (f"{OWN}objective_seconds{{{_BY}}}", "{{objective}}"),
+                (f"{OWN}objective_measured_seconds{{{_BY}}}", "{{objective}}, measured {{instance}}"),
+            ],
+            "The promised quantile, and that of the last requests",
+        ),
+        _lines(
+            "Mean budget",
+            "short",
+            [(f"{OWN}mean_budget{{{_BY}}}", "{{instance}}")],
+            "Reasoning tokens a request that the load allows now",
+        ),
+        _lines(
+            "Load",
+            "percentunit",
+            [(f"{OWN}load_ratio{{{_BY}}}", "{{instance}}")],
+            "What the largest mean budget would take of the fleet; above 100 % budgets are smaller",
+        ),
+        _lines(
+            "Refused for the objectives",
+            "percentunit",
+            [(f"{OWN}refused_share_ratio{{{_BY}}}", "{{instance}}")],
+            "Share of the requests that must be refused, as not even the least budgets fit",
         ),
     ]
 

@@ -104,6 +104,14 @@ def _states() -> list[dict[str, Any]]:
             "{{ $value | humanizePercentage }} of max_in_flight; requests beyond it are refused.",
         ),
         _state(
+            "OverloadedAtFloors",
+            f"{OWN}refused_share_ratio > 0",
+            "5m",
+            "page",
+            "{{ $labels.job }} cannot hold its latency objectives by smaller budgets",
+            "{{ $value | humanizePercentage }} of the requests are refused, those of the least value first.",
+        ),
+        _state(
             "EndpointFails",
             f"{OWN}endpoint_failures > 3",
             "2m",
