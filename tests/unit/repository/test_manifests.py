@@ -190,9 +190,9 @@ def test_services_monitors_and_policies_name_ports_that_pods_have(folder):
             assert {port["port"] for port in rule["ports"]} <= known | optional, policy["metadata"]["name"]
 
 
-def own_overlay(folder, component, **mine):
-    """One's own overlay in ``folder``: the overlay ``gpu``, a component that no overlay has, and one of one's own."""
-    paths = {"resources": ["overlays/gpu"], "components": [f"components/{component}"]}
+def own_overlay(folder, *components, under="overlays/gpu", **mine):
+    """One's own overlay in ``folder``: what is ``under`` it, components that this has not, and one of one's own."""
+    paths = {"resources": [under], "components": [f"components/{one}" for one in components]}
     own = {kind: [os.path.relpath(ROOT / path, folder) for path in given] for kind, given in paths.items()}
     if mine:
         (folder / "mine").mkdir()
@@ -215,6 +215,22 @@ def test_tensorrt_is_added_to_a_predictor_on_a_gpu(tmp_path):
     settings = environment(tmp_path, template)
     assert settings["PREDICTOR_PROVIDER"] == "tensorrt"
     assert settings["PREDICTOR_ENGINES"] in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_budgets_and_replicas_of_the_llm_server_follow_the_load(tmp_path, monkeypatch):
+    """No overlay has it, since an objective is the operator's own."""
+    own_overlay(tmp_path, "vllm", "objectives", under="base")
+    (deployment,) = [one for one in of(tmp_path, "Deployment") if one["metadata"]["name"] == "scheduler"]
+    for name, value in environment(tmp_path, deployment["spec"]["template"]).items():
+        monkeypatch.setenv(name, value)
+    settings = SchedulerSettings()
+    assert [str(one) for one in settings.objectives] == ["total p99 60s"]
+    (scaled,) = [one for one in of(tmp_path, "ScaledObject") if one["metadata"]["name"] == "llm"]
+    (llm,) = [one for one in of(tmp_path, "Deployment") if one["metadata"]["name"] == "llm"]
+    assert "replicas" not in llm["spec"]
+    known = re.findall(r"^\| `(\w+)`", (ROOT.parent / "docs/metrics.md").read_text(), re.MULTILINE)
+    for trigger in scaled["spec"]["triggers"]:
+        assert re.search(r"predictive_scheduling_\w+", trigger["metadata"]["query"]).group() in known
 
 
 def test_a_predictor_on_a_gpu_asks_for_one_and_needs_no_second_one_to_be_exchanged():
