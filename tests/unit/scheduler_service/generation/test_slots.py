@@ -89,3 +89,22 @@ async def test_a_holder_that_fails_frees_its_slot():
             raise ValueError("broken")
     async with asyncio.timeout(10), slots.slot():
         pass
+
+
+async def test_who_holds_and_who_waits_is_counted_and_who_left_is_not():
+    slots = Slots(1)
+
+    async def hold(until):
+        async with slots.slot():
+            await until.wait()
+
+    ending = asyncio.Event()
+    tasks = [asyncio.create_task(hold(ending)) for _ in range(3)]
+    await asyncio.sleep(0)
+    assert (slots.most, slots.held, slots.waiting) == (1, 1, 2)
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    assert (slots.held, slots.waiting) == (1, 1)
+    ending.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (slots.held, slots.waiting) == (0, 0)
