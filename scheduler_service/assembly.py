@@ -179,7 +179,9 @@ def make_pipeline(
     )
 
 
-def make_governor(settings: SchedulerSettings, pipeline: Pipeline, budgets: BudgetRange) -> Governor | None:
+def make_governor(
+    settings: SchedulerSettings, pipeline: Pipeline, budgets: BudgetRange, backend: Backend
+) -> Governor | None:
     """What holds latency objectives in ``pipeline``; ``None`` where none are set. Its ``run`` must be called."""
     if not settings.objectives:
         return None
@@ -190,7 +192,7 @@ def make_governor(settings: SchedulerSettings, pipeline: Pipeline, budgets: Budg
     most = settings.tokens_per_query
     bounds = Bounds(min(most, max(1, least)), most, max(most, budgets.cap))
     pricing = allocator.pricing if isinstance(allocator, PricedAllocator) else None
-    governor = Governor(settings.objectives, bounds, income, pricing)
+    governor = Governor(settings.objectives, bounds, income, pricing, getattr(backend, "signals", None))
     governor.watch(pipeline)
     pipeline.observers.add(governor)
     pipeline.expectations.longest = governor.longest

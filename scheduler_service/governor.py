@@ -1,18 +1,19 @@
 """Holds latency objectives: tells the controller once a second what was seen, and makes its decision hold.
 
 Theory of operation. The governor is an observer: it hears of every request that comes and ends. Ten times a second it
-looks how many requests hold a slot and how many wait for one; once a second it adds up what was generated and what is
-still promised, asks the pure ``Controller``, and applies what that returns: the mean budget becomes the income of the
-account and the past of the price, the longest budget a cap of every request, and where not even the least budgets fit,
-a share of the requests is refused, those of the least value first. So all of a decision is in three numbers, and
-without objectives none of this exists.
+looks how many requests hold a slot and how many wait for one. Once a second it adds up what was generated and what is
+still promised, hears what the engines say of their own load, in which others may have a part, asks the pure
+``Controller``, and applies what that returns: the mean budget becomes the income of the account and the past of the
+price, the longest budget a cap of every request, and where not even the least budgets fit, a share of the requests is
+refused, those of the least value first. So all of a decision is in three numbers, and without objectives none of this
+exists.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from scheduler_service.budget.income import Controlled
@@ -22,10 +23,12 @@ from scheduler_service.control.learning import Observation, quantile_of
 from scheduler_service.control.objectives import Measure, Objective
 from scheduler_service.control.refusals import LeastValuable
 from scheduler_service.domain import Allocation, Job, OverloadedError, Prediction, SchedulingError, Usage
+from scheduler_service.generation.engine_signals import Signals
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.planning.pricing import Pricing
 
 _SECOND, _LOOKS = 1.0, 10
+_PATIENCE_SECONDS = 0.5
 _MEASURED = 1000  # requests of each objective that are kept to be shown
 
 
@@ -53,14 +56,20 @@ class Governor:
         bounds: Bounds,
         income: Controlled,
         pricing: Pricing | None = None,
+        signals: Callable[[], Awaitable[Signals | None]] | None = None,
     ) -> None:
-        """Set ``income``, and, where requests are priced, what ``pricing`` goes by. ``watch`` must follow."""
+        """Set ``income``, and, where requests are priced, what ``pricing`` goes by. ``watch`` must follow.
+
+        ``signals``: what the engines say of their load, where they do.
+        """
         self.objectives, self.bounds = tuple(objectives), bounds
         self.decision = Decision(bounds.most, {"": bounds.cap})
         self._controller = Controller(objectives, bounds)
         self._income, self._pricing = income, pricing
         self._refusals = LeastValuable()
         self._pipeline: Pipeline | None = None
+        self._signals = signals
+        self._generated_there: float | None = None
         self._seen = _Seen()
         self._generated = 0.0
         self._at: float | None = None
@@ -140,7 +149,7 @@ class Governor:
             for _ in range(_LOOKS):
                 await asyncio.sleep(_SECOND / _LOOKS)
                 self.look()
-            self.decide()
+            self.decide(await self._heard())
 
     def look(self) -> None:
         """Count who holds a slot now, and who waits for one."""
@@ -149,18 +158,37 @@ class Governor:
         self._seen.waiting += slots.waiting
         self._seen.looks += 1
 
-    def decide(self) -> None:
-        """Tell the controller what was seen since it was last asked, and make its decision hold."""
+    async def _heard(self) -> Signals | None:
+        """What the engines say now; ``None`` where they say nothing in time."""
+        if self._signals is None:
+            return None
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                return await self._signals()
+        except TimeoutError:
+            return None
+
+    def decide(self, heard: Signals | None = None) -> None:
+        """Tell the controller what was seen since it was last asked, and make its decision hold.
+
+        ``heard``: what the engines say of their load. They run at least what we have there, and what others have, too.
+        """
         pipeline, seen, self._seen = self._watched, self._seen, _Seen()
         now, generated = pipeline.clock(), pipeline.generated
         passed = _SECOND if self._at is None else max(1e-3, now - self._at)
         looks = max(1, seen.looks)
+        running, waiting, tokens = seen.running / looks, seen.waiting / looks, generated - self._generated
+        if heard is not None:
+            running, waiting = max(running, heard.running), waiting + heard.waiting
+            if heard.generated is not None and self._generated_there is not None:
+                tokens = max(tokens, heard.generated - self._generated_there)
+        self._generated_there = None if heard is None else heard.generated
         observed = Observation(
             seconds=passed,
             arrivals=seen.arrivals,
-            running=seen.running / looks,
-            waiting=seen.waiting / looks,
-            tokens=generated - self._generated,
+            running=running,
+            waiting=waiting,
+            tokens=tokens,
             outstanding=pipeline.outstanding,
             slots=pipeline.dispatcher.slots.most,
             start=sum(seen.starts) / len(seen.starts) if seen.starts else None,

@@ -17,6 +17,7 @@ from scheduler_service.generation.backends.bounds import CallBounds
 from scheduler_service.generation.backends.faults import ServerFault, ServerFaults, http_error, retry_seconds
 from scheduler_service.generation.backends.sse import SseParser
 from scheduler_service.generation.backends.wire import Wire, message_of
+from scheduler_service.generation.engine_signals import Signals, signals_of
 from scheduler_service.generation.forcing import Call
 
 _LONGEST_BODY = 4 << 20
@@ -89,6 +90,15 @@ class HttpServer:
                     return kind.model_validate_json(await _read(response))
         except (BackendUnavailableError, PreconditionError) as error:
             raise BackendUnavailableError(f"{self.url}{path}: {error}") from None
+
+    async def text(self, path: str) -> str:
+        """Return what a GET is answered with; empty where it cannot be had."""
+        try:
+            with self.translated():
+                async with self._opened().get(self.url + path, allow_redirects=False) as response:
+                    return (await _read(response)).decode(errors="replace") if response.status == 200 else ""
+        except (BackendUnavailableError, PreconditionError):
+            return ""
 
     async def post(self, path: str, body: Mapping[str, Any]) -> None:
         """POST ``body`` and leave the answer aside. Raises what ``translated`` translates."""
@@ -169,6 +179,10 @@ class HttpBackend:
         """Connect and wait until it is ready."""
         await self._server.open()
         await self._server.wait_until_ready("/health", self._ready_seconds, self.ready_instead)
+
+    async def signals(self) -> Signals | None:
+        """What the server says of its load; ``None`` where it does not."""
+        return signals_of(await self._server.text("/metrics"))
 
     async def close(self) -> None:
         """Close the connections."""

@@ -22,7 +22,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import cast
@@ -30,6 +30,7 @@ from typing import cast
 from scheduler_service.domain import BackendUnavailableError, Sampling
 from scheduler_service.generation.backends.base import Backend, Ended, EndpointBusyError, Limits, Piece
 from scheduler_service.generation.backends.ejection import Ejection
+from scheduler_service.generation.engine_signals import Signals, together
 from scheduler_service.generation.forcing import Call
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,11 @@ class BackendPool:
             max_concurrent_requests=sum(one.max_concurrent_requests for one in found),
         )
 
+    async def signals(self) -> Signals | None:
+        """The load of all endpoints together; ``None`` where one does not say."""
+        asked = (_signals(one.backend) for one in self.endpoints)
+        return together(await asyncio.gather(*asked))
+
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
         """Run one call on an endpoint that answers."""
         error = BackendUnavailableError("the LLM server is busy")
@@ -185,3 +191,8 @@ class BackendPool:
     def _free_in(self) -> float:
         """Seconds until the first endpoint may be asked again; 0 where one may be asked now."""
         return max(0.0, min(one.closed_until for one in self.endpoints) - self._clock())
+
+
+async def _signals(backend: Backend) -> Signals | None:
+    tells: Callable[[], Awaitable[Signals | None]] | None = getattr(backend, "signals", None)
+    return None if tells is None else await tells()
