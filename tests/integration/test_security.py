@@ -172,7 +172,7 @@ async def test_prompts_answers_and_tokens_never_enter_logs_metrics_or_the_journa
             async with AsyncSchedulerClient(address, token="swordfish") as client:
                 reply = await client.complete("where is the mother lode")
                 assert "treasure" in reply.answer
-                await code_of(client.complete("where is the mother lode", max_reasoning_tokens=1))
+                await code_of(client.complete("where is the mother lode", max_reasoning_tokens=1_000_000))
                 record = await client.find(reply.allocation.request_id)
                 backend.error = RuntimeError("the backend stumbles")
                 await code_of(client.complete("another mother lode"))

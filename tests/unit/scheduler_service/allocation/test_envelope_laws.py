@@ -42,7 +42,9 @@ def test_one_curves_segments_are_those_of_the_whole_problem(problem):
     for at, accuracy in enumerate(problem.accuracy.tolist()):
         curve = Curve(points, tuple(accuracy), () if problem.used is None else tuple(problem.used[at].tolist()))
         weight = 1.0 if problem.weights is None else float(problem.weights[at])
-        assume(weight > 0)
+        assume(weight == 0 or weight > 1e-9)  # or slopes are too small for a number
+        if not weight:
+            continue
         own = segments_of(curve, int(problem.floors[at]), int(problem.caps[at]), weight)
         mine = whole.query == at
         assert sum(segment.cost for segment in own) == pytest.approx(float(whole.cost[mine].sum()), abs=1e-6)
