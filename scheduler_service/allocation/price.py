@@ -67,6 +67,10 @@ class SlopeHistogram:
         """Tokens that a request was granted beyond its floor, on average."""
         return self._spare / self._requests if self._requests else 0.0
 
+    def grant_more(self, tokens: float) -> None:
+        """Count as if each request so far had been granted so many ``tokens`` more; fewer, where negative."""
+        self._spare += tokens * self._requests
+
     def price(self, more: float) -> float:
         """The slope above which the requests would have spent their spare tokens and ``more`` tokens each.
 
@@ -117,6 +121,14 @@ class DualPrice:
         large = 1 + abs(balance) / (self.large_balance * max(1.0, self._past.mean_spare))
         self.price = self._past.price(balance / self.horizon * large)
         return buy(segments, self.price, floor, limit)
+
+    def grant_changes(self, tokens: float) -> None:
+        """Take note that requests are granted ``tokens`` more from now on than so far; fewer, where negative.
+
+        What requests ask for is remembered over hundreds of them. What they are granted need not be: the price of the
+        next request is that at which the past would have spent the new grant.
+        """
+        self._past.grant_more(tokens)
 
 
 def buy(segments: Sequence[Segment], price: float, floor: int, limit: float) -> int:

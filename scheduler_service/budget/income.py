@@ -32,6 +32,20 @@ class PerQuery:
         """Ignore it: each request earns anew."""
 
 
+@dataclass
+class Controlled:
+    """A mean budget a request that follows the load: whoever controls it sets ``tokens``."""
+
+    tokens: float
+
+    def of(self, requests: int, seconds: float) -> float:
+        """Return the tokens of ``requests`` at the present mean; the time does not matter."""
+        return requests * self.tokens
+
+    def taken(self) -> None:
+        """Ignore it: each request earns anew."""
+
+
 @dataclass(frozen=True)
 class PerSecond:
     """A rate, whatever the number of requests; the bank's limit bounds what an idle hour saves up."""

@@ -26,12 +26,22 @@ class Pricing:
     dual: DualPrice
     expected_gain: float = 0.0
     decisions: int = 0
+    mean_tokens: float = field(init=False)
     _saved: EqualAccuracy = field(default_factory=EqualAccuracy)
+
+    def __post_init__(self) -> None:
+        """Start with a mean that stays until ``follow`` says otherwise."""
+        self.mean_tokens = self.baseline_tokens
 
     @property
     def quoted(self) -> float:
         """The price for display; 0 while none is known."""
         return self.dual.price if self.dual.price < 1 else 0.0
+
+    def follow(self, mean_tokens: float) -> None:
+        """Have ``mean_tokens`` as the mean budget from now on: what requests are granted, and what uniform gives."""
+        self.dual.grant_changes(mean_tokens - self.mean_tokens)
+        self.mean_tokens, self.baseline_tokens = mean_tokens, int(mean_tokens)
 
     def decide(self, job: Job, prediction: Prediction, *, grant: float, balance: float, overdraft: float) -> Allocation:
         """Allocate one job.
