@@ -76,7 +76,7 @@ def shapes(stretch: float = 1.0) -> list[Shape]:
     """The loads of the comparison, ``stretch`` times as long as the shortest that show something.
 
     Half load; a step from 0.5 to 2 times the capacity and back, with equal and with unequal weights; a day in two
-    minutes; bursts of four seconds, at random (one draw); at 1.0, one replica of two lost, and one at half its speed.
+    minutes; bursts of four seconds at random times; at 1.0, one replica of two lost, and one at half its speed.
     """
     t = stretch
     up, down, end = 40 * t, 160 * t, 200 * t
@@ -104,7 +104,7 @@ def shapes(stretch: float = 1.0) -> list[Shape]:
         Shape("step", end, step, steps=(up,)),
         Shape("step, weights", end, step, steps=(up,), weighted=True),
         Shape("diurnal", 120 * t, day),
-        Shape("bursts", 120 * t, bursts, steps=tuple(starts[starts < 120 * t])),
+        Shape("bursts", 120 * t, bursts),
         Shape("replica lost", 100 * t, level(1.0), (lost,), (up,)),
         Shape("replica slow", 100 * t, level(1.0), (slow,), (up,)),
         Shape("beyond floors", end, lambda at: 2.5 * step(at), steps=(up,)),
