@@ -43,3 +43,40 @@ def draw(path: Path, panels: Sequence[Panel], groups: str = "callers at once") -
     )  # fmt: skip
     figure.savefig(path)
     plt.close(figure)
+
+
+@dataclass(frozen=True)
+class Course:
+    """One diagram over time. ``lines``: (seconds, value) by name. ``limit``: a level that is not to be exceeded."""
+
+    title: str
+    unit: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+    limit: float | None = None
+    logarithmic: bool = False
+
+
+def draw_over_time(path: Path, courses: Sequence[Course]) -> None:
+    """Draw the courses below one another, over the same time, as an SVG. A name has one colour in all of them."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    from matplotlib import pyplot as plt
+
+    names = list(dict.fromkeys(name for course in courses for name in course.lines))
+    colours = {name: f"C{at}" for at, name in enumerate(names)}
+    figure, axes = plt.subplots(
+        len(courses), 1, figsize=(8, 2 * len(courses)), layout="constrained", sharex=True, squeeze=False
+    )
+    for axis, course in zip(axes[:, 0], courses, strict=True):
+        for name, line in course.lines.items():
+            axis.plot(*zip(*line, strict=True), label=name, color=colours[name], linewidth=1.2)
+        if course.limit is not None:
+            axis.axhline(course.limit, color="black", linestyle=":", linewidth=1, label="objective")
+        axis.set(ylabel=course.unit, yscale="log" if course.logarithmic else "linear")
+        axis.set_title(course.title, fontsize="medium", loc="left")
+        if len(course.lines) > 1:
+            axis.legend(frameon=False, fontsize="x-small", ncols=5, loc="upper left")
+    axes[-1, 0].set_xlabel("seconds")
+    figure.savefig(path)
+    plt.close(figure)

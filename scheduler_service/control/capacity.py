@@ -22,14 +22,19 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 _FADE_SECONDS = 180.0  # after which an observation of the line counts 1/e
-_SCALE_SECONDS = 3.0  # the same of the level
+_SCALE_SECONDS = 3.0  # the same of the level, at least
+_SCALE_STEPS = 50.0  # and at least so many tokens of a stream
 _SHAPE = 0.02  # how much spread of the concurrency, squared and relative, weighs as much as the first guess
 _MOST_SCALE = 8.0
 _LEAST_RUNNING = 0.01  # requests; fewer say nothing
 
 
 class EngineLine:
-    """The time per token of a stream as a function of how many run: ``scale · (alone + each · n)``, fitted online."""
+    """The time per token of a stream as a function of how many run: ``scale · (alone + each · n)``, fitted online.
+
+    Sums of time are divided by sums of tokens, so that seconds in which engines write little, since they compute
+    prompts, count for what they cost.
+    """
 
     def __init__(self) -> None:
         """Start without an observation.
@@ -37,36 +42,37 @@ class EngineLine:
         While only one concurrency was seen, a token is taken to last twice as long with all slots taken as alone.
         """
         self._slots = 1.0
-        self._weight = self._running = self._pace = self._square = self._product = 0.0
-        self.scale = 1.0
+        self._tokens = self._running = self._time = self._square = self._product = 0.0
+        self._spent = self._expected = 0.0
 
     @property
     def known(self) -> bool:
         """Whether anything was observed."""
-        return self._weight > 0
+        return self._tokens > 0
+
+    @property
+    def scale(self) -> float:
+        """What tokens took in the last seconds by what the line says."""
+        if self._spent <= 0:
+            return 1.0
+        return min(_MOST_SCALE, max(1 / _MOST_SCALE, self._spent / max(self._expected, 1e-300)))
 
     def observe(self, running: float, tokens: float, seconds: float, slots: float) -> None:
-        """Count that ``running`` requests, on average over ``seconds``, were given ``tokens`` together.
-
-        Engines that write nothing while requests run are as slow as can be, and say nothing of the line.
-        """
+        """Count that ``running`` requests, on average over ``seconds``, were given ``tokens`` together."""
         self._slots = slots
-        if running < _LEAST_RUNNING or seconds <= 0:
+        if running < _LEAST_RUNNING or not (self.known or tokens >= 1):
             return
-        stalled = tokens < 1
+        time = running * seconds  # of all requests together
         if self.known:
-            ratio = _MOST_SCALE if stalled else running * seconds / tokens / self._line(running)
-            ratio = min(_MOST_SCALE, max(1 / _MOST_SCALE, ratio))
-            self.scale += (1 - math.exp(-seconds / _SCALE_SECONDS)) * (ratio - self.scale)
-        if stalled:
-            return
-        pace = running * seconds / tokens
+            line = self._line(running)
+            fade = math.exp(-seconds / max(_SCALE_SECONDS, _SCALE_STEPS * line))
+            self._spent, self._expected = fade * self._spent + time, fade * self._expected + tokens * line
         fade = math.exp(-seconds / _FADE_SECONDS)
-        for name, value in (
-            ("_weight", 1.0), ("_running", running), ("_pace", pace),
-            ("_square", running * running), ("_product", running * pace),
-        ):  # fmt: skip
-            setattr(self, name, fade * getattr(self, name) + seconds * value)
+        self._tokens = fade * self._tokens + tokens
+        self._running = fade * self._running + tokens * running
+        self._square = fade * self._square + tokens * running * running
+        self._time = fade * self._time + time
+        self._product = fade * self._product + time * running
 
     def at(self, running: float) -> float:
         """Seconds per token of each of ``running`` requests; 0 while nothing was observed."""
@@ -84,9 +90,9 @@ class EngineLine:
     def _fit(self) -> tuple[float, float]:
         if not self.known:
             return 0.0, 0.0
-        mean, pace = self._running / self._weight, self._pace / self._weight
-        spread = max(0.0, self._square / self._weight - mean * mean)
-        along = self._product / self._weight - mean * pace
+        mean, pace = self._running / self._tokens, self._time / self._tokens
+        spread = max(0.0, self._square / self._tokens - mean * mean)
+        along = self._product / self._tokens - mean * pace
         prior = _SHAPE * mean * mean
         each = (along + prior * pace / (mean + self._slots)) / (spread + prior)
         each = min(max(0.0, each), 0.98 * pace / mean)  # neither part is negative

@@ -8,8 +8,9 @@ one another, none faster than the others can bear (docs/objectives.md has the ar
    within the objectives. More throughput than there cannot be had in time.
 2. *What budget leads there*: what keeps n* at the present arrival rate, less a part of what is promised too much. With
    B the tokens that are promised and not yet generated, B* those at n*, D = D(n*) − (B − B*) / (rate · horizon). B
-   answers to budgets at once, so this contracts by 1/horizon a second. What is promised too much is paid off over the
-   objective's own time while it still ends in time, and four times as fast beyond half of the time that is left.
+   answers to budgets at once, so this contracts by 1/horizon a second. The horizon is a quarter of the objective where
+   too little is promised, or more than ends in half of the time that is left; between them it is sixteen: a
+   queue that harms nobody is not worth much reasoning.
 3. *How wrong the model is*: the objective that the model is given is corrected slowly (``correction``).
 
 Steps are bounded, alike in both directions. While nothing was seen of the engines, requests get the most.
@@ -28,7 +29,7 @@ from scheduler_service.control.objectives import Measure, Objective
 
 _STEP = 2.0  # most change of the mean budget in a second, as a factor
 _LEAST_HORIZON = 4.0  # seconds; four observations, see the stability argument
-_URGENT = 0.25  # of the shortest objective's seconds
+_URGENT, _PATIENT = 0.25, 16.0  # horizons, by the shortest objective's seconds
 _LONG = 2.0  # for the sake of throughput, the longest budget is not pressed below so many mean ones
 _LONGEST_RETRY = 60.0
 _GRID = 48
@@ -140,8 +141,9 @@ class Controller:
         throughput = engine.throughput_at(target.running)
         too_many = promised - target.outstanding
         late = max(0.0, too_many - throughput * target.slack / 2)
-        in_time = target.tokens - late / (rate * max(_LEAST_HORIZON, _URGENT * self._shortest))
-        tokens = in_time - (too_many - late) / (rate * max(_LEAST_HORIZON, self._shortest))
+        at_once = min(0.0, too_many) + late
+        in_time = target.tokens - at_once / (rate * max(_LEAST_HORIZON, _URGENT * self._shortest))
+        tokens = in_time - (too_many - at_once) / (rate * max(_LEAST_HORIZON, _PATIENT * self._shortest))
         least = self._bounds.least + answer
         if in_time >= least:
             return tokens - answer, 0.0, 0.0

@@ -70,7 +70,7 @@ class Learner:
         """Start with nothing seen."""
         self._quantile, self._patience = quantile, patience
         self._line = EngineLine()
-        self._slots = math.inf
+        self._slots, self._waited = math.inf, 0.0
         self._rate, self._start, self._answer = _Average(), _Average(), _Average()
         self._size, self._square, self._unlike = _Average(), _Average(), _Average(1.0)
 
@@ -79,7 +79,8 @@ class Learner:
         passed = seen.seconds
         self._line.observe(seen.running, seen.tokens, passed, max(1.0, seen.slots))
         # Requests that wait while slots are free wait for memory: there are as many slots as run.
-        full = seen.waiting >= 1 and seen.running > 0
+        full = min(seen.waiting, self._waited) >= 1 and seen.running > 0
+        self._waited = seen.waiting
         room = seen.running if full else max(seen.running, self._slots * _SLOTS_GROW**passed)
         self._slots = max(1.0, min(seen.slots, room))
         rate = seen.arrivals / passed

@@ -35,7 +35,7 @@ class FluidEngine:
     delay: int = 0
     now: float = 0.0
     decision: Decision | None = None
-    cohorts: deque[Cohort] = field(default_factory=deque)
+    cohorts: list[Cohort] = field(default_factory=list)
     late: deque[Observation] = field(default_factory=deque)
     means: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class FluidEngine:
         mean = self.decision.mean if self.decision else 256.0
         refuse = self.decision.refuse if self.decision else 0.0
         tokens = mean + ANSWER
-        if arrivals:
+        if arrivals * (1 - refuse) > 0:
             self.cohorts.append(Cohort(arrivals * (1 - refuse), self.now, tokens, tokens))
         ended: list[float] = []
         running, written = 0.0, 0.0
@@ -64,13 +64,13 @@ class FluidEngine:
             if n:
                 steps = 0.1 / (self.alone + self.each * n)
                 for cohort, active in going:
-                    part = active / cohort.count if cohort.count else 0.0
+                    part = active / cohort.count
                     written += active * min(steps, cohort.left / max(part, 1e-9))
                     cohort.left -= steps * part
             self.now += 0.1
-            while self.cohorts and self.cohorts[0].left <= 0:
-                ended += [self.now - self.cohorts[0].came] * max(1, math.ceil(self.cohorts[0].count))
-                self.cohorts.popleft()
+            for cohort in [cohort for cohort in self.cohorts if cohort.left <= 0]:
+                ended += [self.now - cohort.came] * max(1, math.ceil(cohort.count))
+                self.cohorts.remove(cohort)
         self.seconds.append(max(ended, default=0.0))
         present = sum(cohort.count for cohort in self.cohorts)
         self.late.append(

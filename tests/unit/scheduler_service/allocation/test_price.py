@@ -66,3 +66,24 @@ def test_requests_that_weigh_more_buy_more_and_the_total_stays():
     best = POLICIES["envelope"].allocate(weighted)
     gain = weighted.worth(best) - weighted.worth(equal)
     assert weighted.worth(budgets) - weighted.worth(equal) > 0.9 * gain > 0
+
+
+def test_the_next_request_is_priced_at_the_new_grant_when_grants_change():
+    """What was asked is remembered over hundreds of requests; what was granted is not."""
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.random((900, 4)), axis=1).tolist()
+
+    def spent(pricing, rows, grant):
+        used = [pricing.decide(Curve((16, 64, 128, 256), tuple(row)), 16, 256, grant, 0.0, 1e9) for row in rows]
+        return sum(used) / len(used)
+
+    told, untold, new = DualPrice(), DualPrice(), DualPrice()
+    for pricing in (told, untold):
+        spent(pricing, rows[:300], 128.0)
+    told.grant_changes(48.0 - 128.0)
+    spent(new, rows[:300], 48.0)
+    wanted = spent(new, rows[300:360], 48.0)
+    assert abs(spent(told, rows[300:360], 48.0) - wanted) < 6
+    assert spent(untold, rows[300:360], 48.0) > wanted + 20
+    told.grant_changes(128.0 - 48.0)
+    assert spent(told, rows[400:460], 128.0) > 110

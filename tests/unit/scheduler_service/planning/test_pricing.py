@@ -90,3 +90,16 @@ def test_the_guard_counts_gains_by_their_weight():
         made = one.decide(replace(job(), weight=weight), SLOW, grant=64, balance=0, overdraft=0)
         assert (made.expected_accuracy, made.baseline_expected_accuracy) == (0.9, 0.0)
         assert one.expected_gain == weight * 0.9
+
+
+def test_a_mean_that_is_followed_is_what_uniform_gives_and_what_the_price_spends():
+    one = pricing()
+    for at in range(100):
+        one.decide(job(), (EASY, SLOW)[at % 2], grant=40, balance=0, overdraft=160)
+    assert one.quoted > 0
+    one.follow(20.0)
+    allocation = one.decide(job(), NONE, grant=20, balance=0, overdraft=0)
+    assert (allocation.budget_tokens, one.mean_tokens) == (20, 20.0)
+    dear = one.decide(job(), SLOW, grant=20, balance=0, overdraft=160).price
+    one.follow(64.0)
+    assert one.decide(job(), SLOW, grant=64, balance=0, overdraft=160).price < dear or dear == 0
