@@ -142,14 +142,18 @@ class Controller:
         too_many = promised - target.outstanding
         late = max(0.0, too_many - throughput * target.slack / 2)
         at_once = min(0.0, too_many) + late
-        in_time = target.tokens - at_once / (rate * max(_LEAST_HORIZON, _URGENT * self._shortest))
+        horizon = max(_LEAST_HORIZON, _URGENT * self._shortest)
+        in_time = target.tokens - at_once / (rate * horizon)
         tokens = in_time - (too_many - at_once) / (rate * max(_LEAST_HORIZON, _PATIENT * self._shortest))
         least = self._bounds.least + answer
         if in_time >= least:
             return tokens - answer, 0.0, 0.0
         spare = throughput - rate * least
         retry = late / spare if spare > 0 else promised / throughput
-        return self._bounds.least, min(1.0, 1 - in_time / least), min(_LONGEST_RETRY, max(1.0, retry))
+        # What still ends in time may wait: a short rise is not worth a refusal.
+        filled = min(1.0, max(0.0, too_many / (throughput * max(target.slack / 2, horizon))))
+        refuse = min(1.0, 1 - in_time / least) * filled
+        return self._bounds.least, refuse, min(_LONGEST_RETRY, max(1.0, retry))
 
     def _longest(self, engine: Engine, present: float, tokens: float) -> dict[str, float]:
         """The longest budgets that end in time, by tenant, with so many requests here of so many tokens on average."""
