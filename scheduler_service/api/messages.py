@@ -188,4 +188,5 @@ def usage_message(usage: Usage) -> pb.Usage:
         traces=usage.traces,
         votes=usage.votes,
         net_benefit_at_equal_accuracy_seconds=usage.net_benefit_at_equal_accuracy_seconds,
+        start_seconds=usage.start_seconds,
     )

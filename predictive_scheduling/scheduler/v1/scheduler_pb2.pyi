@@ -620,6 +620,7 @@ class Usage(_message.Message):
     TRACES_FIELD_NUMBER: _builtins.int
     VOTES_FIELD_NUMBER: _builtins.int
     NET_BENEFIT_AT_EQUAL_ACCURACY_SECONDS_FIELD_NUMBER: _builtins.int
+    START_SECONDS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt as the backend counted them; 0 where it does not say."""
     reasoning_tokens: _builtins.int
@@ -650,6 +651,10 @@ class Usage(_message.Message):
     """Time saved by fewer tokens than uniform would need for the same expected accuracy, less prediction, allocation and
     window wait, in seconds.
     """
+    start_seconds: _builtins.float
+    """Time from its slot of the LLM server to its first token, in seconds: what is left of time_to_first_token_seconds
+    was admission, prediction and the wait for the slot.
+    """
     def __init__(
         self,
         *,
@@ -667,10 +672,11 @@ class Usage(_message.Message):
         traces: _builtins.int = ...,
         votes: _builtins.int = ...,
         net_benefit_at_equal_accuracy_seconds: _builtins.float = ...,
+        start_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "finish_reason", b"finish_reason", "net_benefit_at_equal_accuracy_seconds", b"net_benefit_at_equal_accuracy_seconds", "net_benefit_seconds", b"net_benefit_seconds", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "seconds_per_token", b"seconds_per_token", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_saved_at_equal_accuracy", b"tokens_saved_at_equal_accuracy", "tokens_saved_vs_cap", b"tokens_saved_vs_cap", "total_seconds", b"total_seconds", "traces", b"traces", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "finish_reason", b"finish_reason", "net_benefit_at_equal_accuracy_seconds", b"net_benefit_at_equal_accuracy_seconds", "net_benefit_seconds", b"net_benefit_seconds", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "seconds_per_token", b"seconds_per_token", "start_seconds", b"start_seconds", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_saved_at_equal_accuracy", b"tokens_saved_at_equal_accuracy", "tokens_saved_vs_cap", b"tokens_saved_vs_cap", "total_seconds", b"total_seconds", "traces", b"traces", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
