@@ -193,9 +193,7 @@ def over_time(place: Place, load: Load, outcomes: dict[str, Outcome]) -> list[pl
                 for name, outcome in chosen.items()
             },
         ),
-        plots.Course(
-            "Price", "points of accuracy for 100 tokens", {_OURS: [(one.at, 1e4 * one.price) for one in inside]}
-        ),
+        plots.Course("Price", "points / 100 tokens", {_OURS: [(one.at, 1e4 * one.price) for one in inside]}),
     ]
 
 

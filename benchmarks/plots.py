@@ -57,7 +57,7 @@ class Course:
 
 
 def draw_over_time(path: Path, courses: Sequence[Course]) -> None:
-    """Draw the courses below one another, over the same time, as an SVG. A name has one colour in all of them."""
+    """Draw the courses below one another, over the same time, as an SVG. A name has one colour, told once."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -75,8 +75,8 @@ def draw_over_time(path: Path, courses: Sequence[Course]) -> None:
             axis.axhline(course.limit, color="black", linestyle=":", linewidth=1, label="objective")
         axis.set(ylabel=course.unit, yscale="log" if course.logarithmic else "linear")
         axis.set_title(course.title, fontsize="medium", loc="left")
-        if len(course.lines) > 1:
-            axis.legend(frameon=False, fontsize="x-small", ncols=5, loc="upper left")
+    most = max(range(len(courses)), key=lambda at: len(courses[at].lines))
+    axes[most, 0].legend(frameon=False, fontsize="x-small", ncols=5, loc="upper left")
     axes[-1, 0].set_xlabel("seconds")
     figure.savefig(path)
     plt.close(figure)

@@ -21,7 +21,7 @@ from scheduler_service.allocation.envelope import Envelope
 from scheduler_service.allocation.problem import Floats, Ints, accuracy_at, used_at
 from scheduler_service.control.learning import Observation
 
-MEANS = (0.8, 0.9, 1.0, 1.1, 1.25, 1.4)
+MEANS = (0.9, 1.0, 1.03, 1.06, 1.1, 1.25, 1.4)
 LONGEST = (0.5, 0.7, 0.9)
 
 
