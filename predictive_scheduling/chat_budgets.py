@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from predictive_scheduling.chat_prompt import joined, turns_of
+
 _EFFORTS = frozenset({"none", "minimal", "low", "medium", "high", "xhigh"})
 _MOST = 2**32 - 1
 _MOST_PROMPT_BYTES = 1 << 20
@@ -52,12 +54,7 @@ def asked_of(body: Mapping[str, Any]) -> Asked | None:
 
 def prompt_of(messages: Any) -> str:
     """Return the text of chat messages: a lone one as it is, several each after its role; empty where there is none."""
-    given = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
-    said = [(str(message.get("role")), _text(message.get("content"))) for message in given]
-    said = [(role, text) for role, text in said if text]
-    if len(said) == 1:
-        return said[0][1]
-    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in said)
+    return joined(turns_of(messages)) if isinstance(messages, list) else ""
 
 
 def budgeted(body: Mapping[str, Any], budget_tokens: int, answer_tokens: int, field: str) -> dict[str, Any]:
@@ -120,20 +117,6 @@ def _completion_tokens(body: Mapping[str, Any]) -> int | None:
     """The newer of OpenAI's two names wins. 0 is the engine's to refuse."""
     newer = _whole(body.get("max_completion_tokens"))
     return (_whole(body.get("max_tokens")) if newer is None else newer) or None
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return _valid(content)
-    parts = content if isinstance(content, list) else []
-    return _valid(
-        "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
-    )
-
-
-def _valid(text: str) -> str:
-    """JSON may hold halves of surrogate pairs, which are no UTF-8."""
-    return text.encode(errors="replace").decode()
 
 
 def _whole(value: Any) -> int | None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from predictive_scheduling.chat_prompt import joined, text_of, turns_of
+
 _ROUTES = {"/chat/completions": "messages", "/completions": "prompt", "/responses": "input"}
 _MOST_INFLATED = 16 << 20
 
@@ -121,21 +123,8 @@ def _nested(into: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
 def _prompt(given: Any, instructions: Any) -> str:
     """The text of a prompt: a string, or messages; a lone one as it is, several each after its role."""
     if isinstance(given, list) and given and all(isinstance(one, str) for one in given):
-        return given[0] if len(given) == 1 else ""  # several prompts in one request
-    if isinstance(given, list):
-        said = [(one.get("role"), _text(one.get("content"))) for one in given if isinstance(one, dict)]
-    else:
-        said = [("user", _text(given))]
+        return text_of(given[0]) if len(given) == 1 else ""  # several prompts in one request
+    turns = turns_of(given if isinstance(given, list) else [{"role": "user", "content": given}])
     if isinstance(instructions, str) and instructions:
-        said = [("system", instructions), *said]
-    said = [(role, text) for role, text in said if text]
-    if len(said) == 1:
-        return said[0][1]
-    return "\n\n".join(f"{str(role).capitalize()}: {text}" for role, text in said)
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else []
-    return "".join(part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str))
+        turns = [("system", text_of(instructions)), *turns]
+    return joined(turns)

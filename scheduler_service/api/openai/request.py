@@ -119,15 +119,5 @@ def without(value: Any, *names: str) -> Any:
     return {k: v for k, v in value.items() if k not in names} if isinstance(value, dict) else value
 
 
-def joined(turns: Sequence[tuple[str, str]]) -> str:
-    """The prompt of a chat, of roles and texts: a lone text as it is, several each after its role.
-
-    The model's template goes around it.
-    """
-    if len(turns) == 1:
-        return turns[0][1]
-    return "\n\n".join(f"{role.capitalize()}: {text}" for role, text in turns)
-
-
 def _harmless(asked: Any, values: Sequence[Any]) -> bool:
     return any(asked == one and isinstance(asked, bool) == isinstance(one, bool) for one in values)

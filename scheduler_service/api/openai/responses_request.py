@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from predictive_scheduling.chat_prompt import joined
 from scheduler_service.api.budget_words import Parsed, validated
-from scheduler_service.api.openai.request import HINTS, GenerationRequest, Text, Unserved, joined, served, without
+from scheduler_service.api.openai.request import HINTS, GenerationRequest, Text, Unserved, served, without
 
 _UNSERVED: Unserved = {
     "tools": (([],), "tools are not called"),
