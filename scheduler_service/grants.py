@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from scheduler_service.domain import Allocation, FinishReason, Job, OverloadedError, Usage
+from scheduler_service.domain import Allocation, FinishReason, Job, Usage
 from scheduler_service.pipeline import Pipeline
 
 _LOOK_SECONDS = 1.0
@@ -71,11 +71,7 @@ class Grants:
             if pipeline.ledger.holds(job.key):
                 pipeline.settle(job, 0, 0)
             pipeline.admission.leave(job)
-            if allocation is None and isinstance(error, OverloadedError):
-                pipeline.observers.rejected(job, error)
-                raise
-            left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
-            pipeline.observers.failed(job, allocation, "cancelled" if left else type(error).__name__)
+            pipeline.tell_failure(job, allocation, error)
             raise
         self._open[job.key] = _Open(job, allocation, came)
         return allocation

@@ -146,16 +146,20 @@ class Pipeline:
             if job.traces == 1 and job.cap_tokens:  # what was predicted is the accuracy of one that may reason
                 self.outcomes.remember(allocation, job.tenant)
         except BaseException as error:
-            if allocation is None and isinstance(error, OverloadedError):
-                self.observers.rejected(job, error)
-                raise
-            left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
-            self.observers.failed(job, allocation, "cancelled" if left else type(error).__name__)
+            self.tell_failure(job, allocation, error)
             raise
         else:
             yield usage
         finally:
             self.admission.leave(job)
+
+    def tell_failure(self, job: Job, allocation: Allocation | None, error: BaseException) -> None:
+        """Tell the observers of an admitted job that ended by ``error``; some are refused for what they are worth."""
+        if allocation is None and isinstance(error, OverloadedError):
+            self.observers.rejected(job, error)
+            return
+        left = isinstance(error, (GeneratorExit, asyncio.CancelledError))
+        self.observers.failed(job, allocation, "cancelled" if left else type(error).__name__)
 
     async def allocate(self, job: Job) -> Allocation:
         """Predict, decide and reserve the budget of an admitted job; ``settle`` must follow."""
