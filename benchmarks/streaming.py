@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import socket
 import statistics
 import sys
 import time
@@ -43,6 +42,7 @@ from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
 from scheduler_service.generation.backends.sse import SseParser
+from tools.local_envoy import free_port
 
 _TOKENS = 128
 # All of them are reasoning: the answer of the scheduler's last call is one token.
@@ -168,12 +168,6 @@ async def throughput(stream: Stream, callers: int, requests: int) -> float:
     return total
 
 
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 async def measure(
     concurrency: list[int], rounds: int, rate: float, prefill_ms: float, litellm: str | None
 ) -> dict[str, Any]:
@@ -186,7 +180,7 @@ async def measure(
         source = await stack.enter_async_context(process(*module, "--serve=backend", f"--prefill-ms={prefill_ms:g}"))
         url = f"http://{source.address}"
         proxy = await stack.enter_async_context(process(*module, "--serve=proxy", f"--backend={url}"))
-        front = f"127.0.0.1:{_free_port()}"
+        front = f"127.0.0.1:{free_port()}"
         predictor = await stack.enter_async_context(service("predictor"))
         scheduler = await stack.enter_async_context(
             service(

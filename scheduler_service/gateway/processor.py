@@ -81,8 +81,7 @@ class Exchange:
 
     def ended(self) -> None:
         """Settle what the response told, where it came this way; one that did not is the access log's to tell."""
-        if self._decision is not None and self._response is not None:
-            self._budgets.settle(self._decision.grant, self._response.told(complete=False))
+        self._settle(complete=False)
 
     def unheard(self) -> None:
         """An answer did not reach Envoy, which waits only so long: its request passed without a budget."""
@@ -120,7 +119,7 @@ class Exchange:
 
     def _response_headers(self, end_of_stream: bool) -> ProcessingResponse:
         if end_of_stream:
-            self._settle()
+            self._settle(complete=True)
         # The usage that is taken out makes a whole number of bytes fewer than announced.
         changes = self._decision is not None and self._decision.usage_added
         mutation = {"response": {"header_mutation": {"remove_headers": ["content-length"]}}} if changes else {}
@@ -131,15 +130,15 @@ class Exchange:
             self._response = _Response({}, self._decision)
         kept = self._response.feed(body.body, last=body.end_of_stream)
         if body.end_of_stream:
-            self._settle()
+            self._settle(complete=True)
         if kept == body.body:
             return ProcessingResponse(response_body={})
         mutation = {"body": kept} if kept else {"clear_body": True}
         return ProcessingResponse(response_body={"response": {"body_mutation": mutation}})
 
-    def _settle(self) -> None:
+    def _settle(self, *, complete: bool) -> None:
         if self._decision is not None and self._response is not None:
-            self._budgets.settle(self._decision.grant, self._response.told(complete=True))
+            self._budgets.settle(self._decision.grant, self._response.told(complete=complete))
 
 
 @dataclass

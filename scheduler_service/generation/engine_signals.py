@@ -49,17 +49,13 @@ def signals_of(text: str) -> Signals | None:
 
 def together(all_signals: Iterable[Signals | None]) -> Signals | None:
     """The load of several servers as one; ``None`` where one of them says nothing, since the sum would be too small."""
-    running = waiting = generated = 0.0
-    counted = True
-    none = True
-    for one in all_signals:
-        if one is None:
-            return None
-        none = False
-        running, waiting = running + one.running, waiting + one.waiting
-        counted = counted and one.generated is not None
-        generated += one.generated or 0.0
-    return None if none else Signals(running, waiting, generated if counted else None)
+    said = list(all_signals)
+    known = [one for one in said if one is not None]
+    if not known or len(known) < len(said):
+        return None
+    counts = [one.generated for one in known if one.generated is not None]
+    generated = sum(counts) if len(counts) == len(known) else None
+    return Signals(sum(one.running for one in known), sum(one.waiting for one in known), generated)
 
 
 def _first(found: dict[str, float], names: Iterable[str]) -> float | None:
