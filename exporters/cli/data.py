@@ -32,7 +32,12 @@ def collect(
     ] = "tgi",
     backend_url: Annotated[str, typer.Option(help="The server's address; not for the embedded one.")] = "",
     template: TemplateOption = "deepseek-r1",
-    check: Annotated[str, typer.Option(help="How answers are checked: exact, maths, or module:function.")] = "maths",
+    check: Annotated[
+        str,
+        typer.Option(
+            help="How answers are checked: exact, maths, module:function; agreement or agreement:maths: without labels."
+        ),
+    ] = "maths",
     samples: Annotated[int, typer.Option(min=1, help="Traces a question.")] = 4,
     budgets: Annotated[
         str, typer.Option(help="Budget points in reasoning tokens, such as 0,256,1024,8192; empty for windows.")
@@ -59,6 +64,7 @@ def collect(
 
     from exporters.measure import collect as collecting
     from exporters.measure.checkers import checker
+    from exporters.measure.judging import judge_of
     from exporters.measure.questions import Shard, read_questions
     from scheduler_service.domain import BackendUnavailableError, Sampling
     from scheduler_service.generation.backends import make_backend
@@ -83,7 +89,7 @@ def collect(
                     bar.update(1)
 
                 found = await collecting.collect(
-                    server, plan, wanted, check_answer, out,
+                    server, plan, wanted, judge, out,
                     concurrency=concurrency, on_measured=advance, pilot=min(pilot, len(wanted)),
                 )  # fmt: skip
             if pilot:
@@ -94,7 +100,7 @@ def collect(
 
     try:
         wanted = Shard.named(shard).of(read_questions(questions))
-        check_answer = checker(check)
+        judge = judge_of(check, checker)
         points = budget_points(budgets, windows)
         settings = SchedulerSettings(
             backend=backend, backend_url=backend_url, template=template, embedded_model=gguf,

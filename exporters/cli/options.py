@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 CurvesOption = Annotated[Path, typer.Option("--curves", help="Measured curves, a parquet file.")]
-QuestionsOption = Annotated[Path, typer.Option("--questions", help="JSON lines with question_id, question, expected.")]
+QuestionsOption = Annotated[
+    Path, typer.Option("--questions", help="JSON lines with question_id, question, and expected where it is known.")
+]
 HiddenOption = Annotated[Path | None, typer.Option("--hidden-states", help="Hidden states of its questions, an .npz.")]
 ShardOption = Annotated[str, typer.Option("--shard", help="i/n: part i (from 0) of n; an Indexed Job knows its own.")]
 TemplateOption = Annotated[str, typer.Option("--template", help="Prompt template of the model.")]

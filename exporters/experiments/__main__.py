@@ -23,6 +23,7 @@ from exporters.experiments.training import generalisation, layer_sweep, other_mo
 from exporters.measure.checkers import canonical, checker
 from exporters.measure.curves import Curves, read_curves
 from exporters.measure.hidden_states import read_hidden_states
+from exporters.measure.judging import expected_of
 from exporters.measure.questions import read_questions
 from exporters.predictors.ensemble import Recipe
 from exporters.replay.evaluate import Evaluation, predictions
@@ -205,7 +206,7 @@ def traces_command(
     plot: PlotOption = None,
 ) -> None:
     """Self-consistency: several traces beside longer reasoning."""
-    asked = {question.question_id: question.expected for question in read_questions(questions)}
+    asked = {question.question_id: expected_of(question) for question in read_questions(questions)}
     rows = pq.read_table(curves, columns=["question_id", "answers"]).to_pylist()
     found = vote_curves(
         [row["answers"] for row in rows], [asked[row["question_id"]] for row in rows], checker(check), canonical(check)

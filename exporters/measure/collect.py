@@ -1,4 +1,4 @@
-"""Measure curves: let a model reason, cut the reasoning at every budget point, force an answer, and check it.
+"""Measure curves: let a model reason, cut the reasoning at every budget point, force an answer, and judge it.
 
 One trace of a question serves all its points: its reasoning is generated once, up to the last point, and the forced
 answer of every point continues a prefix of it. The longest prefix goes first, so that an engine that keeps a request's
@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from exporters.measure.checkers import Checker
 from exporters.measure.curves import write_curves
+from exporters.measure.judging import Judge, JudgedBy
 from exporters.measure.questions import Question
 from predictive_scheduling.budget_points import check_points, evenly_spaced
 from scheduler_service.domain import Sampling, TextKind
@@ -34,6 +34,7 @@ class Measured:
 
     ``reasoning_tokens``: mean length of the reasoning, cut at the last point at most. ``answers``: what each trace
     answered at each point (traces × points), for votes over traces. ``generated_tokens``: what measuring it cost.
+    ``judged_by``: what answers were held against, what the question expects or the ends of other traces.
     """
 
     question_id: str
@@ -46,6 +47,7 @@ class Measured:
     samples: int
     answers: list[list[str]]
     generated_tokens: int
+    judged_by: JudgedBy
 
 
 @dataclass(frozen=True)
@@ -124,23 +126,23 @@ async def measure_trace(backend: Backend, plan: Plan, question: Question) -> Tra
     return Trace(list(answers.values()), forcing.reasoning_tokens, generated)
 
 
-async def measure_question(backend: Backend, plan: Plan, question: Question, is_right: Checker) -> Measured:
-    """Measure a question's curves over all its samples."""
+async def measure_question(backend: Backend, plan: Plan, question: Question, judge: Judge) -> Measured:
+    """Measure a question's curves over all its samples. Raises what the backend raises, and what the judge does."""
     traces = [await measure_trace(backend, plan, question) for _ in range(plan.samples)]
     answers = [trace.answers for trace in traces]
-    right = {answer: is_right(question.expected, answer) for answer in {text for given in answers for text in given}}
     lengths = [trace.reasoning_tokens for trace in traces]
     return Measured(
         question.question_id,
         question.question,
         question.group,
         list(plan.points),
-        [sum(right[text] for text in at) / plan.samples for at in zip(*answers, strict=True)],
+        judge.accuracy(question, answers),
         [sum(min(length, point) for length in lengths) / plan.samples for point in plan.points],
         sum(lengths) / plan.samples,
         plan.samples,
         answers,
         sum(trace.generated_tokens for trace in traces),
+        judge.judged_by(question),
     )
 
 
@@ -168,7 +170,7 @@ async def collect(
     backend: Backend,
     plan: Plan,
     questions: Iterable[Question],
-    is_right: Checker,
+    judge: Judge,
     out: Path,
     *,
     concurrency: int = 8,
@@ -180,10 +182,13 @@ async def collect(
     Questions already in ``out``'s progress file are not measured again. ``on_measured`` is told of each, with what the
     rest is expected to cost. ``pilot``: measure so many questions, evenly chosen, and write no output yet. Returns the
     measurements, in the order of the questions. Raises what the backend raises; what was measured until then is kept.
+    Raises ValueError, before anything is generated, for questions that ``judge`` cannot judge by so few samples.
     """
+    asked = list(questions)
+    if "agreement" in {judge.judged_by(question) for question in asked} and plan.samples < 2:
+        raise ValueError("--samples: agreement needs at least two traces of a question")
     progress = out.with_suffix(".progress.jsonl")
     progress.parent.mkdir(parents=True, exist_ok=True)
-    asked = list(questions)
     wanted = asked[:: max(1, len(asked) // pilot)][:pilot] if pilot else asked
     done = {item.question_id: item for item in _read_progress(progress, plan)}
     missing = [question for question in wanted if question.question_id not in done]
@@ -192,7 +197,7 @@ async def collect(
 
         async def worker() -> None:
             for question in waiting:
-                measured = await measure_question(backend, plan, question, is_right)
+                measured = await measure_question(backend, plan, question, judge)
                 file.write(json.dumps(asdict(measured)) + "\n")
                 file.flush()
                 done[measured.question_id] = measured

@@ -1,4 +1,4 @@
-"""The questions file: a JSON object a line: ``question_id``, ``question``, ``expected`` and, if wanted, ``group``."""
+"""The questions file: a JSON object a line: ``question_id``, ``question``; ``expected`` and ``group`` where known."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from exporters.faults import CurvesFileError
 
 @dataclass(frozen=True)
 class Question:
-    """A question to measure: ``expected`` is what its answer is checked against, ``group`` is kept for reports."""
+    """A question to measure: ``expected`` is what its answer is checked against, ``group`` is kept for reports.
+
+    ``expected`` is ``None`` where nobody knows the answer: such questions are measured by agreement.
+    """
 
     question_id: str
     question: str
-    expected: str
+    expected: str | None
     group: str = ""
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read a questions file. Raises CurvesFileError with the line of the first fault."""
+    """Read a questions file. Raises CurvesFileError with the line of the first fault.
+
+    Whether an ``expected`` is needed depends on what is done with the questions: who needs it says so.
+    """
     questions: list[Question] = []
     lines: dict[str, int] = {}
     for number, line in enumerate(path.read_text().splitlines(), start=1):
@@ -30,8 +36,9 @@ def read_questions(path: Path) -> list[Question]:
             continue
         try:
             row = json.loads(line)
-            name, text, expected = (str(row[key]) for key in ("question_id", "question", "expected"))
-            question = Question(name, text, expected, str(row.get("group", "")))
+            name, text = (str(row[key]) for key in ("question_id", "question"))
+            expected = row.get("expected")
+            question = Question(name, text, None if expected is None else str(expected), str(row.get("group", "")))
         except (ValueError, TypeError, AttributeError) as error:
             raise CurvesFileError(f"{path}: line {number}: not a JSON object: {error}") from None
         except KeyError as error:

@@ -1,6 +1,7 @@
 """A collection of curves from a scripted model, for the tests of collecting and merging."""
 
 from exporters.measure.collect import Plan
+from exporters.measure.judging import Labelled
 from predictive_scheduling.budget_points import evenly_spaced
 from scheduler_service.generation.templates import TEMPLATES
 
@@ -18,5 +19,4 @@ def thinks(tokens):
     return script
 
 
-def right(expected, answer):
-    return answer.strip() == expected
+LABELLED = Labelled(lambda expected, answer: answer.strip() == expected)

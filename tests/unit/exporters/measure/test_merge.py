@@ -9,7 +9,7 @@ from exporters.measure.collect import collect
 from exporters.measure.curves import read_curves
 from exporters.measure.merge import merge
 from exporters.measure.questions import Shard, read_questions
-from tests.builders.collecting import PLAN, right, thinks
+from tests.builders.collecting import LABELLED, PLAN, thinks
 from tests.standins.backend import ScriptedBackend
 
 
@@ -25,7 +25,7 @@ async def test_shards_merge_to_one_dataset_with_no_question_lost_or_doubled(tmp_
     parts = []
     for index in range(count):
         parts.append(tmp_path / f"part-{index}.parquet")
-        await collect(ScriptedBackend(thinks(10)), PLAN, Shard(index, count).of(asked), right, parts[-1])
+        await collect(ScriptedBackend(thinks(10)), PLAN, Shard(index, count).of(asked), LABELLED, parts[-1])
     merge(parts, asked, tmp_path / "all.parquet")
     assert read_curves(tmp_path / "all.parquet").ids == [f"q{n}" for n in range(10)]
     if count > 1:

@@ -19,7 +19,7 @@ def test_a_shard_comes_from_an_indexed_jobs_environment():
     [
         (["{"], "line 1: not a JSON object"),
         (["[]"], "line 1: not a JSON object"),
-        (['{"question_id": "a", "question": "q"}'], "line 1: no expected"),
+        (['{"question_id": "a", "expected": "e"}'], "line 1: no question"),
         (['{"question_id": "a", "question": "q", "expected": "e"}'] * 2, "line 2: question_id a is also in line 1"),
     ],
 )
