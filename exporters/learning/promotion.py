@@ -162,7 +162,8 @@ def _without(standing: Standing, version: int) -> Standing:
 
 
 def _watched(standing: Standing, event: Watched) -> tuple[Standing, Decision]:
-    if standing.default == UNIFORM or event.version != standing.default or event.since < standing.watched:
+    new = event.since >= standing.watched and event.until > event.since
+    if standing.default == UNIFORM or event.version != standing.default or not new:
         return standing, Decision(
             "ignored", f"version {event.version} is not the default, or was judged by this already"
         )
@@ -171,7 +172,7 @@ def _watched(standing: Standing, event: Watched) -> tuple[Standing, Decision]:
         for version, gain in event.against.items()
         if version in standing.fallbacks and gain.questions and gain.high < 0
     }
-    watched = replace(standing, watched=max(standing.watched, event.until))
+    watched = replace(standing, watched=event.until)
     if not worse_than:
         shown = "; ".join(f"{gain} beside {_named(version)}" for version, gain in sorted(event.against.items()))
         return watched, Decision("stays", f"version {event.version}: {shown}")
