@@ -247,6 +247,32 @@ class TenantSettings(ServiceSettings):
         return self
 
 
+class SampleSettings(ServiceSettings):
+    """Whose prompts a learner may have, and who it is."""
+
+    sample_tenants: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="tenants whose prompts are kept in memory for a learner, with commas between them; * for all",
+        json_schema_extra={"who": SECURITY},
+    )
+    sample_readers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="tenants that may take them, where calls need a token or a certificate",
+        json_schema_extra={"who": SECURITY},
+    )
+
+    @field_validator("sample_tenants", "sample_readers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _readers_have_something(self) -> SampleSettings:
+        if self.sample_readers and not self.sample_tenants:
+            raise ValueError("sample_readers: there is nothing to take without sample_tenants")
+        return self
+
+
 class LimitSettings(ServiceSettings):
     """How much may be in flight, and how long callers may take."""
 
@@ -331,6 +357,7 @@ class SchedulerSettings(
     BudgetSettings,
     WindowSettings,
     TenantSettings,
+    SampleSettings,
     LimitSettings,
     ObjectiveSettings,
     GatewaySettings,
