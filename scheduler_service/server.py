@@ -85,7 +85,7 @@ async def serve(
         reports = await make_reports(settings, closing)
         pipeline = make_pipeline(settings, backend, limits, predictor, observers, reporting.tracers, reports)
         measured.watch(state_of(pipeline, backend))
-        governor = make_governor(settings, pipeline, budgets, backend)
+        governor = make_governor(settings, pipeline, budgets, backend, closing)
         if governor is not None:
             measured.watch_objectives(governor)
         sharing = make_shared_budget(settings, pipeline, closing)

@@ -168,9 +168,11 @@ class BudgetSettings(ServiceSettings):
         ge=-1,
     )
     shared_budget_url: SecretStr = setting(
-        SecretStr(""), PLATFORM, "redis:// address of the store in which schedulers share a budget a second"
+        SecretStr(""),
+        PLATFORM,
+        "redis:// address of the store in which schedulers share a budget a second, or the load that objectives go by",
     )
-    shared_budget_key: str = setting("predictive-scheduling", PLATFORM, "the shared budget's name in that store")
+    shared_budget_key: str = setting("predictive-scheduling", PLATFORM, "the name of what is shared in that store")
     reclaim: bool = setting(True, EXPERIMENTS, "give tokens that finished requests leave to running ones")
 
     @property
@@ -194,8 +196,6 @@ class BudgetSettings(ServiceSettings):
             raise ValueError("target_accuracy: needs policy target, and policy target needs it")
         if (self.budget_per != "query") != (self.budget_tokens > 0):
             raise ValueError("budget_tokens: needs budget_per second or window, and these need it")
-        if self.shared_budget_url.get_secret_value() and self.budget_per != "second":
-            raise ValueError("shared_budget_url: a shared budget is one a second; set budget_per and budget_tokens")
         if self.policy == "price" and self.budget_per == "window":
             raise ValueError("policy: price has no windows; use budgets a query or a second")
         if self.floor_tokens > self.tokens_per_query or 0 < self.cap_tokens < self.tokens_per_query:
@@ -406,6 +406,8 @@ class SchedulerSettings(
 
     @model_validator(mode="after")
     def _groups_fit(self) -> SchedulerSettings:
+        if self.shared_budget_url.get_secret_value() and self.budget_per != "second" and not self.objective:
+            raise ValueError("shared_budget_url: what is shared is a budget a second (budget_per), or an objective")
         if self.objective and self.budget_per != "query":
             raise ValueError("objective: a budget that follows the load is one a query; leave budget_per out")
         if self.least_tokens_per_query > self.tokens_per_query:
