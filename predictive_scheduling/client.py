@@ -84,6 +84,11 @@ class SchedulerClient(Connection):
         request = pb.GetRequestRequest(request_id=request_id)
         return self.stub.GetRequest(request, timeout=self._timeout, metadata=self._metadata).request
 
+    def take_samples(self, most: int) -> pb.TakeSamplesResponse:
+        """Take ``most`` prompts at most of tenants that have agreed; they are handed out once."""
+        request = pb.TakeSamplesRequest(most=most)
+        return self.stub.TakeSamples(request, timeout=self._timeout, metadata=self._metadata)
+
 
 class AsyncSchedulerClient(AsyncConnection):
     """The same for asyncio. ``interceptors`` are those of the channel, such as tracing."""
@@ -156,3 +161,8 @@ class AsyncSchedulerClient(AsyncConnection):
         request = pb.GetRequestRequest(request_id=request_id)
         response = await self.stub.GetRequest(request, timeout=self._timeout, metadata=self._metadata)
         return response.request
+
+    async def take_samples(self, most: int) -> pb.TakeSamplesResponse:
+        """Take ``most`` prompts at most of tenants that have agreed; they are handed out once."""
+        request = pb.TakeSamplesRequest(most=most)
+        return await self.stub.TakeSamples(request, timeout=self._timeout, metadata=self._metadata)

@@ -6,6 +6,7 @@ import os
 import socket
 import uuid
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import grpc.aio
 from opentelemetry import trace
@@ -47,8 +48,12 @@ from scheduler_service.prediction.streams import METHOD as STREAM_METHOD
 from scheduler_service.prediction.streams import PredictionStreams
 from scheduler_service.prediction.trust import trusted
 from scheduler_service.settings import SchedulerSettings
+from scheduler_service.shared_load import SharedLoad
 from scheduler_service.telemetry.metrics import Watched
 from scheduler_service.telemetry.observers import Observers
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis  # the extra "shared"
 
 _DEFAULT_SLOTS = 128
 
@@ -133,7 +138,7 @@ def make_pipeline(
     tracer = tracing.get_tracer("scheduler_service")
     rules = Rules(_policy(settings), settings.answer_tokens, shares=settings.tenant_shares)
     priced = settings.policy == "price"
-    shared = bool(settings.shared_budget_url.get_secret_value())
+    shared = _shares_budget(settings)
     ledger = BudgetLedger(
         settings.tokens_per_query,
         settings.bank_tokens,
@@ -142,6 +147,8 @@ def make_pipeline(
         opening=settings.bank_tokens if settings.budget_per == "second" and not shared else 0,
     )
     slots = settings.backend_slots or limits.max_concurrent_requests or _DEFAULT_SLOTS
+    if settings.backend == "none":  # whoever runs the requests knows how many at once
+        slots = settings.backend_slots or settings.max_in_flight
     outcomes, pace = OutcomeBook(), Pace()
 
     def trust(prediction: Prediction) -> Prediction:
@@ -180,9 +187,12 @@ def make_pipeline(
 
 
 def make_governor(
-    settings: SchedulerSettings, pipeline: Pipeline, budgets: BudgetRange, backend: Backend
+    settings: SchedulerSettings, pipeline: Pipeline, budgets: BudgetRange, backend: Backend, closing: AsyncExitStack
 ) -> Governor | None:
-    """What holds latency objectives in ``pipeline``; ``None`` where none are set. Its ``run`` must be called."""
+    """What holds latency objectives in ``pipeline``; ``None`` where none are set. Its ``run`` must be called.
+
+    Raises ModuleNotFoundError for a shared load without the extra ``shared``.
+    """
     if not settings.objectives:
         return None
     income, allocator = pipeline.ledger.income, pipeline.allocator
@@ -192,7 +202,10 @@ def make_governor(
     most = settings.tokens_per_query
     bounds = Bounds(min(most, max(1, least)), most, max(most, budgets.cap))
     pricing = allocator.pricing if isinstance(allocator, PricedAllocator) else None
-    governor = Governor(settings.objectives, bounds, income, pricing, getattr(backend, "signals", None))
+    sharing = None
+    if settings.shared_budget_url.get_secret_value():
+        sharing = SharedLoad(_store(settings, closing), _replica(), settings.shared_budget_key).exchange
+    governor = Governor(settings.objectives, bounds, income, pricing, getattr(backend, "signals", None), sharing)
     governor.watch(pipeline)
     pipeline.observers.add(governor)
     pipeline.expectations.longest = governor.longest
@@ -240,26 +253,40 @@ def _policy(settings: SchedulerSettings) -> Policy:
 
 def make_shared_budget(settings: SchedulerSettings, pipeline: Pipeline, closing: AsyncExitStack) -> SharedBudget | None:
     """The feeder of a shared budget, where one is set. Raises ModuleNotFoundError without the extra ``shared``."""
-    if not (url := settings.shared_budget_url.get_secret_value()):
+    if not _shares_budget(settings):
         return None
-    from redis.asyncio import Redis  # the extra "shared"
-
-    store = Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0)
-    closing.push_async_callback(store.aclose)
     lease = Lease(settings.budget_tokens, settings.bank_tokens, key=settings.shared_budget_key)
     deposits = pipeline.ledger.income
     if not isinstance(deposits, Deposits):
         raise TypeError("a shared budget feeds deposits")
-    return SharedBudget(
-        store, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}", lease, pipeline.ledger, deposits
-    )
+    return SharedBudget(_store(settings, closing), _replica(), lease, pipeline.ledger, deposits)
+
+
+def _shares_budget(settings: SchedulerSettings) -> bool:
+    """Whether schedulers share a budget; with objectives they share the load instead."""
+    return bool(settings.shared_budget_url.get_secret_value()) and not settings.objectives
+
+
+def _store(settings: SchedulerSettings, closing: AsyncExitStack) -> Redis:
+    """What schedulers share is in there. Raises ModuleNotFoundError without the extra ``shared``."""
+    from redis.asyncio import Redis
+
+    url = settings.shared_budget_url.get_secret_value()
+    store = Redis.from_url(url, socket_connect_timeout=1.0, socket_timeout=1.0)
+    closing.push_async_callback(store.aclose)
+    return store
+
+
+def _replica() -> str:
+    """A name of this process alone."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
 
 
 def _income(settings: SchedulerSettings) -> Income:
-    if settings.shared_budget_url.get_secret_value():
-        return Deposits()
     if settings.objectives:
         return Controlled(settings.tokens_per_query)
+    if _shares_budget(settings):
+        return Deposits()
     match settings.budget_per:
         case "second":
             return PerSecond(settings.budget_tokens)

@@ -258,7 +258,7 @@ class Text:
 class Usage:
     """What a finished request consumed and saved. Tokens and seconds.
 
-    ``start_seconds``: from its slot of the backend to its first token; 0 where it ran elsewhere.
+    ``start_seconds``: from its slot of the backend to its first token; 0 where nobody tells, of one that ran elsewhere.
     """
 
     prompt_tokens: int

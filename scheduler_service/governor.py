@@ -1,12 +1,12 @@
 """Holds latency objectives: tells the controller once a second what was seen, and makes its decision hold.
 
 Theory of operation. The governor is an observer: it hears of every request that comes and ends. Ten times a second it
-looks how many requests hold a slot and how many wait for one. Once a second it adds up what was generated and what is
-still promised, hears what the engines say of their own load, in which others may have a part, asks the pure
-``Controller``, and applies what that returns: the mean budget becomes the income of the account and the past of the
-price, the longest budget a cap of every request, and where not even the least budgets fit, a share of the requests is
-refused, those of the least value first. So all of a decision is in three numbers, and without objectives none of this
-exists.
+looks how many requests hold a slot and how many wait for one; those that a gateway runs hold none here, and count as
+running. Once a second it adds up what was generated and what is still promised, hears what other schedulers see and
+what the engines say of their own load, in which others may have a part, asks the pure ``Controller``, and applies what
+that returns: the mean budget becomes the income of the account and the past of the price, the longest budget a cap of
+every request, and where not even the least budgets fit, a share of the requests is refused, those of the least value
+first. So all of a decision is in three numbers, and without objectives none of this exists.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ from scheduler_service.domain import Allocation, Job, OverloadedError, Predictio
 from scheduler_service.generation.engine_signals import Signals
 from scheduler_service.pipeline import Pipeline
 from scheduler_service.planning.pricing import Pricing
+from scheduler_service.shared_load import Load
 
 _SECOND, _LOOKS = 1.0, 10
 _PATIENCE_SECONDS = 0.5
+_NOTHING = Load()
 _MEASURED = 1000  # requests of each objective that are kept to be shown
 
 
@@ -57,11 +59,14 @@ class Governor:
         income: Controlled,
         pricing: Pricing | None = None,
         signals: Callable[[], Awaitable[Signals | None]] | None = None,
+        exchange: Callable[[Load], Awaitable[Load]] | None = None,
     ) -> None:
         """Set ``income``, and, where requests are priced, what ``pricing`` goes by. ``watch`` must follow.
 
-        ``signals``: what the engines say of their load, where they do.
+        ``signals``: what the engines say of their load, where they do. ``exchange``: tells other schedulers of the same
+        engines our load, and returns the sum of theirs.
         """
+        self._exchange, self.load = exchange, Load()
         self.objectives, self.bounds = tuple(objectives), bounds
         self.decision = Decision(bounds.most, {"": bounds.cap})
         self._controller = Controller(objectives, bounds)
@@ -127,13 +132,16 @@ class Governor:
             if objective.of in ("", job.tenant):
                 total = objective.measure is Measure.TOTAL
                 seconds = usage.total_seconds if total else usage.time_to_first_token_seconds
+                if not seconds:  # nobody tells: it ran elsewhere
+                    continue
                 seen.measured.setdefault(objective, []).append(seconds)
                 self._recent[objective].append(seconds)
         seen.answers.append(usage.answer_tokens / usage.traces)
         seen.sizes.append((usage.reasoning_tokens + usage.answer_tokens) / usage.traces)
         if usage.seconds_per_token:
             seen.paces.append(usage.seconds_per_token)
-        seen.starts.append(usage.start_seconds)
+        if usage.start_seconds:
+            seen.starts.append(usage.start_seconds)
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
         """A request that ended without an answer tells nothing of how long answers take."""
@@ -149,12 +157,13 @@ class Governor:
             for _ in range(_LOOKS):
                 await asyncio.sleep(_SECOND / _LOOKS)
                 self.look()
-            self.decide(await self._heard())
+            others = _NOTHING if self._exchange is None else await self._exchange(self.load)
+            self.decide(await self._heard(), others)
 
     def look(self) -> None:
         """Count who holds a slot now, and who waits for one."""
         slots = self._watched.dispatcher.slots
-        self._seen.running += slots.held
+        self._seen.running += slots.held + self._watched.running_elsewhere
         self._seen.waiting += slots.waiting
         self._seen.looks += 1
 
@@ -168,16 +177,26 @@ class Governor:
         except TimeoutError:
             return None
 
-    def decide(self, heard: Signals | None = None) -> None:
+    def decide(self, heard: Signals | None = None, others: Load = _NOTHING) -> None:
         """Tell the controller what was seen since it was last asked, and make its decision hold.
 
-        ``heard``: what the engines say of their load. They run at least what we have there, and what others have, too.
+        ``heard``: what the engines say of their load. They run at least what schedulers have there, and what others
+        have, too. ``others``: what the other schedulers see.
         """
         pipeline, seen, self._seen = self._watched, self._seen, _Seen()
         now, generated = pipeline.clock(), pipeline.generated
         passed = _SECOND if self._at is None else max(1e-3, now - self._at)
         looks = max(1, seen.looks)
-        running, waiting, tokens = seen.running / looks, seen.waiting / looks, generated - self._generated
+        self.load = Load(
+            arrivals=seen.arrivals / passed,
+            running=seen.running / looks,
+            waiting=seen.waiting / looks,
+            tokens=(generated - self._generated) / passed,
+            outstanding=pipeline.outstanding,
+            slots=pipeline.dispatcher.slots.most,
+        )
+        fleet = self.load + others
+        running, waiting, tokens = fleet.running, fleet.waiting, fleet.tokens * passed
         if heard is not None:
             running, waiting = max(running, heard.running), waiting + heard.waiting
             if heard.generated is not None and self._generated_there is not None:
@@ -185,12 +204,12 @@ class Governor:
         self._generated_there = None if heard is None else heard.generated
         observed = Observation(
             seconds=passed,
-            arrivals=seen.arrivals,
+            arrivals=fleet.arrivals * passed,
             running=running,
             waiting=waiting,
             tokens=tokens,
-            outstanding=pipeline.outstanding,
-            slots=pipeline.dispatcher.slots.most,
+            outstanding=fleet.outstanding,
+            slots=fleet.slots,
             start=sum(seen.starts) / len(seen.starts) if seen.starts else None,
             paces=seen.paces,
             answers=seen.answers,

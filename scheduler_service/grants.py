@@ -73,6 +73,7 @@ class Grants:
             pipeline.admission.leave(job)
             pipeline.tell_failure(job, allocation, error)
             raise
+        pipeline.begin_elsewhere(job, allocation)
         self._open[job.key] = _Open(job, allocation, came)
         return allocation
 
@@ -102,15 +103,13 @@ class Grants:
         pipeline, job, allocation = self._pipeline, ended.job, ended.allocation
         reasoning, answer = used_of(allocation, told)
         pipeline.pace.observe(told.seconds_per_token, told.completion_tokens or 0)
-        returned = pipeline.settle(job, reasoning, answer)
+        returned = pipeline.end_elsewhere(job, reasoning, answer)
         pipeline.admission.leave(job)
         if told.failure:
             pipeline.observers.failed(job, allocation, self._reason(told.failure))
             return returned
         usage = _usage(ended, told, round(reasoning), answer, pipeline.clock())
-        pipeline.observers.finished(job, allocation, usage)
-        if job.traces == 1:  # what was predicted is the accuracy of one
-            pipeline.outcomes.remember(allocation, job.tenant)
+        pipeline.tell_end(job, allocation, usage)
         return returned
 
 
@@ -149,4 +148,5 @@ def _usage(ended: _Open, told: Told, reasoning: int, answer: int, now: float) ->
         net_benefit_seconds=saved * told.seconds_per_token - cost,
         net_benefit_at_equal_accuracy_seconds=equal * told.seconds_per_token - cost,
         traces=job.traces,
+        start_seconds=told.first_token_seconds,
     )

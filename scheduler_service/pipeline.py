@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -77,6 +77,7 @@ class Pipeline:
     refuses: Callable[[], bool] = lambda: False
     _running: set[_Run] = field(default_factory=set)
     _generated: int = 0  # by those that have ended
+    _elsewhere: dict[Hashable, float] = field(default_factory=dict)  # what requests that run elsewhere are to generate
 
     @property
     def generated(self) -> int:
@@ -86,7 +87,13 @@ class Pipeline:
     @property
     def outstanding(self) -> float:
         """Tokens that are expected of the requests that are here, and not generated yet."""
-        return sum(max(0.0, run.expected - run.generated) for run in self._running)
+        here = sum(max(0.0, run.expected - run.generated) for run in self._running)
+        return here + sum(self._elsewhere.values()) / 2  # nobody says how far they are
+
+    @property
+    def running_elsewhere(self) -> int:
+        """Requests that somebody else runs, and has not told the end of."""
+        return len(self._elsewhere)
 
     async def generate(self, job: Job) -> AsyncGenerator[Event]:
         """Yield the job's allocation, its text, and last its usage. Raises the errors of ``domain``.
@@ -142,9 +149,7 @@ class Pipeline:
                 self._generated += sum(run.generated for run in runs)
                 self._settle(job, runs)
             usage = _usage(allocation, runs, chosen, votes, self.clock(), self.pace.seconds_per_token)
-            self.observers.finished(job, allocation, usage)
-            if job.traces == 1 and job.cap_tokens:  # what was predicted is the accuracy of one that may reason
-                self.outcomes.remember(allocation, job.tenant)
+            self.tell_end(job, allocation, usage)
         except BaseException as error:
             self.tell_failure(job, allocation, error)
             raise
@@ -152,6 +157,12 @@ class Pipeline:
             yield usage
         finally:
             self.admission.leave(job)
+
+    def tell_end(self, job: Job, allocation: Allocation, usage: Usage) -> None:
+        """Tell the observers of a request that ended with its answer, and let its outcome be reported."""
+        self.observers.finished(job, allocation, usage)
+        if job.traces == 1 and job.cap_tokens:  # what was predicted is the accuracy of one that may reason
+            self.outcomes.remember(allocation, job.tenant)
 
     def tell_failure(self, job: Job, allocation: Allocation | None, error: BaseException) -> None:
         """Tell the observers of an admitted job that ended by ``error``; some are refused for what they are worth."""
@@ -167,6 +178,16 @@ class Pipeline:
         if job.answer_tokens is None:
             return allocation
         return replace(allocation, answer_tokens=min(allocation.answer_tokens, job.answer_tokens))
+
+    def begin_elsewhere(self, job: Job, allocation: Allocation) -> None:
+        """Take note that somebody else runs an allocated job; ``end_elsewhere`` must follow."""
+        self._elsewhere[job.key] = allocation.expected_tokens + allocation.answer_tokens
+
+    def end_elsewhere(self, job: Job, reasoning_tokens: float, answer_tokens: int) -> float:
+        """Settle a job that ran elsewhere by what it used; returns the reasoning tokens that were left."""
+        self._elsewhere.pop(job.key, None)
+        self._generated += int(reasoning_tokens) + answer_tokens
+        return self.settle(job, reasoning_tokens, answer_tokens)
 
     async def _state_to_come(self, job: Job) -> Expected | None:
         """What to expect of the engine, where the predictor takes a hidden state that the engine can send."""

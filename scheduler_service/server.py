@@ -42,6 +42,7 @@ from scheduler_service.settings import SchedulerSettings
 from scheduler_service.telemetry.journal import Journal
 from scheduler_service.telemetry.metrics import MetricsObserver
 from scheduler_service.telemetry.observers import Observers
+from scheduler_service.telemetry.prompt_samples import PromptSamples
 from scheduler_service.telemetry.spans import SpanObserver
 
 log = logging.getLogger(__name__)
@@ -78,10 +79,13 @@ async def serve(
         journal = Journal(settings.journal_requests, settings.journal_prompts)
         measured = MetricsObserver(reporting.meters, served.model, settings.backend, tenants=settings.metrics_tenants)
         observers = Observers([SpanObserver(), measured, journal])
+        samples = PromptSamples(settings.sample_tenants, settings.sample_readers) if settings.sample_tenants else None
+        if samples is not None:
+            observers.add(samples)
         reports = await make_reports(settings, closing)
         pipeline = make_pipeline(settings, backend, limits, predictor, observers, reporting.tracers, reports)
         measured.watch(state_of(pipeline, backend))
-        governor = make_governor(settings, pipeline, budgets, backend)
+        governor = make_governor(settings, pipeline, budgets, backend, closing)
         if governor is not None:
             measured.watch_objectives(governor)
         sharing = make_shared_budget(settings, pipeline, closing)
@@ -93,7 +97,7 @@ async def serve(
             generations = Generations(pipeline.generate, group, most_stalled_seconds=settings.slow_reader_seconds)
             board = StatusBoard(pipeline, journal, served.model, settings.policy, settings.backend)
             grants = Grants(pipeline, settings.grant_seconds)
-            servicer = SchedulerServicer(pipeline, generations, grants, board, intake)
+            servicer = SchedulerServicer(pipeline, generations, grants, board, intake, samples)
             scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, serving.server)
             working = [group.create_task(pipeline.allocator.run()), group.create_task(grants.run())]
             if governor is not None:

@@ -168,9 +168,11 @@ class BudgetSettings(ServiceSettings):
         ge=-1,
     )
     shared_budget_url: SecretStr = setting(
-        SecretStr(""), PLATFORM, "redis:// address of the store in which schedulers share a budget a second"
+        SecretStr(""),
+        PLATFORM,
+        "redis:// address of the store in which schedulers share a budget a second, or the load that objectives go by",
     )
-    shared_budget_key: str = setting("predictive-scheduling", PLATFORM, "the shared budget's name in that store")
+    shared_budget_key: str = setting("predictive-scheduling", PLATFORM, "the name of what is shared in that store")
     reclaim: bool = setting(True, EXPERIMENTS, "give tokens that finished requests leave to running ones")
 
     @property
@@ -194,8 +196,6 @@ class BudgetSettings(ServiceSettings):
             raise ValueError("target_accuracy: needs policy target, and policy target needs it")
         if (self.budget_per != "query") != (self.budget_tokens > 0):
             raise ValueError("budget_tokens: needs budget_per second or window, and these need it")
-        if self.shared_budget_url.get_secret_value() and self.budget_per != "second":
-            raise ValueError("shared_budget_url: a shared budget is one a second; set budget_per and budget_tokens")
         if self.policy == "price" and self.budget_per == "window":
             raise ValueError("policy: price has no windows; use budgets a query or a second")
         if self.floor_tokens > self.tokens_per_query or 0 < self.cap_tokens < self.tokens_per_query:
@@ -244,6 +244,32 @@ class TenantSettings(ServiceSettings):
     def _weights_are_some(self) -> TenantSettings:
         if any(weight <= 0 for weight in self.tenant_shares.values()):
             raise ValueError("tenant_shares: every weight must be above 0")
+        return self
+
+
+class SampleSettings(ServiceSettings):
+    """Whose prompts a learner may have, and who it is."""
+
+    sample_tenants: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="tenants whose prompts are kept in memory for a learner, with commas between them; * for all",
+        json_schema_extra={"who": SECURITY},
+    )
+    sample_readers: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="tenants that may take them, where calls need a token or a certificate",
+        json_schema_extra={"who": SECURITY},
+    )
+
+    @field_validator("sample_tenants", "sample_readers", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _readers_have_something(self) -> SampleSettings:
+        if self.sample_readers and not self.sample_tenants:
+            raise ValueError("sample_readers: there is nothing to take without sample_tenants")
         return self
 
 
@@ -331,6 +357,7 @@ class SchedulerSettings(
     BudgetSettings,
     WindowSettings,
     TenantSettings,
+    SampleSettings,
     LimitSettings,
     ObjectiveSettings,
     GatewaySettings,
@@ -379,6 +406,8 @@ class SchedulerSettings(
 
     @model_validator(mode="after")
     def _groups_fit(self) -> SchedulerSettings:
+        if self.shared_budget_url.get_secret_value() and self.budget_per != "second" and not self.objective:
+            raise ValueError("shared_budget_url: what is shared is a budget a second (budget_per), or an objective")
         if self.objective and self.budget_per != "query":
             raise ValueError("objective: a budget that follows the load is one a query; leave budget_per out")
         if self.least_tokens_per_query > self.tokens_per_query:

@@ -22,9 +22,19 @@ from scheduler_service.api.intake import Credentials, Intake, check
 from scheduler_service.api.messages import allocation_message, plan_message, text_message, told_of, usage_message
 from scheduler_service.api.status import StatusBoard
 from scheduler_service.api.statuses import status_of
-from scheduler_service.domain import Allocation, Event, SchedulingError, Text, TextKind, Usage
+from scheduler_service.domain import (
+    Allocation,
+    Event,
+    PermissionDeniedError,
+    PreconditionError,
+    SchedulingError,
+    Text,
+    TextKind,
+    Usage,
+)
 from scheduler_service.grants import Grants
 from scheduler_service.pipeline import Pipeline
+from scheduler_service.telemetry.prompt_samples import PromptSamples
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +61,19 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     """Translates between the wire and the pipeline: messages to jobs, events to messages, errors to statuses."""
 
     def __init__(
-        self, pipeline: Pipeline, generations: Generations, grants: Grants, board: StatusBoard, intake: Intake
+        self,
+        pipeline: Pipeline,
+        generations: Generations,
+        grants: Grants,
+        board: StatusBoard,
+        intake: Intake,
+        samples: PromptSamples | None = None,
     ) -> None:
         """Serve ``pipeline``, whose requests come by ``intake`` and run as ``generations``, or elsewhere by ``grants``.
 
-        ``board``: what its status calls return.
+        ``board``: what its status calls return. ``samples``: prompts for a learner; ``None`` where no tenant agreed.
         """
+        self._samples = samples
         self._grants = grants
         self._pipeline = pipeline
         self._generations, self._board = generations, board
@@ -151,6 +168,19 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         if found is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"{request.request_id!r} is none of the last requests")
         return pb.GetRequestResponse(request=found)
+
+    @_answered
+    async def TakeSamples(self, request: pb.TakeSamplesRequest, context: _Context) -> pb.TakeSamplesResponse:
+        """Hand out prompts of tenants that have agreed."""
+        reader = self._intake.scope(_credentials(context))
+        check(request)
+        if self._samples is None:
+            raise PreconditionError("sample_tenants", "the server names no tenant that has agreed")
+        if reader is not None and reader not in self._samples.readers:
+            raise PermissionDeniedError("the server does not name the caller in sample_readers")
+        taken, seen = self._samples.take(request.most)
+        samples = [pb.PromptSample(prompt=sample.prompt, tenant=sample.tenant) for sample in taken]
+        return pb.TakeSamplesResponse(samples=samples, seen=seen)
 
     def _events(self, request: pb.GenerateRequest | pb.CompleteRequest, context: _Context) -> AsyncGenerator[Event]:
         return self._generations.stream(self._intake.job(request, _credentials(context), context.time_remaining()))

@@ -1,6 +1,7 @@
 """Latency objectives in the running service: budgets follow the load, down and up again, and least values go first."""
 
 import asyncio
+import itertools
 from contextlib import asynccontextmanager
 
 import grpc
@@ -70,6 +71,46 @@ async def test_budgets_fall_under_load_and_come_back_after_it(policy):
                 await eventually(lambda: mean_budget(48, 128))
             budget = await client.budget()
     assert budget.granted_tokens == pytest.approx(budget.reserved_tokens + budget.used_tokens + budget.returned_tokens)
+
+
+async def test_requests_that_run_elsewhere_are_a_load_as_well():
+    """A gateway's requests hold no slot here: their grants, and what is told of them, say how full it is."""
+    running = 0
+
+    async def elsewhere(client, number):
+        nonlocal running
+        granted = await client.grant(f"How many ones are in {'1 0 ' * (number % 12)}1?", request_id=f"{number}")
+        running += 1
+        tokens, pace = granted.reasoning_budget_tokens + 4, 0.002 + 0.001 * running
+        try:
+            await asyncio.sleep(tokens * pace)
+        finally:
+            running -= 1
+        await client.settle(f"{number}", completion_tokens=tokens, first_token_seconds=pace, seconds_per_token=pace)
+
+    async def mean_budget(client, least, most):
+        budgets = [one.allocation.reasoning_budget_tokens for one in (await client.status(recent=20)).recent]
+        return len(budgets) == 20 and least <= sum(budgets) / 20 <= most
+
+    async def ask(client, numbers):
+        while True:
+            try:
+                await elsewhere(client, next(numbers))
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.05)
+
+    async with predictor() as predictions:
+        settings = {**HELD, "predictor": predictions, "backend": "none", "grant_seconds": 5.0}
+        async with scheduler(**settings) as address, AsyncSchedulerClient(address) as client:
+            numbers = itertools.count()
+            for callers, least, most in ((40, 0, 32), (1, 48, 128)):
+                asking = [asyncio.create_task(ask(client, numbers)) for _ in range(callers)]
+                try:
+                    await eventually(lambda low=least, high=most: mean_budget(client, low, high))
+                finally:
+                    for task in asking:
+                        task.cancel()
+                    await asyncio.gather(*asking, return_exceptions=True)
 
 
 async def test_where_not_even_the_least_budgets_fit_the_least_valuable_are_refused():

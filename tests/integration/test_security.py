@@ -15,7 +15,7 @@ from predictive_scheduling.openmetrics import render
 from predictive_scheduling.telemetry import Telemetry
 from scheduler_service.api.identity import Identity, read_tokens
 from scheduler_service.domain import PermissionDeniedError, UnauthenticatedError
-from tests.integration.running import predictor, refused, scheduler
+from tests.integration.running import bad_fields, predictor, refused, scheduler
 from tests.integration.test_openai_front import MESSAGES, free_address
 from tests.standins.backend import ScriptedBackend
 from tests.waiting import PATIENCE
@@ -182,3 +182,35 @@ async def test_prompts_answers_and_tokens_never_enter_logs_metrics_or_the_journa
     for secret in ("mother lode", "treasure", "hush", "swordfish", "opensesame", "shibboleth"):
         assert secret not in told, secret
     assert "settings" in caplog.text
+
+
+async def test_prompts_are_handed_out_to_readers_only_and_of_those_who_agreed(tokens):
+    with tokens.open("a") as file:
+        file.write("secret-l learner\n")
+    sampling = {"auth_tokens": str(tokens), "sample_tenants": "team-a", "sample_readers": "learner"}
+    async with scheduler(ScriptedBackend(quick), **sampling) as address:
+        for token in ("secret-a", "secret-b"):
+            async with AsyncSchedulerClient(address, token=token) as client:
+                await client.complete(f"the prompt of {token}")
+                assert await code_of(client.take_samples(9)) is grpc.StatusCode.PERMISSION_DENIED
+        async with AsyncSchedulerClient(address, token="secret-l") as learner:
+            assert await code_of(learner.take_samples(0)) is grpc.StatusCode.INVALID_ARGUMENT
+            taken = await learner.take_samples(9)
+            assert [(sample.prompt, sample.tenant) for sample in taken.samples] == [
+                ("the prompt of secret-a", "team-a")
+            ]
+            assert taken.seen == 1
+
+            def blocking():
+                with SchedulerClient(address, token="secret-l", timeout=PATIENCE) as other:
+                    return other.take_samples(9)
+
+            assert not (await asyncio.to_thread(blocking)).samples
+
+
+async def test_where_nobody_agreed_nothing_is_kept(tokens):
+    async with scheduler(ScriptedBackend(quick)) as address, AsyncSchedulerClient(address) as client:
+        await client.complete("q")
+        error = await refused(client.take_samples(9))
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert bad_fields(error) == ["sample_tenants"]

@@ -50,6 +50,7 @@ async def test_one_request_is_one_trace_with_prediction_latency_and_savings(memo
     assert len({span.context.trace_id for span in spans if span.name in (PREDICT, GENERATE)}) == 1
     caller, server = find(spans, GENERATE, SpanKind.CLIENT)[0], find(spans, GENERATE, SpanKind.SERVER)[0]
     allocate = find(spans, "allocate", SpanKind.INTERNAL)[0]
+    assert server.attributes[semconv.PREDICTION_OUTCOME] == "fresh"
     asked, answered = find(spans, PREDICT, SpanKind.CLIENT)[0], find(spans, PREDICT, SpanKind.SERVER)[0]
     call = find(spans, "text_completion stand-in/model", SpanKind.CLIENT)[0]
     parents = [(server, caller), (allocate, server), (asked, allocate), (answered, asked), (call, server)]
@@ -57,7 +58,6 @@ async def test_one_request_is_one_trace_with_prediction_latency_and_savings(memo
         assert child.parent.span_id == parent.context.span_id
     assert server.attributes[semconv.PREDICTION_DURATION] > 0
     assert server.attributes[semconv.SAVED_VS_CAP] == events[-1].usage.tokens_saved_vs_cap
-    assert server.attributes[semconv.PREDICTION_OUTCOME] == "fresh"
     assert server.attributes[semconv.RPC_STATUS] == "OK"
     assert answered.attributes[semconv.INFERENCE_DURATION] > 0
     assert call.attributes[semconv.GEN_AI_OUTPUT_TOKENS] > 0

@@ -1435,6 +1435,82 @@ class GetRequestResponse(_message.Message):
 Global___GetRequestResponse: _TypeAlias = GetRequestResponse  # noqa: Y015
 
 @_typing.final
+class TakeSamplesRequest(_message.Message):
+    """TakeSamplesRequest asks for prompts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MOST_FIELD_NUMBER: _builtins.int
+    most: _builtins.int
+    """The most prompts to return; what is not returned is forgotten."""
+    def __init__(
+        self,
+        *,
+        most: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["most", b"most"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeSamplesRequest: _TypeAlias = TakeSamplesRequest  # noqa: Y015
+
+@_typing.final
+class TakeSamplesResponse(_message.Message):
+    """TakeSamplesResponse holds prompts, drawn at random, of all tenants in turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    seen: _builtins.int
+    """How many prompts of tenants that have agreed were answered since the last call."""
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedCompositeFieldContainer[Global___PromptSample]:
+        """The prompts."""
+
+    def __init__(
+        self,
+        *,
+        samples: _abc.Iterable[Global___PromptSample] | None = ...,
+        seen: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["samples", b"samples", "seen", b"seen"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeSamplesResponse: _TypeAlias = TakeSamplesResponse  # noqa: Y015
+
+@_typing.final
+class PromptSample(_message.Message):
+    """PromptSample is a prompt of real traffic."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
+    prompt: _builtins.str
+    """The prompt, without the server's template."""
+    tenant: _builtins.str
+    """Whose it was."""
+    def __init__(
+        self,
+        *,
+        prompt: _builtins.str = ...,
+        tenant: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prompt", b"prompt", "tenant", b"tenant"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptSample: _TypeAlias = PromptSample  # noqa: Y015
+
+@_typing.final
 class GrantRequest(_message.Message):
     """GrantRequest asks for the budget of a request that runs elsewhere."""
 

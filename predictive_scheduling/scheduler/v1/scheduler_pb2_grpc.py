@@ -87,6 +87,11 @@ class SchedulerServiceStub:
                 request_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestRequest.SerializeToString,
                 response_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestResponse.FromString,
                 _registered_method=True)
+        self.TakeSamples = channel.unary_unary(
+                '/predictive_scheduling.scheduler.v1.SchedulerService/TakeSamples',
+                request_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.TakeSamplesRequest.SerializeToString,
+                response_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.TakeSamplesResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerServiceServicer:
@@ -167,6 +172,14 @@ class SchedulerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TakeSamples(self, request, context):
+        """TakeSamples hands out prompts of tenants that have agreed to it, each once, for a learner. PERMISSION_DENIED for
+        callers that the server does not name as readers; FAILED_PRECONDITION where no tenant has agreed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SchedulerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -214,6 +227,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetRequest,
                     request_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestRequest.FromString,
                     response_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestResponse.SerializeToString,
+            ),
+            'TakeSamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeSamples,
+                    request_deserializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.TakeSamplesRequest.FromString,
+                    response_serializer=predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.TakeSamplesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -467,6 +485,33 @@ class SchedulerService:
             '/predictive_scheduling.scheduler.v1.SchedulerService/GetRequest',
             predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestRequest.SerializeToString,
             predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.GetRequestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeSamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/predictive_scheduling.scheduler.v1.SchedulerService/TakeSamples',
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.TakeSamplesRequest.SerializeToString,
+            predictive__scheduling_dot_scheduler_dot_v1_dot_scheduler__pb2.TakeSamplesResponse.FromString,
             options,
             channel_credentials,
             insecure,

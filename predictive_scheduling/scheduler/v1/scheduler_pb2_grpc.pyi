@@ -67,6 +67,10 @@ class SchedulerServiceStub:
     """GetRequest returns what became of one of the last requests, and why it got its budget. NOT_FOUND for one that the
     scheduler does not remember.
     """
+    TakeSamples: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.TakeSamplesRequest, _scheduler_pb2.TakeSamplesResponse]
+    """TakeSamples hands out prompts of tenants that have agreed to it, each once, for a learner. PERMISSION_DENIED for
+    callers that the server does not name as readers; FAILED_PRECONDITION where no tenant has agreed.
+    """
 
 @_typing.type_check_only
 class SchedulerServiceAsyncStub(SchedulerServiceStub):
@@ -106,6 +110,10 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     GetRequest: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetRequestRequest, _scheduler_pb2.GetRequestResponse]  # type: ignore[assignment]
     """GetRequest returns what became of one of the last requests, and why it got its budget. NOT_FOUND for one that the
     scheduler does not remember.
+    """
+    TakeSamples: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.TakeSamplesRequest, _scheduler_pb2.TakeSamplesResponse]  # type: ignore[assignment]
+    """TakeSamples hands out prompts of tenants that have agreed to it, each once, for a learner. PERMISSION_DENIED for
+    callers that the server does not name as readers; FAILED_PRECONDITION where no tenant has agreed.
     """
 
 class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -197,6 +205,16 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_scheduler_pb2.GetRequestResponse, _abc.Awaitable[_scheduler_pb2.GetRequestResponse]]:
         """GetRequest returns what became of one of the last requests, and why it got its budget. NOT_FOUND for one that the
         scheduler does not remember.
+        """
+
+    @_abc_1.abstractmethod
+    def TakeSamples(
+        self,
+        request: _scheduler_pb2.TakeSamplesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.TakeSamplesResponse, _abc.Awaitable[_scheduler_pb2.TakeSamplesResponse]]:
+        """TakeSamples hands out prompts of tenants that have agreed to it, each once, for a learner. PERMISSION_DENIED for
+        callers that the server does not name as readers; FAILED_PRECONDITION where no tenant has agreed.
         """
 
 def add_SchedulerServiceServicer_to_server(servicer: SchedulerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,7 @@ from scheduler_service.domain import (
 )
 from scheduler_service.generation.engine_signals import Signals
 from scheduler_service.governor import Governor
+from scheduler_service.shared_load import Load
 
 OBJECTIVES = parse_objectives(["total p90 2s", "gold: first_token p50 1s"])
 JOB = Job("1", "p", "", 16, 128)
@@ -46,7 +47,7 @@ def governor(decision=None, signals=None, **pipeline):
     found = Governor(OBJECTIVES, Bounds(8, 100, 200), income, None, signals)
     found._controller = Recorder(decision or Decision(50.0, {"": 120.0, "gold": 60.0}, load=1.8))
     slots = SimpleNamespace(held=3, waiting=1, most=16)
-    watched = {"clock": lambda: 10.0, "generated": 500.0, "outstanding": 70.0, **pipeline}
+    watched = {"clock": lambda: 10.0, "generated": 500.0, "outstanding": 70.0, "running_elsewhere": 0, **pipeline}
     found.watch(SimpleNamespace(dispatcher=SimpleNamespace(slots=slots), **watched))
     return found, income
 
@@ -69,6 +70,27 @@ def test_a_second_is_added_up():
     assert seen.measured == {total: [1.5, 1.5], first: [0.5]}
     assert income.tokens == 50.0
     assert found.measured(total) == 1.5
+
+
+def test_what_runs_elsewhere_and_what_others_see_counts_too():
+    found, _ = governor(running_elsewhere=4)
+    found.allocated(JOB, ALLOCATION)
+    found.look()
+    found.decide(others=Load(arrivals=2, running=10, waiting=5, tokens=100, outstanding=30, slots=8))
+    seen, _ = found._controller.seen[0]
+    assert (seen.arrivals, seen.running, seen.waiting, seen.slots) == (3, 17, 6, 24)
+    assert (seen.tokens, seen.outstanding) == (600, 100)
+    assert found.load == Load(arrivals=1, running=7, waiting=1, tokens=500, outstanding=70, slots=16)
+
+
+def test_what_nobody_tells_of_a_request_that_ran_elsewhere_is_not_taken_for_nothing():
+    found, _ = governor()
+    found.finished(
+        replace(JOB, tenant="gold"), ALLOCATION, replace(USAGE, time_to_first_token_seconds=0.0, start_seconds=0.0)
+    )
+    found.decide()
+    seen, _ = found._controller.seen[0]
+    assert (seen.measured, seen.start) == ({OBJECTIVES[0]: [1.5]}, None)
 
 
 def test_what_was_seen_is_told_once():
