@@ -145,7 +145,7 @@ def report(found: Pass, learner: Learner) -> str:
     )
     return "\n".join(
         [
-            f"{found.taken} new prompts, {found.measured} measured by {found.tokens:,} tokens, {ledger.tokens:,} in all",
+            f"{found.taken} new prompts, {found.measured} measured by {found.tokens:,} tokens ({ledger.tokens:,})",
             *[f"  {decision.word}: {decision.reason}" for decision in found.decisions],
             f"  served: {served}{candidate}",
         ]

@@ -1,21 +1,23 @@
 """Train what there are enough questions for, and take the kind that is best on questions held out of the training.
 
 The choice between kinds is made inside the training part: had the scoring part chosen, the winner's luck would be in
-its score. Tenants whose curves lie far from the others' count with less of that distance (``robust_mean``).
+its score. Tenants whose curves lie far from all others' are moved nearer before anything is trained (``held``), and a
+model that reads is trained without tenants that contradict what all others teach (``contradicting``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exporters.learning.samples import Example
-from exporters.learning.scoring import gains
+from exporters.learning.scoring import difference, gains
 from exporters.measure.curves import Curves
 from exporters.predictors import mean
+from exporters.predictors.kinds import Training
 from exporters.predictors.trained import Trained
 
 Floats = NDArray[np.float64]
@@ -49,68 +51,101 @@ def curves_of(examples: Sequence[Example]) -> Curves:
     return Curves(found.ids, found.questions, points, found.accuracy, found.difficulty, found.used, samples)
 
 
-def robust_mean(values: Floats, tenants: Sequence[str]) -> Floats:
-    """The mean curve (K,) of curves (n, K), in which no tenant's mean counts as farther off than most are.
+def held(values: Floats, tenants: Sequence[str]) -> Floats:
+    """Curves (n, K), those of each tenant moved so that their mean is no farther off than most tenants' means are.
 
-    Each tenant's mean is held to the median of tenants' means, give or take twice their median distance from it and
-    its own standard error, and then weighs as many questions as it has. With fewer than four tenants, the plain mean.
+    Each tenant's mean is held to the median of tenants' means, give or take twice their median distance from it or
+    twice its own standard error. With fewer than four tenants nothing is moved.
     """
     names = sorted(set(tenants))
-    whole: Floats = values.mean(axis=0)
     if len(names) < _LEAST_TENANTS:
-        return whole
+        return values
     of = np.array(tenants)
-    parts = [values[of == name] for name in names]
-    means = np.stack([part.mean(axis=0) for part in parts])
-    errors = np.stack([values.std(axis=0) / np.sqrt(len(part)) for part in parts])
+    parts = [of == name for name in names]
+    means = np.stack([values[part].mean(axis=0) for part in parts])
+    errors = np.stack([values.std(axis=0) / np.sqrt(part.sum()) for part in parts])
     middle = np.median(means, axis=0)
     spread = _FAR * np.maximum(np.median(np.abs(means - middle), axis=0), errors)
-    held = np.clip(means, middle - spread, middle + spread)
-    weights = np.array([len(part) for part in parts], np.float64)
-    result: Floats = weights @ held / weights.sum()
-    return result
+    moved = values.astype(np.float64)
+    for part, mean_, near in zip(parts, means, np.clip(means, middle - spread, middle + spread), strict=True):
+        moved[part] += near - mean_
+    return moved
 
 
 def make(
-    examples: Sequence[Example], budget: int, *, least_text: int, kinds: Sequence[str] = ("mean_curve", "text_curve")
+    examples: Sequence[Example],
+    budget: int,
+    *,
+    least_text: int,
+    kinds: Sequence[str] = ("mean_curve", "text_curve"),
+    seed: int = 0,
 ) -> Made:
     """Train the kinds that there are enough examples for, and return the best; of equals, the simplest.
 
     ``least_text``: questions from which on a predictor that reads them is tried. ``kinds``: simplest first.
     """
-    curves, tenants = curves_of(examples), [example.tenant for example in examples]
+    measured, tenants = curves_of(examples), [example.tenant for example in examples]
+    curves = replace(measured, accuracy=np.clip(held(measured.accuracy, tenants), 0, 1))
     found: dict[str, tuple[Trained, float]] = {}
     for kind in kinds:
         if kind == "mean_curve":
-            trained, held_out = _mean(curves, tenants)
+            trained, held_out = _mean(curves)
         elif len(examples) >= least_text:
-            trained, held_out = _text(curves)
+            trained, held_out = _text(curves, tenants, seed)
         else:
             continue
-        used = None if curves.used is None else np.tile(robust_mean(curves.used, tenants), (len(examples), 1))
+        used = None if curves.used is None else np.tile(curves.used.mean(axis=0), (len(examples), 1))
         found[kind] = trained, float(gains(held_out, used, curves, budget).gains.mean())
     best = max(found, key=lambda kind: found[kind][1])
     return Made(best, found[best][0], {kind: gain for kind, (_, gain) in found.items()})
 
 
-def _mean(curves: Curves, tenants: Sequence[str]) -> tuple[Trained, Floats]:
-    count = len(tenants)
+def _mean(curves: Curves) -> tuple[Trained, Floats]:
+    count = len(curves.ids)
     fold = np.arange(count) % min(_FOLDS, count)
     held_out = np.empty_like(curves.accuracy)
-    of = np.array(tenants)
     for at in range(int(fold.max()) + 1):
         rest = fold != at if count > 1 else fold == at
-        held_out[fold == at] = robust_mean(curves.accuracy[rest], of[rest].tolist())
-    used = None if curves.used is None else robust_mean(curves.used, tenants)
-    return mean.of(robust_mean(curves.accuracy, tenants), used, curves), held_out
+        held_out[fold == at] = curves.accuracy[rest].mean(axis=0)
+    return mean.fit("mean_curve", Training(curves)), held_out
 
 
-def _text(curves: Curves) -> tuple[Trained, Floats]:
+def contradicting(held_out: Floats, curves: Curves, tenants: Sequence[str]) -> set[str]:
+    """Tenants whose curves are foretold worse by what all teach than by the mean curve: they teach the contrary.
+
+    ``held_out``: predictions (n, K) of questions that were not trained on. A tenant with questions of a new kind is not
+    among them: its other questions teach that kind. With fewer than four tenants, none.
+    """
+    names, of = set(tenants), np.array(tenants)
+    if len(names) < _LEAST_TENANTS:
+        return set()
+    by_mean = ((curves.accuracy.mean(axis=0) - curves.accuracy) ** 2).mean(axis=1)
+    better = by_mean - ((held_out - curves.accuracy) ** 2).mean(axis=1)
+    nothing = np.zeros(len(better))
+    return {name for name in names if difference(better[of == name], nothing[of == name]).high < 0}
+
+
+def _text(curves: Curves, tenants: Sequence[str], seed: int) -> tuple[Trained, Floats]:
+    """Train; where tenants contradict all others, once more without them."""
+    trained, held_out = _trained(curves, seed)
+    without = contradicting(held_out, curves, tenants)
+    rows = [at for at, tenant in enumerate(tenants) if tenant not in without]
+    if not without or len(rows) < 2 * _LEAST_TENANTS:
+        return trained, held_out
+    trained, found = _trained(curves.chosen(rows), seed)
+    held_out = np.tile(curves.accuracy[rows].mean(axis=0), (len(tenants), 1))
+    held_out[rows] = found
+    return trained, held_out
+
+
+def _trained(curves: Curves, seed: int) -> tuple[Trained, Floats]:
     from exporters.predictors.ensemble import Recipe  # needs torch
     from exporters.predictors.train import TextRecipe, train
 
     count = len(curves.ids)
     batch = int(np.clip(count // 8, 8, 128))
     epochs = max(20, -(-_STEPS // -(-count // batch)))
-    recipe = Recipe(members=min(8, count // 2), batch=batch, epochs=epochs, input_dropout=0.5, scale_power=0.5)
+    recipe = Recipe(
+        members=min(8, count // 2), batch=batch, epochs=epochs, input_dropout=0.5, scale_power=0.5, seed=seed
+    )
     return train("text_curve", curves, None, recipe, TextRecipe(min_texts=int(np.clip(count // 25, 3, 8))))

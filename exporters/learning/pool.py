@@ -99,9 +99,7 @@ class Pool:
         try:
             row = json.loads(self._cipher.decrypt(line))
         except Exception:  # the cipher's own error, whatever library makes it
-            raise KeyFault(
-                f"{self._path}: not encrypted by this key; give the old one, or move the file away"
-            ) from None
+            raise KeyFault(f"{self._path}: encrypted by another key; give that one, or move the file away") from None
         if "measured" in row:
             known = self._examples[row["key"]]
             measured = Measured(**{**row["measured"], "question": known.sample.prompt})

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from exporters.measure.curves import Curves
 from exporters.predictors.kinds import Training
 from exporters.predictors.onnx_graph import TEXT, GraphBuilder
 from exporters.predictors.trained import Calibration, Interface
@@ -61,16 +60,12 @@ class TrainedMean:
         return {"kind": "mean_curve", "curve": self.curve.tolist(), "used": used}
 
 
-def of(curve: Floats, used: Floats | None, curves: Curves, data: dict[str, str] | None = None) -> TrainedMean:
-    """Return the predictor of one ``curve`` (K,); its errors are those on ``curves``."""
-    return TrainedMean(curve, used, Calibration.of(np.tile(curve, (len(curves.ids), 1)), curves, data or {}))
-
-
 def fit(kind: str, training: Training) -> TrainedMean:
     """Take the mean of the curves."""
     curves = training.curves
+    curve = curves.accuracy.mean(axis=0)
     used = None if curves.used is None else curves.used.mean(axis=0)
-    return of(curves.accuracy.mean(axis=0), used, curves, training.data)
+    return TrainedMean(curve, used, Calibration.of(np.tile(curve, (len(curves.ids), 1)), curves, training.data))
 
 
 def load(folder: Path, saved: dict[str, Any], calibration: Calibration) -> TrainedMean:

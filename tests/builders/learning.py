@@ -12,6 +12,7 @@ from exporters.measure.collect import Measured
 
 POINTS = (16, 32, 48, 64)
 KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+PROMPTS = [f"secret prompt number {at}" for at in range(24)]
 # All or nothing at 64 tokens: with 32 on average, half of the requests can have 64, and uniform gets nothing.
 STEEP, FLAT = (0.0, 0.0, 0.0, 1.0), (0.5, 0.5, 0.5, 0.5)
 

@@ -8,9 +8,7 @@ import pytest
 from exporters.learning.disk import Disk
 from exporters.learning.loop import Rules
 from predictor_service.model import LoadedModel
-from tests.builders.learning import KEY, POINTS, STEEP, learner, measured, write_prompts
-
-PROMPTS = [f"secret prompt number {at}" for at in range(24)]
+from tests.builders.learning import KEY, POINTS, PROMPTS, STEEP, learner, measured, write_prompts
 
 
 class Killed(BaseException):
