@@ -24,6 +24,9 @@ def learn(
         str, typer.Option(envvar="SCHEDULER_ADDRESS", help="A running scheduler to take prompts from.")
     ] = "",
     token: Annotated[str, typer.Option(envvar="SCHEDULER_TOKEN", help="Bearer token for it.")] = "",
+    tls_ca: Annotated[Path | None, typer.Option(help="TLS to it: who signed its certificate, a PEM file.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Our certificate, where it asks for one.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Our certificate's key.")] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="Instead of a scheduler: JSON lines with prompt, and tenant where known.")
     ] = None,
@@ -75,7 +78,7 @@ def learn(
     from exporters.measure.checkers import checker
     from exporters.measure.collect import Plan
     from exporters.measure.judging import judge_of
-    from predictive_scheduling import AsyncSchedulerClient
+    from predictive_scheduling import AsyncSchedulerClient, channel_credentials
     from scheduler_service.domain import BackendUnavailableError, Sampling
     from scheduler_service.generation.backends import make_backend
     from scheduler_service.generation.templates import TEMPLATES
@@ -89,7 +92,10 @@ def learn(
         await server.start()
         async with AsyncExitStack() as closing:
             closing.push_async_callback(server.close)
-            calls = AsyncSchedulerClient(scheduler, timeout=10.0, token=token) if scheduler else None
+            secured = channel_credentials(tls_ca, tls_cert, tls_key) if tls_ca is not None else None
+            calls = (
+                AsyncSchedulerClient(scheduler, timeout=10.0, token=token, credentials=secured) if scheduler else None
+            )
             client = None if calls is None else await closing.enter_async_context(calls)
             room = slots or (await server.limits()).max_concurrent_requests or 8
             running = RunningScheduler(client, room) if client is not None else None

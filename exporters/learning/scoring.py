@@ -71,3 +71,17 @@ def difference(one: Floats, other: Floats, seed: int = 0) -> Interval:
     paired = one - other
     low, high = bootstrap(paired, np.random.default_rng(seed))
     return Interval(float(paired.mean()), low, high, len(paired))
+
+
+def saved_at_equal_accuracy(found: Gains, curves: Curves, budget: int) -> float:
+    """Tokens a question that uniform would use for the accuracy that a plan reached, less what the plan used.
+
+    Where no uniform budget reaches it, uniform is charged the last point: a lower bound.
+    """
+    reached = float((accuracy_at(curves.points, curves.accuracy, budget) + found.gains).mean())
+    last = int(curves.points[-1])
+    levels = range(budget, last + 1)
+    enough = (at for at in levels if accuracy_at(curves.points, curves.accuracy, at).mean() >= reached - _ROUNDING)
+    level = next(enough, last)
+    used = float(level) if curves.used is None else float(used_at(curves.points, curves.used, level).mean())
+    return used - found.used

@@ -29,6 +29,9 @@ def demo(
         typer.Option(help="The LLM server: embedded, or vllm of the environment that 'make demo ENGINE=vllm' makes."),
     ] = "embedded",
     environment: Annotated[Path, typer.Option(help="That virtual environment.")] = Path(".venv-vllm"),
+    learn: Annotated[
+        bool, typer.Option("--learn", help="Begin without a predictor, and let one make itself from the traffic.")
+    ] = False,
     telemetry: Annotated[bool, typer.Option(help="Serve the status page meanwhile, and keep pictures of it.")] = False,
 ) -> None:
     """See the gain: real questions to a real LLM on this machine, uniform and scheduled, at the same total budget.
@@ -36,6 +39,9 @@ def demo(
     Starts a predictor, a scheduler and the embedded LLM; needs no GPU and no network. Takes a few minutes.
     """
     console = Console(highlight=False)
+    if learn:
+        _learn(out, console)
+        return
     from predictive_scheduling_cli.demo.engines import EMBEDDED, EngineFailedError, vllm_engine  # the extra "demo"
     from predictive_scheduling_cli.demo.questions import question_set
     from predictive_scheduling_cli.demo.run import run_demo
@@ -70,6 +76,15 @@ def demo(
             raise typer.Exit(1) from None
     _print(summary, console)
     console.print(f"\nwritten to {out}: {', '.join(path.name for path in written)}", soft_wrap=True)
+
+
+def _learn(out: Path, console: Console) -> None:
+    from predictive_scheduling_cli.demo.learning import run_learning_demo  # the extra "train"
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="predictive-scheduling-") as sockets:
+        asyncio.run(run_learning_demo(out, Path(sockets), console))
+    console.print(f"\nwritten to {out}: learning.json; models and cards in {out / 'learning/models'}", soft_wrap=True)
 
 
 def _print(summary: dict[str, Any], console: Console) -> None:
