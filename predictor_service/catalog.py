@@ -145,7 +145,7 @@ class Catalog(Mapping[str, Batcher]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _bring_up_to_date(self) -> None:
-        found = await asyncio.to_thread(_model_folders, self._folder)
+        found = await asyncio.to_thread(_model_folders, self._folder, self._may_be_missing)
         gone = self._served.keys() - set(found)
         for folder in gone:
             log.info("model %s: its folder is gone", self._served[folder].name)
@@ -267,8 +267,13 @@ def without_name_twice(held: Mapping[Path, str], wanted: Mapping[Path, str]) -> 
         allowed -= refused
 
 
-def _model_folders(folder: Path) -> list[Path]:
-    """The folders that have a manifest, but for hidden ones. Raises OSError where ``folder`` cannot be listed."""
+def _model_folders(folder: Path, may_be_missing: bool) -> list[Path]:
+    """The folders that have a manifest, but for hidden ones. Raises OSError where ``folder`` cannot be listed.
+
+    ``may_be_missing``: where there is no such folder, there are no models.
+    """
+    if may_be_missing and not folder.exists():
+        return []
     return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and _has_manifest(path)]
 
 

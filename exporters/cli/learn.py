@@ -92,7 +92,7 @@ def learn(
         await server.start()
         async with AsyncExitStack() as closing:
             closing.push_async_callback(server.close)
-            secured = channel_credentials(tls_ca, tls_cert, tls_key) if tls_ca is not None else None
+            secured = channel_credentials(tls_ca, tls_cert or "", tls_key or "") if tls_ca is not None else None
             calls = (
                 AsyncSchedulerClient(scheduler, timeout=10.0, token=token, credentials=secured) if scheduler else None
             )

@@ -126,11 +126,12 @@ async def test_folders_come_and_go_but_the_default_stays(models):
 
 async def test_a_default_that_may_be_missing_comes_and_goes_with_its_folder(tmp_path, caplog):
     """As a learner publishes: nothing at first, then by a link that is exchanged, then taken back."""
+    tmp_path = tmp_path / "models"
     found = Catalog(
         tmp_path, "hidden", LoadedModel, lambda model: Batcher(model, BatchQueue(8, 0.0, 64)),
         default_may_be_missing=True,
     )  # fmt: skip
-    await found.load()
+    await found.load()  # there is not even a folder
     assert (set(found), found.refused) == (set(), 0)
     assert "hidden, the default, is not there yet" in caplog.text
     for version in ("7", "8"):

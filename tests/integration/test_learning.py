@@ -111,6 +111,22 @@ def test_the_command_makes_a_model_from_a_file_of_prompts_and_says_what_it_did(t
     assert "0 new prompts" in again.output
 
 
+def test_a_scheduler_that_is_away_ends_a_pass_and_not_the_command(tmp_path, scripted, monkeypatch):
+    waited = []
+
+    async def sleep(seconds):
+        waited.append(seconds)
+        if len(waited) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    arguments = ["learn", f"--store={tmp_path / 'models'}", f"--state={tmp_path / 'state'}", "--every=7",
+                 "--scheduler=unix:/nowhere.sock", "--budget=32", "--backend=embedded", "--slots=2"]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, waited) == (130, [7, 7])
+    assert done.output.count("this pass ends, the next goes on") == 2
+
+
 def test_with_a_key_the_command_keeps_prompts_encrypted(tmp_path, scripted):
     prompts, key = tmp_path / "prompts.jsonl", tmp_path / "key"
     key.write_text("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n")
