@@ -48,7 +48,7 @@ NEW_KINDS = ("lookup", "product", "largest")
 POINTS = (16, 32, 48, 64, 80, 96)
 BUDGET = 32
 _ROUND = 48  # requests of traffic between two passes
-_MOST_ROUNDS = 8
+_MOST_ROUNDS = 6
 _SHOWN = 10  # questions of each kind that the audience sees
 _RELOAD_SECONDS = 0.5
 _RULES = Rules(BUDGET, POINTS, least=48, look=32, tenant_share=1.0)
@@ -211,7 +211,7 @@ class _Story:
         return {"saved_tokens_per_request": saved, "requests": spent / saved if saved > 0 else float("inf")}
 
     def _bad_candidate(self) -> str:
-        """Train on curves of other questions, judge by the rule that all candidates are judged by; returns why not."""
+        """Train on curves of other questions, judge it once by the rule of all candidates; returns what came of it."""
         standing = self._learner.ledger.standing
         unseen = self._unseen()
         known = [one for one in self._pool.all() if one.measured is not None and one.number <= standing.until]
@@ -219,12 +219,13 @@ class _Story:
         shuffled = [replace(one, measured=known[at].measured) for one, at in zip(known, order, strict=True)]
         made = make(shuffled, BUDGET, least_text=0, kinds=["text_curve"])
         curves = curves_of(unseen)
-        own = gains(made.trained.reference(curves.questions, None), curves.used, curves, BUDGET).gains
+        use = np.tile(made.trained.calibration.mean_used, (len(unseen), 1))
+        own = gains(made.trained.reference(curves.questions, None), use, curves, BUDGET).gains
         present = np.zeros(len(own))
         if standing.default:
             foretold = predictions(LoadedModel(self._models / "learned"), curves, None)
             present = gains(foretold.accuracy, foretold.used, curves, BUDGET).gains
         version, until = standing.version + 1, unseen[-1].number
         trial = replace(standing, candidate=Candidate(version, "trained", standing.until, standing.until))
-        _, decision = after(trial, Judged(version, standing.until, until, difference(own, present)))
+        _, decision = after(trial, Judged(version, standing.until, until, difference(own, present)), patience=1)
         return f"{decision.word}: {decision.reason}"
