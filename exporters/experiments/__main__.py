@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 from exporters.experiments.classes import buckets
 from exporters.experiments.compare import compare
 from exporters.experiments.envelope import envelope_figure
+from exporters.experiments.learning import Traces, agreement_table, drawn_study, earned_table, learned_figure
+from exporters.experiments.learning import study as learned
 from exporters.experiments.robustness import noise, starvation
 from exporters.experiments.samples import Study, equal_traces_table, few_figure, few_table
 from exporters.experiments.table import Floats, Table, save
@@ -30,6 +33,7 @@ from exporters.replay.evaluate import Evaluation, predictions
 from exporters.replay.report import overview_figure
 from predictor_service.model import LoadedModel
 
+DEMO_SAMPLES = Path(__file__).parent.parent / "demo" / "data" / "samples.parquet"
 TOKENS = "mean reasoning tokens a question"
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 FileOption = Annotated[Path, typer.Option("--curves")]
@@ -152,6 +156,67 @@ def few_samples_command(
         typer.echo("\n" + table.markdown())
     if as_json is not None:
         as_json.write_text(json.dumps([row.as_json() for row in rows], indent=1))
+
+
+@app.command("learning")
+def learning_command(
+    samples: Annotated[
+        Path, typer.Option(help="Measured traces with answers and what was expected; those of the demo's questions.")
+    ] = DEMO_SAMPLES,
+    counts: Annotated[list[int] | None, typer.Option("--samples-a-question", min=2)] = None,
+    check: Annotated[str, typer.Option(help="How answers are compared: exact or maths.")] = "exact",
+    hidden_states: StatesOption = None,
+    plot: PlotOption = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Where the figures go as JSON.")] = None,
+) -> None:
+    """What predictors that learn without labels keep of the labelled gain, what poisons and what costs."""
+    traces = Traces.read(samples)
+    states = read_hidden_states(hidden_states, traces.ids) if hidden_states else None
+    found = learned(traces, checker(check), counts or list(range(2, traces.samples + 1)), states)
+    _show(agreement_table(found.agreement), plot, learned_figure(found))
+    typer.echo("\n" + earned_table(found.earned).markdown() + "\n")
+    for name, lost in found.poisoned_lost.items():
+        typer.echo(f"a tenth of the questions {name}: {lost:.1%} of the gain lost")
+    if as_json is not None:
+        as_json.write_text(
+            json.dumps(
+                {
+                    "kept_share": found.kept_share,
+                    "poisoned_gain_lost_share": max(found.poisoned_lost.values()),
+                    "requests_to_earn_back": min(one.requests for one in found.earned),
+                    "agreement": [asdict(row) for row in found.agreement],
+                    "earned": [asdict(row) for row in found.earned],
+                },
+                indent=1,
+            )
+        )
+
+
+@app.command("drawn-agreement")
+def drawn_agreement_command(
+    curves: FileOption,
+    hidden_states: Annotated[Path, typer.Option("--hidden-states")],
+    test: Annotated[Path, typer.Option("--test")],
+    test_states: Annotated[Path, typer.Option("--test-states")],
+    samples: Annotated[list[int] | None, typer.Option("--samples", min=2)] = None,
+    alike: Annotated[list[float] | None, typer.Option("--alike", help="Chances that wrong answers are alike.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 8,
+) -> None:
+    """Learning without labels where only proportions of right answers are known, so that traces are drawn."""
+    training, scored = read_curves(curves), read_curves(test)
+    states = read_hidden_states(hidden_states, training.ids), read_hidden_states(test_states, scored.ids)
+    recipe = Recipe(members=2, epochs=epochs)
+    table = drawn_study(
+        training,
+        states[0],
+        scored,
+        states[1],
+        recipe,
+        samples or [2, 4],
+        alike or [0.0, 0.2, 0.5],
+        (32, 48, 64, 96, 128),
+    )
+    typer.echo(table.markdown())
 
 
 @app.command("layers")
