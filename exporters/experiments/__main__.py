@@ -175,6 +175,8 @@ def learning_command(
     found = learned(traces, checker(check), counts or list(range(2, traces.samples + 1)), states)
     _show(agreement_table(found.agreement), plot, learned_figure(found))
     typer.echo("\n" + earned_table(found.earned).markdown() + "\n")
+    without = ", ".join(f"{100 * gain:+.1f} at {budget}" for budget, gain in found.mean_curve.items())
+    typer.echo(f"the mean curve for all, without predictions: {without}")
     for name, lost in found.poisoned_lost.items():
         typer.echo(f"a tenth of the questions {name}: {lost:.1%} of the gain lost")
     if as_json is not None:
@@ -184,6 +186,7 @@ def learning_command(
                     "kept_share": found.kept_share,
                     "poisoned_gain_lost_share": max(found.poisoned_lost.values()),
                     "requests_to_earn_back": min(one.requests for one in found.earned),
+                    "mean_curve_gain": found.mean_curve,
                     "agreement": [asdict(row) for row in found.agreement],
                     "earned": [asdict(row) for row in found.earned],
                 },

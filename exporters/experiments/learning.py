@@ -27,7 +27,8 @@ from exporters.predictors.ensemble import Recipe, predict
 from exporters.predictors.text_graph import text_features
 from exporters.predictors.train import TextRecipe, train
 from exporters.replay.evaluate import plan_problem
-from scheduler_service.allocation import POLICIES, make_plan
+from scheduler_service.allocation import POLICIES, Policy, make_plan
+from scheduler_service.allocation.price import Price
 from scheduler_service.allocation.problem import accuracy_at, used_at
 
 RECIPE = Recipe(
@@ -134,9 +135,13 @@ def cross_fit(
 
 def gains_of(predicted: Floats, used: Floats, truth: Curves, budget: int) -> Floats:
     """What each question gains (n,) over uniform when the file is planned at a mean ``budget`` of equal use."""
-    plan = make_plan(
-        POLICIES["envelope"], plan_problem(truth.points, predicted, budget, used), np.ones(len(predicted), dtype=bool)
-    )
+    return _gains(POLICIES["envelope"], predicted, used, truth, budget, np.ones(len(predicted), dtype=bool))
+
+
+def _gains(
+    policy: Policy, predicted: Floats, used: Floats | None, truth: Curves, budget: int, covered: NDArray[np.bool_]
+) -> Floats:
+    plan = make_plan(policy, plan_problem(truth.points, predicted, budget, used), covered)
     planned, uniform = (accuracy_at(truth.points, truth.accuracy, one) for one in (plan.budgets, budget))
     found: Floats = planned - uniform
     return found
@@ -205,10 +210,12 @@ class Earned:
 class Learned:
     """The whole study. ``poisoned_lost``: the most of the gain, over budgets, that each attack took away.
 
-    ``earned``: by how many questions are measured, with the fewest samples.
+    ``earned``: by how many questions are measured, with the fewest samples. ``mean_curve``: what the price gains over
+    uniform (fractions, by budget) with the mean curve for every question, so without any prediction.
     """
 
     agreement: Sequence[Agreement]
+    mean_curve: Mapping[int, float]
     poisoned_lost: Mapping[str, float]
     earned: Sequence[Earned]
 
@@ -235,7 +242,20 @@ def study(
         left = {budget: gains_of(predicted.accuracy, predicted.used, truth, budget).mean() for budget in worth}
         lost[name] = float(max(1 - left[budget] / ours[budget].mean() for budget in worth))
     earned = [_earned(traces, truth, is_right, counts[0], worth, questions, hidden) for questions in _questions(traces)]
-    return Learned([one[0] for one in found], lost, earned)
+    mean = _without_predictions(traces.agreed(is_right, counts[0]), truth)
+    return Learned([one[0] for one in found], mean, lost, earned)
+
+
+def _without_predictions(agreed: Curves, truth: Curves) -> dict[int, float]:
+    """What the price gains at each budget with one curve and one use for all: the means of ``agreed``."""
+    everyone = np.ones(len(agreed.ids), dtype=bool)
+    accuracy = np.tile(agreed.accuracy.mean(axis=0), (len(everyone), 1))
+    used = None if agreed.used is None else np.tile(agreed.used.mean(axis=0), (len(everyone), 1))
+    return {
+        budget: float(_gains(Price(), accuracy, used, truth, budget, everyone).mean())
+        for budget in agreed.points.tolist()
+        if 0 < budget < agreed.points[-1]
+    }
 
 
 def _questions(traces: Traces) -> list[int]:
