@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from rich.console import Console
 from exporters.demo.tasks import fresh_tasks
 from predictive_scheduling_cli.demo.engines import EMBEDDED
 from predictive_scheduling_cli.demo.load import (
+    BUSY,
     Asked,
     Capacity,
+    Phase,
     by_phase,
     figures,
     given_up,
@@ -51,7 +53,9 @@ def scheduler_settings(
     }  # fmt: skip
 
 
-async def run_load_demo(out: Path, sockets: Path, console: Console, *, telemetry: bool) -> Path:
+async def run_load_demo(
+    out: Path, sockets: Path, console: Console, *, telemetry: bool, phases: Sequence[Phase] = PHASES
+) -> Path:
     """Measure this machine, then ask at half of what it can do, twice that, and half again; returns what was written.
 
     ``telemetry``: serve the scheduler's status page meanwhile.
@@ -62,8 +66,8 @@ async def run_load_demo(out: Path, sockets: Path, console: Console, *, telemetry
     async with service("predictor", f"unix:{sockets}/predictor.sock", log, otlp="") as predictor:
         capacity = await _measured(settings, predictor, sockets, log, console)
         (objective,) = parse_objectives([capacity.objective])
-        arrivals = poisson_arrivals(PHASES, capacity.rate, seed=0)
-        view = LoadView(PHASES, arrivals, objective.seconds, MOST)
+        arrivals = poisson_arrivals(phases, capacity.rate, seed=0)
+        view = LoadView(phases, arrivals, objective.seconds, MOST)
         flags = scheduler_settings(
             settings, predictor, slots=_SLOTS, tokens=MOST, objective=str(objective), least_tokens_per_query=LEAST
         )
@@ -90,9 +94,9 @@ async def run_load_demo(out: Path, sockets: Path, console: Console, *, telemetry
                 for task in telling:
                     task.cancel()
     console.print()
-    for line in closing(asked, PHASES, objective.seconds):
+    for line in closing(asked, phases, objective.seconds):
         console.print(line, soft_wrap=True)
-    return _written(out, capacity, asked, watch)
+    return _written(out, capacity, phases, asked, watch)
 
 
 async def _measured(
@@ -116,15 +120,15 @@ async def _tell(view: LoadView, watch: Watch, console: Console) -> None:
             console.print(view.line(watch.seen[-1], time.perf_counter() - began), soft_wrap=True)
 
 
-def _written(out: Path, capacity: Capacity, asked: list[Asked], watch: Watch) -> Path:
+def _written(out: Path, capacity: Capacity, phases: Sequence[Phase], asked: Sequence[Asked], watch: Watch) -> Path:
     """Keep the figures, and what the scheduler said each second."""
     path = out / "load.json"
     found = {
         "capacity_per_second": capacity.rate,
         "objective": capacity.objective,
         **figures(asked),
-        "phases": by_phase(asked, PHASES),
-        "given_up": [asdict(row) for row in given_up(asked, lambda at: phase_at(PHASES, at).load > 1)],
+        "phases": by_phase(asked, phases),
+        "given_up": [asdict(row) for row in given_up(asked, lambda at: phase_at(phases, at).name == BUSY)],
         "seconds": [asdict(one) for one in watch.seen],
     }
     path.write_text(json.dumps(found, indent=1) + "\n")
