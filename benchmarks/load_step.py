@@ -13,7 +13,7 @@ time again as questions take then. Questions come by a Poisson process, the same
     scaled uniform      the objective, and one budget for all that the controller scales
     price               the objective, and the price
 
-A scheduler is started anew for each, and prices 200 other questions before, so that none begins without a price.
+A scheduler is started anew for each, so the first phase is also that in which the price is learned.
 ``outside_fraction`` is that of ``benchmarks.objectives``: the share of windows of ten seconds in which more requests
 were late than the objective allows, less what runs when the load rises, and ten seconds more.
 """
@@ -48,8 +48,8 @@ from predictive_scheduling_cli.demo.load import (
     rise_and_fall,
     starts,
 )
-from predictive_scheduling_cli.demo.load_run import LEAST, MOST, SETTLE_SECONDS, TAUGHT, scheduler_settings
-from predictive_scheduling_cli.demo.open_loop import Fleet, Watch, measure_capacity, offer, teach_price
+from predictive_scheduling_cli.demo.load_run import LEAST, MOST, scheduler_settings
+from predictive_scheduling_cli.demo.open_loop import Fleet, Watch, measure_capacity, offer
 from predictive_scheduling_cli.demo.questions import question_set
 from predictive_scheduling_cli.demo.run import uniform_that_uses
 from predictive_scheduling_cli.demo.services import free_address, service
@@ -105,16 +105,13 @@ async def policies(setting: Setting, capacity: Capacity, objective: Objective) -
 async def replay(
     settings: Mapping[str, Any], folder: Path, log: Path, tasks: Sequence[Task], arrivals: Sequence[float]
 ) -> Run:
-    """Start a scheduler, teach it the price, and send it the load."""
+    """Start a scheduler, and send it the load."""
     page = free_address()
     async with service("scheduler", f"unix:{folder}/s.sock", log, otlp="", metrics_listen=page, **settings) as address:
-        if settings["policy"] == "price":
-            await teach_price(address, tasks[-TAUGHT:])
-        await asyncio.sleep(SETTLE_SECONDS)
         watch = Watch(page)
         watching = asyncio.create_task(watch.run())
         try:
-            asked = await offer(address, tasks[:-TAUGHT], arrivals, lambda _: None)
+            asked = await offer(address, tasks, arrivals, lambda _: None)
         finally:
             watching.cancel()
     return Run(asked, watch.seen)
@@ -205,7 +202,6 @@ async def measure(given: argparse.Namespace) -> tuple[dict[str, Any], list[plots
         async with service(
             "scheduler", f"unix:{folder}/s.sock", log, otlp="", **setting.scheduler(given.most)
         ) as first:
-            await teach_price(first, tasks[-TAUGHT:])
             capacity = await measure_capacity(first, tasks[::-1], slots, given.capacity_seconds)
         (objective,) = parse_objectives([given.objective or capacity.objective])
         arrivals = poisson_arrivals(phases, capacity.rate, given.seed)

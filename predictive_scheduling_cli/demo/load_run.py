@@ -27,13 +27,12 @@ from predictive_scheduling_cli.demo.load import (
     rise_and_fall,
 )
 from predictive_scheduling_cli.demo.load_view import LoadView, closing
-from predictive_scheduling_cli.demo.open_loop import Watch, measure_capacity, offer, teach_price
+from predictive_scheduling_cli.demo.open_loop import Watch, measure_capacity, offer
 from predictive_scheduling_cli.demo.questions import question_set
 from predictive_scheduling_cli.demo.services import free_address, service
 from scheduler_service.control.objectives import parse_objectives
 
 MOST, LEAST = 40, 8  # mean budgets, in tokens that are used
-TAUGHT, SETTLE_SECONDS = 200, 10.0  # questions that are priced before, and how long they count as a load
 _SLOTS, _CAPACITY_SECONDS, _LINE_SECONDS = 8, 20.0, 4.0
 PHASES = rise_and_fall(32, 56, 40)
 
@@ -75,9 +74,6 @@ async def run_load_demo(
             flags["status_listen"] = status = free_address()
             console.print(f"watch it at [bold]http://{status}/[/bold]")
         async with service("scheduler", f"unix:{sockets}/load.sock", log, otlp="", metrics_listen=page, **flags) as own:
-            console.print(f"[dim]letting the price see {TAUGHT} other questions[/dim]")
-            await teach_price(own, tasks[-TAUGHT:])
-            await asyncio.sleep(SETTLE_SECONDS)
             console.print(
                 f"\n[bold]{capacity.rate:.1f} questions a second[/bold] are what this machine answers at {MOST} tokens "
                 f"each. They now come at half of that, at twice, and at half again. Promised: {objective}.\n"
@@ -89,7 +85,7 @@ async def run_load_demo(
             watch = Watch(page)
             telling = [asyncio.create_task(watch.run()), asyncio.create_task(_tell(view, watch, console))]
             try:
-                asked = await offer(own, tasks[:-TAUGHT], arrivals, view.asked.append)
+                asked = await offer(own, tasks, arrivals, view.asked.append)
             finally:
                 for task in telling:
                     task.cancel()
@@ -105,10 +101,8 @@ async def _measured(
     """What the engine can do at the largest mean budget, with a scheduler that has no objective."""
     console.print(f"[dim]measuring what this machine can do: {_SLOTS} questions at once for some seconds[/dim]")
     flags = scheduler_settings(settings, predictor, slots=_SLOTS, tokens=MOST)
-    tasks = fresh_tasks(2000)[::-1]
     async with service("scheduler", f"unix:{sockets}/capacity.sock", log, otlp="", **flags) as address:
-        await teach_price(address, tasks[:TAUGHT])
-        return await measure_capacity(address, tasks, _SLOTS, _CAPACITY_SECONDS)
+        return await measure_capacity(address, fresh_tasks(2000)[::-1], _SLOTS, _CAPACITY_SECONDS)
 
 
 async def _tell(view: LoadView, watch: Watch, console: Console) -> None:

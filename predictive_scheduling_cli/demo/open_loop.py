@@ -46,18 +46,6 @@ async def measure_capacity(address: str, tasks: Sequence[Task], slots: int, seco
     return Capacity(len(counted) / (ends - counts_from), [result.seconds for result in counted])
 
 
-async def teach_price(address: str, tasks: Sequence[Task]) -> None:
-    """Have a scheduler price ``tasks`` without asking an engine, so that it knows its traffic as after some minutes.
-
-    They count as questions that came, so whoever holds an objective should be left alone for some seconds. Raises
-    ``grpc.aio.AioRpcError``.
-    """
-    async with AsyncSchedulerClient(address, timeout=60.0) as client:
-        for task in tasks:
-            granted = await client.grant(task.question)
-            await client.settle(granted.request_id, failure="only priced")  # what was expected counts as used
-
-
 async def offer(
     address: str, tasks: Sequence[Task], arrivals: Sequence[float], on_asked: Callable[[Asked], None]
 ) -> list[Asked]:

@@ -9,9 +9,8 @@ import pytest
 from aiohttp import web
 
 from exporters.demo.tasks import fresh_tasks
-from predictive_scheduling import AsyncSchedulerClient
-from predictive_scheduling_cli.demo.open_loop import Fleet, Watch, fleet_of, measure_capacity, offer, teach_price
-from tests.integration.running import predictor, scheduler
+from predictive_scheduling_cli.demo.open_loop import Fleet, Watch, fleet_of, measure_capacity, offer
+from tests.integration.running import scheduler
 from tests.standins.crowded import CrowdedBackend
 from tests.waiting import eventually
 
@@ -53,18 +52,6 @@ async def test_an_engine_that_answers_nothing_in_time_has_no_capacity():
     async with scheduler(CrowdedBackend(alone=0.2), **SETTINGS) as address:
         with pytest.raises(RuntimeError, match=r"within 0\.1 s"):
             await measure_capacity(address, TASKS, 2, 0.1)
-
-
-async def test_the_price_is_taught_without_a_token():
-    engine = CrowdedBackend()
-    async with predictor() as predictions:
-        settings = {**SETTINGS, "predictor": predictions, "predictor_model": "demo-text", "tokens_per_query": 20}
-        async with scheduler(engine, **settings) as address, AsyncSchedulerClient(address) as client:
-            await teach_price(address, TASKS)
-            status, budget = await client.status(), await client.budget()
-    assert status.price > 0
-    assert budget.reserved_tokens == 0
-    assert engine.running == 0
 
 
 async def test_a_watch_looks_again_and_again_and_bears_a_scheduler_that_does_not_answer():
