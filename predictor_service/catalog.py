@@ -2,7 +2,8 @@
 
 A call that began on the old model ends on it. A folder that cannot be served, for whatever reason, is logged, and what
 it served before stays served; other folders are not affected. The default model stays, too, where its folder has
-vanished or now holds a model of another name, until a folder brings one of its name.
+vanished or now holds a model of another name, until a folder brings one of its name; unless it may be missing, which is
+how a learner takes back what it served.
 """
 
 from __future__ import annotations
@@ -60,10 +61,19 @@ class Catalog(Mapping[str, Batcher]):
     """Batchers by model name. ``load``, then ``watch``; ``close`` ends them all."""
 
     def __init__(
-        self, folder: Path, default: str, load: Callable[[Path], LoadedModel], batch: Callable[[LoadedModel], Batcher]
+        self,
+        folder: Path,
+        default: str,
+        load: Callable[[Path], LoadedModel],
+        batch: Callable[[LoadedModel], Batcher],
+        *,
+        default_may_be_missing: bool = False,
     ) -> None:
-        """Serve the model folders below ``folder``; ``load`` and ``batch`` make a model and its batcher."""
-        self._folder, self._default = folder, default
+        """Serve the model folders below ``folder``; ``load`` and ``batch`` make a model and its batcher.
+
+        ``default_may_be_missing``: start without the default model, or any, and let it go with its folder.
+        """
+        self._folder, self._default, self._may_be_missing = folder, default, default_may_be_missing
         self._load, self._batch = load, batch
         self._served: dict[Path, _Served] = {}  # by folder
         self._kept: _Served | None = None  # the default model, where no folder holds it any more
@@ -91,12 +101,19 @@ class Catalog(Mapping[str, Batcher]):
     async def load(self) -> None:
         """Load every folder that can be served; the others are logged.
 
-        Raises ArtifactError where there is none, or where all are well and none has the default's name.
+        Raises ArtifactError where there is none, or where all are well and none has the default's name, unless the
+        default may be missing.
         """
         try:
             await self._bring_up_to_date()
         except OSError as error:
             raise ArtifactError(f"{self._folder}: no model folder can be seen: {error.strerror or error}") from error
+        if self._may_be_missing:
+            if self._default not in self._names:
+                log.warning(
+                    "model %s, the default, is not there yet; calls that name no model are refused", self._default
+                )
+            return
         reasons = "; ".join(refused.reason for refused in self._refused.values())
         if not self._names:
             raise ArtifactError(reasons or f"{self._folder}: no model folder (one with a manifest.json) in it")
@@ -128,7 +145,7 @@ class Catalog(Mapping[str, Batcher]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _bring_up_to_date(self) -> None:
-        found = await asyncio.to_thread(_model_folders, self._folder)
+        found = await asyncio.to_thread(_model_folders, self._folder, self._may_be_missing)
         gone = self._served.keys() - set(found)
         for folder in gone:
             log.info("model %s: its folder is gone", self._served[folder].name)
@@ -200,7 +217,7 @@ class Catalog(Mapping[str, Batcher]):
 
     def _leave(self, served: _Served) -> None:
         """End a model that no folder holds any more, but keep the default one."""
-        if served.name == self._default and self._kept is None:
+        if served.name == self._default and self._kept is None and not self._may_be_missing:
             log.warning("model %s, the default, stays served without a folder", served.name)
             self._kept = served
         else:
@@ -250,8 +267,13 @@ def without_name_twice(held: Mapping[Path, str], wanted: Mapping[Path, str]) -> 
         allowed -= refused
 
 
-def _model_folders(folder: Path) -> list[Path]:
-    """The folders that have a manifest, but for hidden ones. Raises OSError where ``folder`` cannot be listed."""
+def _model_folders(folder: Path, may_be_missing: bool) -> list[Path]:
+    """The folders that have a manifest, but for hidden ones. Raises OSError where ``folder`` cannot be listed.
+
+    ``may_be_missing``: where there is no such folder, there are no models.
+    """
+    if may_be_missing and not folder.exists():
+        return []
     return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and _has_manifest(path)]
 
 

@@ -53,19 +53,26 @@ class Predictions:
         """Return the batcher of a model. Raises RefusedQueryError for a name that no model has."""
         batcher = self.batchers.get(name or self.default)
         if batcher is None:
-            wrong = f"{name or self.default!r} is not served; served are {', '.join(sorted(self.batchers))}"
-            raise RefusedQueryError("model", wrong, precondition=True)
+            raise self._not_served(name or self.default)
         return batcher
+
+    def _not_served(self, name: str) -> RefusedQueryError:
+        wrong = f"{name!r} is not served; served are {', '.join(sorted(self.batchers)) or 'none yet'}"
+        return RefusedQueryError("model", wrong, precondition=True)
 
     async def predict(self, name: str, queries: Sequence[Query], layers: Sequence[int]) -> Answer:
         """Predict by the model ``name`` or its canary. ``layers``: where hidden states come from, 0 unsaid.
 
+        A canary answers its share also where the model itself is not there (yet): so a first model is tried.
         Raises RefusedQueryError for what the model does not take, QueueFullError, ModelFailedError.
         """
-        batcher = self.batcher(name)
-        admitted = _admitted(batcher, queries, layers)
-        answer = await self._by_canary(batcher, admitted, layers)
+        asked = name or self.default
+        batcher = self.batchers.get(asked)
+        admitted = list(queries) if batcher is None else _admitted(batcher, queries, layers)
+        answer = await self._by_canary(asked, batcher, admitted, layers)
         if answer is None:
+            if batcher is None:
+                raise self._not_served(asked)
             answer = Answer(batcher.model.manifest, await batcher.predict(admitted))
             self._shadow(batcher, admitted, layers, answer)
         self._record(answer, len(queries), trace.get_current_span())
@@ -87,9 +94,10 @@ class Predictions:
         waiting for them. Returns what gives the request up; ``answered`` is not called then. Raises RefusedQueryError,
         QueueFullError and ModelFailedError where that is known at once.
         """
-        batcher = self.batcher(name)
-        if len(queries) > batcher.max_batch_size or self.trials.of(batcher.model.name):
+        trials = self.trials.of(name or self.default)
+        if trials or len(queries) > self.batcher(name).max_batch_size:
             return self._tasks.create_task(self._tell(name, queries, layers, answered, span)).cancel
+        batcher = self.batcher(name)
         admitted, manifest = _admitted(batcher, queries, layers), batcher.model.manifest
         if alone and (predicted := batcher.predict_now(admitted)) is not None:
             answer = Answer(manifest, predicted)
@@ -132,9 +140,11 @@ class Predictions:
             _annotate(answer, size, span)
         self._on_answer(answer, size)
 
-    async def _by_canary(self, asked: Batcher, queries: Sequence[Query], layers: Sequence[int]) -> Answer | None:
-        """The canary's answer, where it gets this call and can give one."""
-        found = self.trials.find("canary", asked.model.name, queries)
+    async def _by_canary(
+        self, name: str, asked: Batcher | None, queries: Sequence[Query], layers: Sequence[int]
+    ) -> Answer | None:
+        """The canary's answer, where it gets this call of model ``name``, which may not be there, and can give one."""
+        found = self.trials.find("canary", name, queries)
         if found is None:
             return None
         trial, record = found
@@ -158,16 +168,19 @@ class Predictions:
         task.add_done_callback(self._shadows.discard)
 
     async def _try(
-        self, asked: Batcher, trial: Trial, record: TrialRecord, queries: Sequence[Query], layers: Sequence[int]
+        self, asked: Batcher | None, trial: Trial, record: TrialRecord, queries: Sequence[Query], layers: Sequence[int]
     ) -> tuple[Manifest, Predicted] | None:
-        """Predict by a model on trial; an error is counted, and not raised."""
+        """Predict by a model on trial; an error is counted, and not raised. One that is not there has not failed."""
+        batcher = self.batchers.get(trial.model)
+        if batcher is None:
+            return None
         try:
-            batcher = self.batcher(trial.model)
-            _check_alike(asked.model.manifest, batcher.model.manifest)
+            if asked is not None:
+                _check_alike(asked.model.manifest, batcher.model.manifest)
             predicted = await batcher.predict(_admitted(batcher, queries, layers))
         except Exception as error:
             if not record.failures:
-                log.warning("model %s, on trial beside %s, fails: %s", trial.model, asked.model.name, error)
+                log.warning("model %s, on trial, fails: %s", trial.model, error)
             record.failures += len(queries)
             return None
         record.answered(len(queries), predicted.result.inference_seconds)

@@ -42,7 +42,7 @@ async def serve(
     """Serve until a signal, or until ``Serving.draining`` is set by the caller that got it through ``on_started``.
 
     Raises ProviderError where the execution provider cannot be had, and ArtifactError where no model folder can be
-    served, or none of them has the default model.
+    served, or none of them has the default model, which is not allowed to be missing.
     """
     settings.log_masked()
     execution = await asyncio.to_thread(available, _execution(settings))
@@ -50,7 +50,11 @@ async def serve(
     measured = PredictorMetrics(reporting.meters)
     make_batcher = partial(_batch, settings, measured)
     catalog = Catalog(
-        settings.models, settings.default_model, lambda folder: LoadedModel(folder, execution), make_batcher
+        settings.models,
+        settings.default_model,
+        lambda folder: LoadedModel(folder, execution),
+        make_batcher,
+        default_may_be_missing=settings.default_may_be_missing,
     )
     try:
         await catalog.load()

@@ -21,6 +21,12 @@ class PredictorSettings(ServiceSettings):
 
     models: Path = setting(SHIPPED_MODELS, PLATFORM, "folder that holds one folder per model")
     default_model: str = setting("demo-text", PLATFORM, "the model of requests that name none")
+    default_may_be_missing: bool = setting(
+        False,
+        PLATFORM,
+        "start without the default model, and let it go when its folder goes: calls that name none are refused, which "
+        "schedulers answer by uniform budgets; for models that 'learn' makes",
+    )
     max_batch_size: int = setting(64, RELIABILITY, "most queries that run as one batch", ge=1, le=4096)
     max_batch_delay_ms: float = setting(
         0.0,

@@ -31,7 +31,8 @@ def train(
     kind: Annotated[
         str,
         typer.Argument(
-            help="text_curve, hidden_state_mlp, hybrid, difficulty, size; with an encoder: layer_mlp, lora_difficulty."
+            help="mean_curve, text_curve, hidden_state_mlp, hybrid, difficulty, size; with an encoder: layer_mlp, "
+            "lora_difficulty."
         ),
     ],
     curves: CurvesOption,

@@ -185,7 +185,9 @@ def sampling_variance(accuracy: Floats, samples: Ints | int) -> Floats:
 
 
 def pearson(predicted: NDArray[np.floating[Any]], measured: NDArray[np.floating[Any]]) -> float:
-    """Correlation of predicted and measured accuracy, (n, K) each, over questions × points."""
+    """Correlation of predicted and measured accuracy, (n, K) each, over questions × points; 0 where one is constant."""
+    if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+        return 0.0
     return float(np.corrcoef(predicted.ravel(), measured.ravel())[0, 1])
 
 

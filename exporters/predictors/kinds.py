@@ -52,6 +52,7 @@ class KindModule(Protocol):
 
 # By name, since a kind's module may need what another's does not (torch, transformers).
 KINDS: dict[str, str] = {
+    "mean_curve": "exporters.predictors.mean",
     "text_curve": "exporters.predictors.train",
     "hidden_state_mlp": "exporters.predictors.train",
     "hybrid": "exporters.predictors.train",

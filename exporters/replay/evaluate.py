@@ -231,12 +231,12 @@ def _scored(problem: Problem, curves: Curves, uniform: Floats, rng: np.random.Ge
             float(budgets.mean()),
             float(used.mean()),
             float(gains.mean()),
-            _bootstrap(gains, rng),
+            bootstrap(gains, rng),
         )
     return policies
 
 
-def _bootstrap(gains: Floats, rng: np.random.Generator, rounds: int = 1000) -> tuple[float, float]:
+def bootstrap(gains: Floats, rng: np.random.Generator, rounds: int = 1000) -> tuple[float, float]:
     """95 % interval of the mean of ``gains`` when questions are drawn again with replacement."""
     weights = rng.multinomial(len(gains), np.full(len(gains), 1 / len(gains)), size=rounds) / len(gains)
     low, high = np.quantile(weights @ gains, [0.025, 0.975])

@@ -32,6 +32,9 @@ def demo(
         typer.Option(help="The LLM server: embedded, or vllm of the environment that 'make demo ENGINE=vllm' makes."),
     ] = "embedded",
     environment: Annotated[Path, typer.Option(help="That virtual environment.")] = Path(".venv-vllm"),
+    learn: Annotated[
+        bool, typer.Option("--learn", help="Begin without a predictor, and let one make itself from the traffic.")
+    ] = False,
     telemetry: Annotated[bool, typer.Option(help="Serve the status page meanwhile, and keep pictures of it.")] = False,
 ) -> None:
     """See the gain: real questions to a real LLM on this machine, uniform and scheduled, at the same total budget.
@@ -40,6 +43,11 @@ def demo(
     questions come at a rate instead of all at once, and budgets follow it so that a latency objective holds.
     """
     console = Console(highlight=False)
+    if learn and (load or long or engine != "embedded"):
+        raise typer.BadParameter("asks the short questions of the embedded LLM", param_hint="--learn")
+    if learn:
+        _learn(out, console)
+        return
     from predictive_scheduling_cli.demo.engines import EMBEDDED, EngineFailedError, vllm_engine  # the extra "demo"
     from predictive_scheduling_cli.demo.questions import question_set
     from predictive_scheduling_cli.demo.run import run_demo
@@ -87,6 +95,15 @@ def _show_load(out: Path, console: Console, *, telemetry: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="predictive-scheduling-") as sockets:
         written = asyncio.run(run_load_demo(out, Path(sockets), console, telemetry=telemetry))
     console.print(f"\nwritten to {out}: {written.name}", soft_wrap=True)
+
+
+def _learn(out: Path, console: Console) -> None:
+    from predictive_scheduling_cli.demo.learning import run_learning_demo  # the extra "train"
+
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="predictive-scheduling-") as sockets:
+        asyncio.run(run_learning_demo(out, Path(sockets), console))
+    console.print(f"\nwritten to {out}: learning.json; models and cards in {out / 'learning/models'}", soft_wrap=True)
 
 
 def _print(summary: dict[str, Any], console: Console) -> None:

@@ -124,6 +124,28 @@ async def test_folders_come_and_go_but_the_default_stays(models):
     assert set(found) == {"hidden"}
 
 
+async def test_a_default_that_may_be_missing_comes_and_goes_with_its_folder(tmp_path, caplog):
+    """As a learner publishes: nothing at first, then by a link that is exchanged, then taken back."""
+    tmp_path = tmp_path / "models"
+    found = Catalog(
+        tmp_path, "hidden", LoadedModel, lambda model: Batcher(model, BatchQueue(8, 0.0, 64)),
+        default_may_be_missing=True,
+    )  # fmt: skip
+    await found.load()  # there is not even a folder
+    assert (set(found), found.refused) == (set(), 0)
+    assert "hidden, the default, is not there yet" in caplog.text
+    for version in ("7", "8"):
+        hidden_state_model(tmp_path / ".kept" / version, version=version)
+        (tmp_path / "link").symlink_to(f".kept/{version}")
+        (tmp_path / "link").rename(tmp_path / "a")
+        await found.refresh()
+        assert found["hidden"].model.manifest.version == version
+    (tmp_path / "a").unlink()
+    await found.refresh()
+    assert set(found) == set()
+    await found.close()
+
+
 BAD_FIELDS = [
     {"mean_curve": None}, {"files": ["model.onnx"]}, {"kind": 7}, {"prompt": 7}, {"name": ["hidden"]},
     {"mean_curve": "0.5"}, {"hidden_size": "4"}, {"hidden_size": 10**11}, {"version": 8}, {"max_text_bytes": "0"},

@@ -71,15 +71,16 @@ async def test_a_shadow_changes_no_answer_and_its_difference_is_measured(models)
     assert record.mean_absolute_difference == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("broken", ["other", "nobody"])
-async def test_a_trial_that_cannot_answer_is_counted_and_the_model_that_was_asked_for_answers(models, broken):
+@pytest.mark.parametrize(("broken", "failures"), [("other", 20), ("nobody", 0)])
+async def test_a_trial_that_cannot_answer_is_counted_and_the_model_that_was_asked_for_answers(models, broken, failures):
+    """One that is not there (yet) has not failed: a learner's names are set before it has made a model."""
     settings = {"canary": f"old={broken}", "shadow": f"old={broken}:0.5"}
     async with predictor(models, default_model="old", **settings) as address:
         async with AsyncPredictorClient(address) as client:
             answers = await ask(client, 20)
             record = await trial(client)
     assert {answer.model for answer in answers} == {"old"}
-    assert (record.queries, record.failures) == (0, 20)
+    assert (record.queries, record.failures) == (0, failures)
 
 
 async def test_outcomes_are_kept_apart_for_the_canary(models):
@@ -107,6 +108,19 @@ def test_shares_are_read_and_wrong_ones_named():
 def test_a_share_is_kept_over_many_queries():
     tried = [Trial("b", 0.1).takes([Query(f"question {at}")]) for at in range(5000)]
     assert 0.08 < sum(tried) / len(tried) < 0.12
+
+
+async def test_a_canary_answers_its_share_before_there_is_a_model_beside_it(models):
+    settings = {"default_model": "first", "default_may_be_missing": True, "canary": "first=new:0.25"}
+    async with predictor(models, **settings) as address, AsyncPredictorClient(address) as client:
+        states = np.linspace(-1, 1, 200)
+        calls = [client.predict(hidden_states=[[float(state)] * 4], layer=3) for state in states]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, grpc.aio.AioRpcError)]
+    served = [answer for answer in answers if not isinstance(answer, grpc.aio.AioRpcError)]
+    assert {(answer.model, answer.canary) for answer in served} == {("new", True)}
+    assert {error.code() for error in refused} == {grpc.StatusCode.FAILED_PRECONDITION}
+    assert 20 < len(served) < 80
 
 
 async def test_a_canary_is_loaded_later_without_a_restart(models):

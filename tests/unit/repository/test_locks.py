@@ -13,7 +13,7 @@ LOCKS = {
     "scheduler": ["scheduler", "shared"],
     "predictor": ["predictor"],
     "predictor-gpu": ["predictor-gpu"],
-    "train": ["train"],
+    "train": ["train", "learn"],
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

@@ -35,6 +35,9 @@ def pods(folder):
     return [
         (document["metadata"]["name"], document["kind"], document["spec"]["template"])
         for document in of(folder, "Deployment", "StatefulSet", "Job")
+    ] + [
+        (document["metadata"]["name"], "Job", document["spec"]["jobTemplate"]["spec"]["template"])
+        for document in of(folder, "CronJob")
     ]
 
 
@@ -215,6 +218,33 @@ def test_tensorrt_is_added_to_a_predictor_on_a_gpu(tmp_path):
     settings = environment(tmp_path, template)
     assert settings["PREDICTOR_PROVIDER"] == "tensorrt"
     assert settings["PREDICTOR_ENGINES"] in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_predictors_that_make_themselves_write_where_predictors_read(tmp_path):
+    """No overlay has it, since whose prompts may be sampled is the operator's to say."""
+    own_overlay(tmp_path, "model-volume", "learn", "vllm", under="overlays/cpu")
+    test_every_container_is_hardened_and_says_what_it_needs(tmp_path)
+    test_everything_that_is_referred_to_is_there(tmp_path)
+    (job,) = of(tmp_path, "CronJob")
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    template = job["spec"]["jobTemplate"]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    command, *options = container["args"]
+    known = {name for option in get_command(app).commands[command].params for name in option.opts}
+    assert {option.partition("=")[0] for option in options} <= known
+    claims = {volume["name"]: volume.get("persistentVolumeClaim") for volume in template["spec"]["volumes"]}
+    served = predictor_on(tmp_path)["template"]
+    (mounted,) = [one["persistentVolumeClaim"] for one in served["spec"]["volumes"] if one["name"] == "models"]
+    assert claims["models"]["claimName"] == mounted["claimName"]
+    claim = next(
+        one for one in of(tmp_path, "PersistentVolumeClaim") if one["metadata"]["name"] == mounted["claimName"]
+    )
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    settings = environment(tmp_path, served)
+    assert (settings["PREDICTOR_DEFAULT_MODEL"], settings["PREDICTOR_DEFAULT_MAY_BE_MISSING"]) == ("learned", "true")
+    assert settings["PREDICTOR_CANARY"] == "learned=learned-canary:0.1"
+    assert allows(tmp_path, "learn", "llm", 8080)
+    assert not allows(tmp_path, "learn", "predictor", 50052)
 
 
 def test_budgets_and_replicas_of_the_llm_server_follow_the_load(tmp_path, monkeypatch):

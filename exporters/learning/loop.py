@@ -1,0 +1,229 @@
+"""One pass of the loop: take samples, measure them, watch the default, judge the candidate, train the next, publish.
+
+What is decided is written to the ledger first, and what is served is brought in line with the ledger afterwards, and
+again at the start of every pass. So a loop that was killed anywhere goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.learning.candidates import Made, curves_of, make
+from exporters.learning.cards import card_of, versions
+from exporters.learning.disk import Disk
+from exporters.learning.ledger import Ledger
+from exporters.learning.pool import Pool
+from exporters.learning.promotion import UNIFORM, Decision, Interval, Judged, Trained, Watched
+from exporters.learning.samples import Example, Source, fair
+from exporters.learning.scoring import difference, gains
+from exporters.learning.store import SLOTS, Store
+from exporters.measure.collect import Measured
+from exporters.measure.curves import Curves
+from exporters.predictors.export import export
+from exporters.replay.evaluate import predictions
+from predictor_service.model import LoadedModel
+
+log = logging.getLogger(__name__)
+
+Make = Callable[[Sequence[Example], int], Made]
+
+
+class Measure(Protocol):
+    """Measures examples and tells of each by its key; returns the tokens that were generated."""
+
+    def __call__(self, examples: Sequence[Example], on_measured: Callable[[str, Measured], None]) -> Awaitable[int]:
+        """Measure."""
+        ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the loop decides. ``budget``: mean reasoning tokens that models are judged at.
+
+    ``least``: questions that a model is trained on at least; ``look``: new ones that it takes to judge by.
+    ``tenant_share``: most of one tenant among them. ``growth``: so many new questions, as a share of those that the
+    last training had, make another one worth while. ``per_pass``: most samples taken in a pass. ``keep``: most samples
+    kept.
+    """
+
+    budget: int
+    points: tuple[int, ...]
+    least: int = 60
+    look: int = 40
+    tenant_share: float = 0.2
+    growth: float = 0.25
+    least_text: int = 60
+    per_pass: int = 500
+    keep: int = 5000
+
+
+@dataclass
+class Pass:
+    """What came of one pass: samples taken, questions measured, tokens generated for them, decisions."""
+
+    taken: int = 0
+    measured: int = 0
+    tokens: int = 0
+    decisions: list[Decision] = field(default_factory=list)
+
+
+class Learner:
+    """The loop. ``state``: its folder, with the models that it may go back to. ``make``: trains a candidate."""
+
+    def __init__(
+        self,
+        source: Source,
+        measure: Measure,
+        pool: Pool,
+        ledger: Ledger,
+        store: Store,
+        state: Path,
+        rules: Rules,
+        disk: Disk | None = None,
+        make_candidate: Make | None = None,
+    ) -> None:
+        """Put the parts together; nothing happens before ``one_pass``."""
+        self._source, self._measure, self._pool = source, measure, pool
+        self.ledger, self._store, self._rules = ledger, store, rules
+        self._models, self._disk = state / "models", disk or Disk()
+        self._make = make_candidate or _maker(rules)
+
+    async def one_pass(self) -> Pass:
+        """Run one pass. Raises what the source, the measuring and the store raise; it may be run again after that."""
+        found = Pass()
+        self.publish()
+        most = self._rules.per_pass
+        while found.taken < most and (samples := await self._source.take(most - found.taken)):
+            found.taken += sum(self._pool.add(sample) is not None for sample in samples)
+
+        def measured(key: str, curves: Measured) -> None:
+            self._pool.measured(key, curves)
+            found.measured += 1
+
+        chosen = fair(self._pool.all(), self._rules.tenant_share)
+        found.tokens = await self._measure([example for example in chosen if example.measured is None], measured)
+        if found.tokens:
+            self.ledger.spent(found.measured, found.tokens, self._source.position)
+        while (decision := self._next()) is not None:
+            found.decisions.append(decision)
+            log.info("%s: %s", decision.word, decision.reason)
+            self.publish()
+        self._pool.forget(self._rules.keep)
+        return found
+
+    def publish(self) -> None:
+        """Let the store hold what the ledger says, and every model's card; remove models that nothing goes back to."""
+        standing = self.ledger.standing
+        candidate = standing.candidate
+        wanted = {"default": standing.default, "canary": UNIFORM, "shadow": UNIFORM}
+        if candidate is not None and candidate.step in wanted:
+            wanted[candidate.step] = candidate.version
+        for slot in SLOTS:
+            if wanted[slot] == UNIFORM:
+                self._store.withdraw(slot)
+            else:
+                self._store.publish(slot, self._folder(wanted[slot]))
+        for version in versions(self.ledger):
+            self._store.write_card(version, card_of(self.ledger, version))
+        needed = {standing.default, *standing.lineage, *([candidate.version] if candidate else [])}
+        for version in versions(self.ledger):
+            if version not in needed and self._folder(version).exists():
+                self._disk.remove(self._folder(version))
+
+    def _next(self) -> Decision | None:
+        """Do the next thing that can be done with what has been measured; ``None`` where there is nothing."""
+        points = list(self._rules.points)
+        known = [one for one in self._pool.all() if one.measured is not None and one.measured.budget_tokens == points]
+        return self._watch(known) or self._judge(known) or self._train(known)
+
+    def _watch(self, known: Sequence[Example]) -> Decision | None:
+        standing = self.ledger.standing
+        block = self._look(known, standing.watched)
+        if standing.default == UNIFORM or not block:
+            return None
+        curves = curves_of(block)
+        own = self._gains(standing.default, curves)
+        against = {version: difference(own, self._gains(version, curves)) for version in standing.fallbacks}
+        return self._record(Watched(standing.default, standing.watched, block[-1].number, against))
+
+    def _judge(self, known: Sequence[Example]) -> Decision | None:
+        standing = self.ledger.standing
+        candidate = standing.candidate
+        block = self._look(known, candidate.until) if candidate is not None else []
+        if candidate is None or not block:
+            return None
+        until = block[-1].number
+        unseen = [example for example in known if candidate.unseen < example.number <= until]
+        gain = self._difference(candidate.version, standing.default, curves_of(fair(unseen, self._rules.tenant_share)))
+        return self._record(Judged(candidate.version, candidate.unseen, until, gain))
+
+    def _train(self, known: Sequence[Example]) -> Decision | None:
+        standing, rules = self.ledger.standing, self._rules
+        # The latest part is for scoring only: a quarter, and enough for all three steps where there is enough.
+        later = max(rules.look, len(known) // 4, min(3 * rules.look, len(known) - rules.least))
+        part = list(known)[: max(0, len(known) - later)]
+        new = sum(example.number > standing.until for example in part)
+        chosen = fair(part, rules.tenant_share)
+        if standing.candidate is not None or len(chosen) < rules.least:
+            return None
+        if standing.version and new < max(rules.look, rules.growth * standing.questions):
+            return None
+        version = standing.version + 1
+        made = self._make(chosen, rules.budget)
+        digest = self._write(made, version, [example.sample.prompt for example in chosen])
+        return self._record(
+            Trained(version, part[-1].number, len(chosen)),
+            kind=made.kind, digest=digest, parent=standing.default, budget_tokens=rules.budget,
+            first=chosen[0].number, tenants=len({example.tenant for example in chosen}),
+            samples=_samples(chosen), held_out_gain={kind: round(gain, 4) for kind, gain in made.held_out.items()},
+        )  # fmt: skip
+
+    def _record(self, event: Trained | Judged | Watched, **notes: object) -> Decision:
+        return self.ledger.record(event, **notes)
+
+    def _look(self, known: Sequence[Example], since: int) -> list[Example]:
+        """The next questions to judge by: those after ``since``, as few as are enough, or a third of them."""
+        rules = self._rules
+        new = [example for example in known if example.number > since]
+        for count in range(max(rules.look, len(new) // 3), len(new) + 1):
+            block = fair(new[:count], rules.tenant_share)
+            if len(block) >= rules.look:
+                return block
+        return []
+
+    def _difference(self, version: int, other: int, curves: Curves) -> Interval:
+        return difference(self._gains(version, curves), self._gains(other, curves))
+
+    def _gains(self, version: int, curves: Curves) -> NDArray[np.float64]:
+        """Each question's gain over uniform by a version's plan; nothing by uniform's."""
+        if version == UNIFORM:
+            return gains(None, None, curves, self._rules.budget).gains
+        predicted = predictions(LoadedModel(self._folder(version)), curves, None)
+        return gains(predicted.accuracy, predicted.used, curves, self._rules.budget).gains
+
+    def _folder(self, version: int) -> Path:
+        return self._models / str(version)
+
+    def _write(self, made: Made, version: int, texts: Sequence[str]) -> str:
+        """Write a trained model as a folder, whole or not at all; returns its graph's digest."""
+        staged = self._models / f".{version}.new"
+        shutil.rmtree(staged, ignore_errors=True)
+        manifest, _ = export(made.trained, staged, texts, None, name=SLOTS["default"], version=str(version))
+        self._disk.place(staged, self._folder(version))
+        return manifest.files["model.onnx"]
+
+
+def _maker(rules: Rules) -> Make:
+    return lambda examples, budget: make(examples, budget, least_text=rules.least_text)
+
+
+def _samples(examples: Sequence[Example]) -> int:
+    return sum(example.measured.samples for example in examples if example.measured is not None)

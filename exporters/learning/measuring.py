@@ -1,0 +1,155 @@
+"""Measures samples by extra generations, as far as the LLM server is idle.
+
+They go to the LLM server itself, not through the scheduler: they take nobody's budget, wait in nobody's queue, and are
+started only into slots that nobody uses, which is below everybody's priority. A question that was given up is measured
+again later; what was generated for it counts as spent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from exporters.learning.idle import IdleAccount, Load
+from exporters.learning.samples import Example
+from exporters.measure.collect import Measured, Plan, measure_question
+from exporters.measure.judging import Judge
+from exporters.measure.questions import Question
+from scheduler_service.domain import BackendUnavailableError, Sampling, SchedulingError
+from scheduler_service.generation.backends.base import Backend, Ended, Limits, Piece
+from scheduler_service.generation.forcing import Call
+
+log = logging.getLogger(__name__)
+
+
+class Loads(Protocol):
+    """Says how busy the LLM server is."""
+
+    async def load(self) -> Load:
+        """Return the load now; one that cannot be found out counts as full."""
+        ...
+
+
+@dataclass(frozen=True)
+class Unused:
+    """An LLM server that nobody else uses. ``slots``: generations at once."""
+
+    slots: int
+
+    async def load(self) -> Load:
+        """Return that all slots are idle."""
+        return Load(0, self.slots)
+
+
+class Counting:
+    """A backend that counts the tokens that it generated, those of abandoned calls too."""
+
+    def __init__(self, backend: Backend) -> None:
+        """Count what ``backend`` generates."""
+        self._backend, self.tokens = backend, 0
+        self.name, self.capabilities = backend.name, backend.capabilities
+
+    async def start(self) -> None:
+        """Start the backend."""
+        await self._backend.start()
+
+    async def close(self) -> None:
+        """Close the backend."""
+        await self._backend.close()
+
+    async def limits(self) -> Limits:
+        """Return the backend's limits."""
+        return await self._backend.limits()
+
+    async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
+        """Run one call."""
+        async for event in self._backend.stream(call, sampling, headers):
+            if isinstance(event, Piece):
+                self.tokens += event.tokens
+            yield event
+
+
+@dataclass
+class Measuring:
+    """Measures on a started backend. ``tick``: seconds after which the load is looked at again, at the latest.
+
+    ``most_seconds``: after which a pass ends, whatever is left.
+    """
+
+    backend: Counting
+    plan: Plan
+    judge: Judge
+    loads: Loads
+    account: IdleAccount
+    tick: float = 1.0
+    most_seconds: float = float("inf")
+    clock: Callable[[], float] = time.monotonic
+    given_up: int = 0
+    unmeasurable: set[str] = field(default_factory=set)
+
+    async def __call__(self, examples: Sequence[Example], on_measured: Callable[[str, Measured], None]) -> int:
+        """Measure examples, oldest first, and tell of each by its key; returns the tokens that were generated.
+
+        Returns early where the backend cannot be reached. What a prompt is refused for is not asked again.
+        """
+        waiting = deque(example for example in examples if example.key not in self.unmeasurable)
+        running: dict[asyncio.Task[Measured], Example] = {}
+        before, began = self.backend.tokens, self.clock()
+        last = began
+        try:
+            while waiting or running:
+                now = self.clock()
+                allowed = self.account.tick(await self.loads.load(), len(running), now - last)
+                last = now
+                if now - began > self.most_seconds:
+                    break
+                if allowed.give_up:
+                    self.given_up += len(running)
+                    waiting.extendleft(await self._cancel(running))
+                for _ in range(min(allowed.start, len(waiting))):
+                    example = waiting.popleft()
+                    running[self._begin(example)] = example
+                if not running:
+                    await asyncio.sleep(self.tick)
+                    continue
+                done, _ = await asyncio.wait(running, timeout=self.tick, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    self._take(task, running.pop(task), on_measured)
+        except BackendUnavailableError as error:
+            log.warning("the LLM server cannot be reached, the rest is measured later: %s", error)
+        finally:
+            await self._cancel(running)
+        return self.backend.tokens - before
+
+    def _begin(self, example: Example) -> asyncio.Task[Measured]:
+        question = Question(example.key, example.sample.prompt, None)
+        return asyncio.get_running_loop().create_task(measure_question(self.backend, self.plan, question, self.judge))
+
+    def _take(
+        self, task: asyncio.Task[Measured], example: Example, on_measured: Callable[[str, Measured], None]
+    ) -> None:
+        try:
+            measured = task.result()
+        except BackendUnavailableError:
+            raise
+        except SchedulingError:  # its reason may quote the prompt
+            self.unmeasurable.add(example.key)
+        else:
+            on_measured(example.key, measured)
+
+    async def _cancel(self, running: dict[asyncio.Task[Measured], Example]) -> list[Example]:
+        """Give up all that runs; returns the latest first, as a queue's left end takes them."""
+        given_up = list(running.values())[::-1]
+        for task in running:
+            task.cancel()
+        for task in running:
+            with suppress(asyncio.CancelledError, SchedulingError):
+                await task
+        running.clear()
+        return given_up

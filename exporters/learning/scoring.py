@@ -1,0 +1,87 @@
+"""What curves are worth on measured questions: gains over uniform at equal tokens, and intervals of their differences.
+
+A plan is what the price comes to once it has settled: the envelopes of all curves, at the operator's mean budget. Where
+curves are alike, who gets the tokens is chance; accuracies are means over several drawings of it, which takes that
+chance out of the interval. Where the questions' use of budgets was measured, a plan that used more than uniform did is
+made again with fewer tokens, until it used no more: a predictor that is wrong about use must not buy its gain with
+tokens that uniform did not have.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exporters.learning.promotion import Interval
+from exporters.measure.curves import Curves
+from exporters.replay.evaluate import bootstrap, plan_problem
+from scheduler_service.allocation.envelope import Envelope
+from scheduler_service.allocation.plan import make_plan
+from scheduler_service.allocation.problem import accuracy_at, used_at
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_DRAWINGS = 8
+_LOOKS = 6  # how often a plan is made with fewer tokens; after that it counts as uniform
+_ROUNDING = 0.002  # tokens are whole
+
+
+@dataclass(frozen=True, eq=False)
+class Gains:
+    """Each question's accuracy less what uniform gave it (n,), and mean tokens used by the plan and by uniform."""
+
+    gains: Floats
+    used: float
+    uniform_used: float
+
+
+def gains(predicted: Floats | None, used: Floats | None, curves: Curves, budget: int) -> Gains:
+    """Score predicted curves (n, K), and what they say of use, on measured ones; ``None`` for uniform budgets."""
+    points, measured = curves.points, curves.used
+    uniform = accuracy_at(points, curves.accuracy, budget)
+    allowed = float(budget) if measured is None else float(used_at(points, measured, budget).mean())
+    if predicted is None or not len(predicted):
+        return Gains(np.zeros(len(uniform)), allowed, allowed)
+    orders = [np.random.default_rng(at).permutation(len(predicted)) for at in range(_DRAWINGS)]
+    total = float(budget)
+    for _ in range(_LOOKS):
+        plans = [_plan(points, predicted, used if measured is not None else None, total, order) for order in orders]
+        spent = float(np.mean([plan if measured is None else used_at(points, measured, plan) for plan in plans]))
+        if spent <= allowed * (1 + _ROUNDING):
+            reached = np.mean([accuracy_at(points, curves.accuracy, plan) for plan in plans], axis=0)
+            return Gains(reached - uniform, spent, allowed)
+        total *= allowed / spent
+    return Gains(np.zeros(len(uniform)), allowed, allowed)
+
+
+def _plan(points: Ints, predicted: Floats, used: Floats | None, budget: float, order: Ints) -> Ints:
+    """The budgets of one drawing: of equal curves, those that come first in ``order`` are served first."""
+    problem = plan_problem(points, predicted[order], max(1, int(budget)), None if used is None else used[order])
+    budgets = np.empty(len(order), np.int64)
+    budgets[order] = make_plan(Envelope(), problem, np.ones(len(order), dtype=bool)).budgets
+    return budgets
+
+
+def difference(one: Floats, other: Floats, seed: int = 0) -> Interval:
+    """The mean of ``one`` less ``other``, gains (n,) on the same questions, with its 95 % bootstrap interval."""
+    if not len(one):
+        return Interval(0.0, 0.0, 0.0, 0)
+    paired = one - other
+    low, high = bootstrap(paired, np.random.default_rng(seed))
+    return Interval(float(paired.mean()), low, high, len(paired))
+
+
+def saved_at_equal_accuracy(found: Gains, curves: Curves, budget: int) -> float:
+    """Tokens a question that uniform would use for the accuracy that a plan reached, less what the plan used.
+
+    Where no uniform budget reaches it, uniform is charged the last point: a lower bound.
+    """
+    reached = float((accuracy_at(curves.points, curves.accuracy, budget) + found.gains).mean())
+    last = int(curves.points[-1])
+    levels = range(budget, last + 1)
+    enough = (at for at in levels if accuracy_at(curves.points, curves.accuracy, at).mean() >= reached - _ROUNDING)
+    level = next(enough, last)
+    used = float(level) if curves.used is None else float(used_at(curves.points, curves.used, level).mean())
+    return used - found.used

@@ -1,0 +1,96 @@
+"""Where served models lie: the predictor's own models folder, under three names that never change.
+
+``learned`` is the default, ``learned-canary`` and ``learned-shadow`` are on trial beside it, so that the predictor's
+settings stay as they are whatever is promoted. A published folder is written beside, under a hidden name, and a link is
+exchanged: a reader sees the old model or the new one, never a part of one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+from exporters.learning.disk import Disk
+from predictor_service.artifact import ArtifactError, read_manifest, write_manifest
+
+SLOTS = {"default": "learned", "canary": "learned-canary", "shadow": "learned-shadow"}
+
+
+class Store(Protocol):
+    """Holds one model a slot, and a card for each version. Doing again what was done in part does no harm."""
+
+    def publish(self, slot: str, model: Path) -> None:
+        """Let a slot hold the model folder ``model``, from one moment to the next."""
+        ...
+
+    def withdraw(self, slot: str) -> None:
+        """Let a slot hold nothing."""
+        ...
+
+    def write_card(self, version: int, card: bytes) -> None:
+        """Keep a version's card."""
+        ...
+
+
+class FolderStore:
+    """A folder, on a disk or a volume that the predictor sees."""
+
+    def __init__(self, root: Path, disk: Disk | None = None) -> None:
+        """Publish into ``root``."""
+        self._root, self._disk = root, disk or Disk()
+        self._hidden = root / ".learned"
+
+    def publish(self, slot: str, model: Path) -> None:
+        """Write the model beside, exchange the slot's link, and remove what it pointed at.
+
+        Raises ValueError where the name is taken by a folder that is not of this store.
+        """
+        name = SLOTS[slot]
+        link = self._link(name)
+        manifest = read_manifest(model)
+        target = self._hidden / f"{name}@{manifest.version}"
+        if link.is_symlink() and link.readlink().name == target.name and _graph(link) == manifest.files["model.onnx"]:
+            self._tidy(name, target.name)
+            return
+        staged = self._hidden / f".{target.name}.new"
+        shutil.rmtree(staged, ignore_errors=True)
+        staged.mkdir(parents=True)
+        for file in manifest.files:
+            shutil.copyfile(model / file, staged / file)
+        write_manifest(staged, manifest.model_copy(update={"name": name}))
+        self._disk.place(staged, target)
+        self._disk.link(link, f"{self._hidden.name}/{target.name}")
+        self._tidy(name, target.name)
+
+    def withdraw(self, slot: str) -> None:
+        """Remove the slot's link, and what it pointed at."""
+        link = self._link(SLOTS[slot])
+        if link.is_symlink():
+            self._disk.remove(link)
+        self._tidy(SLOTS[slot], "")
+
+    def write_card(self, version: int, card: bytes) -> None:
+        """Write ``cards/VERSION.json``."""
+        path = self._root / "cards" / f"{version}.json"
+        if not path.exists() or path.read_bytes() != card:
+            self._disk.write(path, card)
+
+    def _link(self, name: str) -> Path:
+        link = self._root / name
+        if link.exists() and not link.is_symlink():
+            raise ValueError(f"{link}: is a folder of somebody else's; the loop would replace it")
+        return link
+
+    def _tidy(self, name: str, kept: str) -> None:
+        for folder in sorted(self._hidden.glob(f"{name}@*")):
+            if folder.name != kept:
+                self._disk.remove(folder)
+
+
+def _graph(folder: Path) -> str:
+    """The digest of a folder's graph; empty where it could not be served."""
+    try:
+        return read_manifest(folder).files["model.onnx"]
+    except ArtifactError:
+        return ""

@@ -1,0 +1,116 @@
+"""What is trained, and that one tenant cannot spoil it for the others."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import exporters.demo
+from exporters.learning.candidates import contradicting, curves_of, held, make
+from exporters.learning.samples import Example, Sample, fair
+from exporters.learning.scoring import gains
+from exporters.measure.collect import Measured
+from exporters.measure.curves import read_curves
+
+BUDGET = 32
+DEMO = read_curves(Path(exporters.demo.__file__).parent / "data/curves.parquet")
+ORDER = np.random.default_rng(0).permutation(len(DEMO.ids))
+SCORED = DEMO.chosen(ORDER[300:])
+ATTACKS = {
+    "never": lambda accuracy: 0 * accuracy,
+    "at once": lambda accuracy: 0 * accuracy + 1,
+    "inverted": lambda accuracy: 1 - accuracy,
+    "reversed": lambda accuracy: accuracy[::-1],
+    "at the end only": lambda accuracy: np.where(DEMO.points < DEMO.points[-1], 0.0, 1.0),
+}
+
+
+def example(number, row, tenant, attack=lambda accuracy: accuracy):
+    curve = attack(DEMO.accuracy[row]).tolist()
+    measured = Measured(
+        "", "", "", DEMO.points.tolist(), curve, DEMO.used[row].tolist(), 0.0, 3, [], 1, "agreement"
+    )  # fmt: skip
+    return Example(number, str(number), Sample(DEMO.questions[row], tenant), measured)
+
+
+HONEST = [example(number, row, f"team-{number % 9}") for number, row in enumerate(ORDER[:270])]
+
+
+def poisoned(attack, count=30):
+    """The honest teams' questions, and one's beside, whose curves are false: a tenth of all, unless it sends more."""
+    rows = ORDER[270 + np.arange(count) % 30]
+    bad = [example(1000 + at, row, "bad", ATTACKS[attack]) for at, row in enumerate(rows)]
+    return fair([*HONEST, *bad], 0.2)
+
+
+def gain(made):
+    """The gain of a trained predictor on questions of honest teams."""
+    predicted = made.trained.reference(SCORED.questions, None)
+    used = np.tile(DEMO.used.mean(axis=0), (len(predicted), 1))
+    return float(gains(predicted, used, SCORED, BUDGET).gains.mean())
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("count", [30, 300])
+def test_of_a_mean_curve_one_tenant_takes_less_than_a_tenth_of_the_gain(attack, count):
+    clean = gain(make(HONEST, BUDGET, least_text=10**9))
+    assert clean > 0.05
+    assert gain(make(poisoned(attack, count), BUDGET, least_text=10**9)) > 0.9 * clean
+
+
+@pytest.mark.parametrize("attack", ["inverted", "reversed"])
+def test_of_a_predictor_that_reads_one_tenant_takes_less_than_a_tenth_of_the_gain(attack):
+    """Means over three trainings: one differs from another by more than that."""
+    clean, spoilt = (
+        np.mean([gain(make(taught, BUDGET, least_text=60, kinds=["text_curve"], seed=100 * at)) for at in range(3)])
+        for taught in (HONEST, poisoned(attack))
+    )
+    assert clean > 0.1
+    assert spoilt > 0.9 * clean
+
+
+def test_who_teaches_the_contrary_is_found_and_nobody_else():
+    taught = poisoned("inverted")
+    curves, tenants = curves_of(taught), [one.tenant for one in taught]
+    honest = DEMO.accuracy[[DEMO.questions.index(question) for question in curves.questions]]
+    assert contradicting(honest, curves, tenants) == {"bad"}
+    assert contradicting(honest, curves, ["bad" if tenant == "bad" else "all" for tenant in tenants]) == set()
+
+
+@given(st.integers(0, 10_000), st.integers(4, 8), st.integers(2, 12))
+def test_however_far_off_one_tenant_is_the_mean_moves_no_farther_than_others_differ(seed, tenants, each):
+    rng = np.random.default_rng(seed)
+    names = [f"t{at % tenants}" for at in range(tenants * each)]
+    values = rng.random((len(names), 3))
+    values[[at for at, name in enumerate(names) if name == "t0"]] = rng.choice([0.0, 1.0])
+    means = np.stack([values[[name == one for name in names]].mean(axis=0) for one in sorted(set(names))])
+    moved = held(values, names).mean(axis=0)
+    others = np.delete(means, 0, axis=0)
+    slack = 4 * (np.abs(others - np.median(means, axis=0)).max(axis=0) + values.std(axis=0) / np.sqrt(each)) / tenants
+    low, high = others.mean(axis=0) - slack - 0.2, others.mean(axis=0) + slack + 0.2
+    assert ((low <= moved) & (moved <= high)).all()
+
+
+def test_tenants_that_differ_as_chance_makes_them_are_left_as_they_are():
+    values = np.tile([[0.2, 0.6], [0.4, 0.8]], (8, 1))
+    names = [f"t{at // 4}" for at in range(16)]
+    assert held(values, names) == pytest.approx(values)
+    assert held(values, ["a", "b"] * 8) is values  # too few tenants to have a middle
+
+
+def test_with_few_questions_no_predictor_that_reads_is_tried():
+    made = make(HONEST[:40], BUDGET, least_text=60)
+    assert (made.kind, set(made.held_out)) == ("mean_curve", {"mean_curve"})
+
+
+def test_of_several_kinds_the_one_that_is_best_on_held_out_questions_is_taken():
+    made = make(HONEST, BUDGET, least_text=60)
+    assert set(made.held_out) == {"mean_curve", "text_curve"}
+    assert made.kind == max(made.held_out, key=made.held_out.get) == "text_curve"
+
+
+def test_one_question_makes_a_mean_of_itself():
+    made = make(HONEST[:1], BUDGET, least_text=60)
+    assert made.trained.reference(["any"], None)[0] == pytest.approx(HONEST[0].measured.accuracy)

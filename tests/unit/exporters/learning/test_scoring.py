@@ -1,0 +1,76 @@
+"""Gains at equal tokens."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporters.learning.scoring import Gains, difference, gains, saved_at_equal_accuracy
+from exporters.measure.curves import Curves
+
+POINTS = np.array([16, 32, 64, 128])
+
+
+def curves(accuracy, used=None):
+    names = [str(at) for at in range(len(accuracy))]
+    return Curves.measured(
+        names, names, POINTS, np.array(accuracy, float), None if used is None else np.array(used, float)
+    )
+
+
+@st.composite
+def measured(draw):
+    count = draw(st.integers(1, 12))
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    accuracy, predicted = rng.random((2, count, 4)).round(draw(st.integers(0, 2)))
+    lengths = rng.integers(0, 200, (count, 1)) if draw(st.booleans()) else None
+    used = None if lengths is None else np.minimum(POINTS, lengths)
+    said = None if used is None else np.minimum(POINTS, rng.integers(0, 200, (count, 1)))
+    return curves(accuracy, used), predicted, said
+
+
+@given(measured(), st.sampled_from([1, 16, 24, 32, 100, 128]))
+def test_a_plan_never_uses_more_than_uniform_does_whatever_is_predicted(made, budget):
+    known, predicted, said = made
+    found = gains(predicted, said, known, budget)
+    assert found.used <= found.uniform_used * 1.002 + 1e-9
+    assert np.isfinite(found.gains).all()
+
+
+def test_uniform_gains_nothing():
+    known = curves([[0.1, 0.2, 0.5, 1.0]] * 3)
+    assert gains(None, None, known, 32).gains.tolist() == [0, 0, 0]
+
+
+def test_a_mean_curve_that_is_convex_gains_without_knowing_any_question():
+    """64 tokens for half of the requests answer half of them, 32 for all none; every one has the same chance of it."""
+    known = curves([[0.0, 0.0, 1.0, 1.0]] * 30)
+    found = gains(known.accuracy, None, known, 32)
+    assert 0.28 < found.gains.mean() <= 0.34  # the floor of 16 tokens, for all, is paid from the 32
+    assert len(set(found.gains.round(6))) > 2
+
+
+def test_a_prediction_of_use_that_is_too_low_buys_nothing():
+    known = curves([[0.0, 0.0, 1.0, 1.0]] * 30, [POINTS] * 30)
+    honest = gains(known.accuracy, known.used, known, 32)
+    cheating = gains(known.accuracy, np.minimum(known.used, 20), known, 32)
+    assert cheating.gains.mean() <= honest.gains.mean() + 0.02
+
+
+def test_a_difference_is_paired():
+    one, other = np.tile([1.0, 0.0], 50), np.tile([0.9, -0.1], 50)
+    found = difference(one, other)
+    assert (found.low, found.mean, found.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert found.questions == 100
+    assert difference(np.array([]), np.array([])).questions == 0
+
+
+def test_tokens_saved_are_those_that_uniform_would_need_beside_for_the_same_accuracy():
+    known = curves([[0.0, 0.25, 0.5, 1.0]] * 4)
+    half = Gains(np.full(4, 0.25), 32.0, 32.0)
+    assert saved_at_equal_accuracy(half, known, 32) == pytest.approx(32, abs=1)
+    beyond = Gains(np.full(4, 0.9), 32.0, 32.0)
+    assert saved_at_equal_accuracy(beyond, known, 32) == 96
+    used = curves([[0.0, 0.25, 0.5, 1.0]] * 4, [[10, 20, 40, 50]] * 4)
+    assert saved_at_equal_accuracy(Gains(np.full(4, 0.25), 20.0, 20.0), used, 32) == pytest.approx(20, abs=1)
+    assert saved_at_equal_accuracy(Gains(np.zeros(4), 32.0, 32.0), known, 32) == 0

@@ -1,0 +1,63 @@
+"""A slot holds a whole model or none."""
+
+import numpy as np
+import pytest
+
+from exporters.learning.store import FolderStore
+from exporters.measure.curves import Curves
+from exporters.predictors.export import export
+from exporters.predictors.kinds import Training
+from exporters.predictors.mean import fit
+from predictor_service.model import LoadedModel
+
+
+def model(folder, version):
+    curves = Curves.measured(["a"], ["one"], np.array([16, 32]), np.array([[0.1 * version, 0.5]]))
+    export(fit("mean_curve", Training(curves)), folder, ["one"], None, name="learned", version=str(version))
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FolderStore(tmp_path / "models")
+
+
+def test_the_name_stays_and_the_model_changes(store, tmp_path):
+    for version in (1, 2):
+        store.publish("canary", model(tmp_path / str(version), version))
+        served = LoadedModel(tmp_path / "models/learned-canary")
+        assert (served.name, served.manifest.version) == ("learned-canary", str(version))
+    assert [path.name for path in (tmp_path / "models/.learned").iterdir()] == ["learned-canary@2"]
+    store.withdraw("canary")
+    store.withdraw("canary")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == [".learned"]
+    assert list((tmp_path / "models/.learned").iterdir()) == []
+
+
+def test_publishing_again_touches_nothing_and_mends_what_is_damaged(store, tmp_path):
+    folder = model(tmp_path / "1", 1)
+    store.publish("default", folder)
+    graph = tmp_path / "models/learned/model.onnx"
+    before = graph.stat()
+    store.publish("default", folder)
+    assert graph.stat() == before
+    graph.write_bytes(b"damaged")
+    store.publish("default", folder)
+    assert LoadedModel(tmp_path / "models/learned").manifest.version == "1"
+
+
+def test_one_version_may_be_in_two_slots(store, tmp_path):
+    folder = model(tmp_path / "1", 1)
+    store.publish("default", folder)
+    store.publish("shadow", folder)
+    store.withdraw("shadow")
+    assert LoadedModel(tmp_path / "models/learned").name == "learned"
+
+
+def test_cards_are_written_where_they_changed(store, tmp_path):
+    store.write_card(3, b"{}")
+    before = (tmp_path / "models/cards/3.json").stat()
+    store.write_card(3, b"{}")
+    assert (tmp_path / "models/cards/3.json").stat() == before
+    store.write_card(3, b"[]")
+    assert (tmp_path / "models/cards/3.json").read_bytes() == b"[]"
