@@ -191,6 +191,10 @@ class TrainedEncoder:
         curves: Floats = np.clip(np.stack(rows), 0, 1)
         return curves
 
+    def unfamiliarity(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats | None:
+        """Not known: predictors with an encoder do not abstain."""
+        return None
+
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the encoder as a transformers folder and the head's arrays."""
         net = self.net
