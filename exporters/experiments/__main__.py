@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from exporters.experiments.abstention import UNIFORM, abstention_table, elsewhere, known_table, unseen
 from exporters.experiments.classes import buckets
 from exporters.experiments.compare import compare
 from exporters.experiments.envelope import envelope_figure
@@ -25,6 +27,7 @@ from exporters.measure.curves import Curves, read_curves
 from exporters.measure.hidden_states import read_hidden_states
 from exporters.measure.questions import read_questions
 from exporters.predictors.ensemble import Recipe
+from exporters.predictors.train import TextRecipe, train
 from exporters.replay.evaluate import Evaluation, predictions
 from exporters.replay.report import overview_figure
 from predictor_service.model import LoadedModel
@@ -173,6 +176,38 @@ def generalisation_command(
     measured = read_curves(curves)
     states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
     typer.echo(generalisation(measured, _column(curves, group), states).markdown())
+
+
+@app.command("abstention")
+def abstention_command(
+    curves: FileOption,
+    group: Annotated[str, typer.Option(help="The column of the kind of task.")] = "group",
+    hidden_states: StatesOption = None,
+    other: Annotated[Path | None, typer.Option("--other", help="Curves of quite other questions, by the text.")] = None,
+    other_training: Annotated[Path | None, typer.Option(help="What predictors of those are trained on.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions of --curves.")] = 200,
+) -> None:
+    """Predictors that abstain on kinds of task that they were not trained on."""
+    measured = read_curves(curves)
+    states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
+    short = {"dropout": 0.3, "input_dropout": 0.2, "mixup": 0.2, "batch": 64, "learning_rate": 0.002}
+    power = 1.0 if states is not None else 0.5
+    recipe, text = Recipe(members=6, hidden=96, epochs=epochs, scale_power=power, **short), TextRecipe(min_texts=4)  # type: ignore[arg-type]
+    found = unseen(measured, _column(curves, group), recipe, text, states)
+    asked = []
+    if other is not None and other_training is not None:
+        others, wide = read_curves(other), Recipe(input_dropout=0.5, epochs=min(15, epochs), scale_power=0.5)
+        own, _ = train("text_curve", replace(measured, used=None), None, replace(recipe, scale_power=0.5), text)
+        foreign, _ = train("text_curve", replace(read_curves(other_training), used=None), None, wide)
+        asked = [elsewhere(f"{other.stem}, of {curves.stem}", own, others)]
+        asked.append(elsewhere(f"{curves.stem}, of {other_training.stem}", foreign, measured))
+    typer.echo(abstention_table(found, asked).markdown() + "\n")
+    typer.echo(known_table(found).markdown() + "\n")
+    worst = min([found.worst_points, *(one.worst[UNIFORM] for one in asked)])
+    typer.echo(
+        f"worst on an unseen kind {worst:+.1f} points; known gain lost at most {found.known_gain_lost_share:.1%}; "
+        f"false alarms {found.false_alarms:.1%}"
+    )
 
 
 @app.command("other-model")
