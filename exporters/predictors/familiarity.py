@@ -28,7 +28,7 @@ _COMPONENTS = 64
 _CLUSTERS = 8
 _CLUSTER_QUESTIONS = 16  # a cluster has as many on average, or more
 _ROUNDS = 20
-_FURTHEST = 1000.0  # deviations: what is further off counts as that far, so that no float32 overflows
+FURTHEST = 1000.0  # deviations: what is further off counts as that far, so that no float32 overflows
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +62,7 @@ class Distance:
 
     def measure(self, x: Floats) -> NDArray[np.float64]:
         """Distances (n,) of vectors (n, d), in units."""
-        z = np.clip((x.astype(np.float64) - self.centre) / self.scale, -_FURTHEST, _FURTHEST)
+        z = np.clip((x.astype(np.float64) - self.centre) / self.scale, -FURTHEST, FURTHEST)
         squared = ((z @ self.whiten)[:, None, :] - self.centres) ** 2
         found: NDArray[np.float64] = squared.sum(axis=2).min(axis=1) / self.unit
         return found
@@ -201,7 +201,7 @@ def _add_distance(build: GraphBuilder, vectors: str, distance: Distance, name: s
 
     centred = add("Sub", [vectors, constant("distance_centre", distance.centre)], "distance_centred")
     scaled = add("Div", [centred, constant("distance_scale", distance.scale)], "distance_scaled")
-    bounds = [constant("least", -_FURTHEST), constant("most", _FURTHEST)]
+    bounds = [constant("least", -FURTHEST), constant("most", FURTHEST)]
     white = add("MatMul", [add("Clip", [scaled, *bounds], "bounded"), constant("whiten", distance.whiten)], "white")
     middle = build.constant(f"{name}_middle", np.array([1], np.int64))
     row = add("Unsqueeze", [white, middle], "row")
