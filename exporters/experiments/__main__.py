@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,7 @@ import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from exporters.experiments.abstention import UNIFORM, abstention_table, elsewhere, known_table, unseen
 from exporters.experiments.classes import buckets
 from exporters.experiments.compare import compare
 from exporters.experiments.envelope import envelope_figure
@@ -29,17 +30,28 @@ from exporters.measure.hidden_states import read_hidden_states
 from exporters.measure.judging import expected_of
 from exporters.measure.questions import read_questions
 from exporters.predictors.ensemble import Recipe
+from exporters.predictors.train import TextRecipe, train
 from exporters.replay.evaluate import Evaluation, predictions
 from exporters.replay.report import overview_figure
 from predictor_service.model import LoadedModel
 
-DEMO_SAMPLES = Path(__file__).parent.parent / "demo" / "data" / "samples.parquet"
+DEMO_DATA = Path(__file__).parent.parent / "demo" / "data"
+DEMO_SAMPLES, DEMO_CURVES = DEMO_DATA / "samples.parquet", DEMO_DATA / "curves.parquet"
+DEMO_TEXT = TextRecipe(min_texts=4)
 TOKENS = "mean reasoning tokens a question"
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 FileOption = Annotated[Path, typer.Option("--curves")]
 ModelOption = Annotated[Path, typer.Option("--model")]
 PlotOption = Annotated[Path | None, typer.Option(help="Where the table goes as a plot, an .svg.")]
 StatesOption = Annotated[Path | None, typer.Option("--hidden-states")]
+
+
+def _demo_recipe(epochs: int, *, by_text: bool = True) -> Recipe:
+    """The recipe of the shipped predictors of the demo's questions."""
+    return Recipe(
+        members=6, hidden=96, epochs=epochs, batch=64, learning_rate=0.002, dropout=0.3, input_dropout=0.2, mixup=0.2,
+        scale_power=0.5 if by_text else 1.0,
+    )  # fmt: skip
 
 
 def _predicted(curves: Curves, model: Path, hidden: Path | None) -> Floats:
@@ -166,10 +178,14 @@ def learning_command(
     counts: Annotated[list[int] | None, typer.Option("--samples-a-question", min=2)] = None,
     check: Annotated[str, typer.Option(help="How answers are compared: exact or maths.")] = "exact",
     hidden_states: StatesOption = None,
+    curves: Annotated[
+        Path, typer.Option(help="Curves with a column group: kinds of task, left out in turn.")
+    ] = DEMO_CURVES,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions of --curves.")] = 200,
     plot: PlotOption = None,
     as_json: Annotated[Path | None, typer.Option("--json", help="Where the figures go as JSON.")] = None,
 ) -> None:
-    """What predictors that learn without labels keep of the labelled gain, what poisons and what costs."""
+    """What predictors that learn without labels keep of the gain, what poisons and costs, and what was never seen."""
     traces = Traces.read(samples)
     states = read_hidden_states(hidden_states, traces.ids) if hidden_states else None
     found = learned(traces, checker(check), counts or list(range(2, traces.samples + 1)), states)
@@ -179,11 +195,15 @@ def learning_command(
     typer.echo(f"the mean curve for all, without predictions: {without}")
     for name, lost in found.poisoned_lost.items():
         typer.echo(f"a tenth of the questions {name}: {lost:.1%} of the gain lost")
+    strange = unseen(read_curves(curves), _column(curves, "group"), _demo_recipe(epochs), DEMO_TEXT)
+    typer.echo("\n" + abstention_table(strange).markdown() + "\n\n" + known_table(strange).markdown())
     if as_json is not None:
         as_json.write_text(
             json.dumps(
                 {
                     "kept_share": found.kept_share,
+                    "unseen_worst_points": strange.worst_points,
+                    "known_gain_lost_share": strange.known_gain_lost_share,
                     "poisoned_gain_lost_share": max(found.poisoned_lost.values()),
                     "requests_to_earn_back": min(one.requests for one in found.earned),
                     "mean_curve_gain": found.mean_curve,
@@ -242,6 +262,36 @@ def generalisation_command(
     measured = read_curves(curves)
     states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
     typer.echo(generalisation(measured, _column(curves, group), states).markdown())
+
+
+@app.command("abstention")
+def abstention_command(
+    curves: FileOption,
+    group: Annotated[str, typer.Option(help="The column of the kind of task.")] = "group",
+    hidden_states: StatesOption = None,
+    other: Annotated[Path | None, typer.Option("--other", help="Curves of quite other questions, by the text.")] = None,
+    other_training: Annotated[Path | None, typer.Option(help="What predictors of those are trained on.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions of --curves.")] = 200,
+) -> None:
+    """Predictors that abstain on kinds of task that they were not trained on."""
+    measured = read_curves(curves)
+    states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
+    recipe = _demo_recipe(epochs, by_text=states is None)
+    found = unseen(measured, _column(curves, group), recipe, DEMO_TEXT, states)
+    asked = []
+    if other is not None and other_training is not None:
+        others, wide = read_curves(other), Recipe(input_dropout=0.5, epochs=min(15, epochs), scale_power=0.5)
+        own, _ = train("text_curve", replace(measured, used=None), None, _demo_recipe(epochs), DEMO_TEXT)
+        foreign, _ = train("text_curve", replace(read_curves(other_training), used=None), None, wide)
+        asked = [elsewhere(f"{other.stem}, of {curves.stem}", own, others)]
+        asked.append(elsewhere(f"{curves.stem}, of {other_training.stem}", foreign, measured))
+    typer.echo(abstention_table(found, asked).markdown() + "\n")
+    typer.echo(known_table(found).markdown() + "\n")
+    worst = min([found.worst_points, *(one.worst[UNIFORM] for one in asked)])
+    typer.echo(
+        f"worst on an unseen kind {worst:+.1f} points; known gain lost at most {found.known_gain_lost_share:.1%}; "
+        f"false alarms {found.false_alarms:.1%}"
+    )
 
 
 @app.command("other-model")

@@ -35,7 +35,7 @@ from exporters.learning.traffic import RunningScheduler
 from exporters.measure.checkers import checker, exact
 from exporters.measure.collect import Plan
 from exporters.measure.judging import judge_of
-from exporters.replay.evaluate import predictions
+from exporters.replay.evaluate import Predicted, predictions
 from predictive_scheduling.client import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling_cli.demo.services import service
@@ -206,7 +206,7 @@ class _Story:
             return {"saved_tokens_per_request": 0.0, "requests": float("inf")}
         curves = curves_of(self._unseen())
         foretold = predictions(LoadedModel(self._models / "learned"), curves, None)
-        saved = saved_at_equal_accuracy(gains(foretold.accuracy, foretold.used, curves, BUDGET), curves, BUDGET)
+        saved = saved_at_equal_accuracy(gains(foretold, curves, BUDGET), curves, BUDGET)
         spent = self._learner.ledger.tokens
         return {"saved_tokens_per_request": saved, "requests": spent / saved if saved > 0 else float("inf")}
 
@@ -219,11 +219,11 @@ class _Story:
         shuffled = [replace(one, measured=known[at].measured) for one, at in zip(known, order, strict=True)]
         made = make(shuffled, BUDGET, least_text=0, kinds=["text_curve"])
         curves = curves_of(unseen)
-        own = gains(made.trained.reference(curves.questions, None), curves.used, curves, BUDGET).gains
+        own = gains(Predicted(made.trained.reference(curves.questions, None), curves.used), curves, BUDGET).gains
         present = np.zeros(len(own))
         if standing.default:
             foretold = predictions(LoadedModel(self._models / "learned"), curves, None)
-            present = gains(foretold.accuracy, foretold.used, curves, BUDGET).gains
+            present = gains(foretold, curves, BUDGET).gains
         version, until = standing.version + 1, unseen[-1].number
         trial = replace(standing, candidate=Candidate(version, "trained", standing.until, standing.until))
         _, decision = after(trial, Judged(version, standing.until, until, difference(own, present)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from exporters.experiments import learning
-from exporters.experiments.__main__ import app
+from exporters.experiments.__main__ import DEMO_CURVES, app
 from exporters.experiments.learning import Traces, drawn_agreement, kept, poisoned, saved_tokens
 from exporters.faults import CurvesFileError
 from exporters.measure.checkers import exact
@@ -58,7 +58,10 @@ def quick(monkeypatch):
 @pytest.mark.usefixtures("quick")
 def test_agreement_trains_as_labels_do_where_wrong_answers_differ(file, tmp_path):
     out, plot = tmp_path / "l.json", tmp_path / "l.svg"
-    result = CliRunner().invoke(app, ["learning", "--samples", str(file), "--json", str(out), "--plot", str(plot)])
+    kinds = tmp_path / "curves.parquet"
+    pq.write_table(pq.read_table(DEMO_CURVES).slice(0, 240), kinds)
+    files = ["--samples", str(file), "--curves", str(kinds), "--json", str(out), "--plot", str(plot)]
+    result = CliRunner().invoke(app, ["learning", *files, "--epochs", "2"])
     assert result.exit_code == 0, result.output
     assert "sure and wrong" in result.output
     assert plot.read_text().startswith("<?xml")
@@ -66,6 +69,8 @@ def test_agreement_trains_as_labels_do_where_wrong_answers_differ(file, tmp_path
     assert found["kept_share"]
     assert all(share > 0.8 for share in found["kept_share"].values())
     assert found["poisoned_gain_lost_share"] < 0.5
+    assert -100 <= found["unseen_worst_points"] <= 100
+    assert 0 <= found["known_gain_lost_share"] <= 1
     assert 0 < found["requests_to_earn_back"] < 10_000
     assert [row["samples"] for row in found["agreement"]] == [2, 3]
     assert found["agreement"][0]["sure_and_wrong"] < 0.15  # two of five wrong answers meet by chance
