@@ -18,7 +18,7 @@ KEY_VARIABLE = "PREDICTIVE_SCHEDULING_LEARN_KEY"
 
 
 def learn(
-    store: Annotated[Path, typer.Option(help="The predictor's models folder, to publish into.")],
+    store: Annotated[str, typer.Option(help="The predictor's models folder, to publish into; or s3://bucket/folder.")],
     state: Annotated[Path, typer.Option(help="Folder for what the loop remembers; of this loop alone.")],
     scheduler: Annotated[
         str, typer.Option(envvar="SCHEDULER_ADDRESS", help="A running scheduler to take prompts from.")
@@ -73,7 +73,7 @@ def learn(
     from exporters.learning.measuring import Counting, Measuring, Unused
     from exporters.learning.pool import Pool
     from exporters.learning.samples import FileSource
-    from exporters.learning.store import FolderStore
+    from exporters.learning.store import store_of
     from exporters.learning.traffic import RunningScheduler, SchedulerUnreachableError
     from exporters.measure.checkers import checker
     from exporters.measure.collect import Plan
@@ -106,7 +106,7 @@ def learn(
                 Measuring(server, plan, judge_of(f"agreement:{check}", checker), running or Unused(room),
                           IdleAccount(idle_share if running is not None else 1.0)),
                 Pool(state / "samples", key, first=ledger.last_number + 1),
-                ledger, FolderStore(store), state,
+                ledger, store_of(store), state,
                 Rules(mean, points, least_questions, look, tenant_share),
             )  # fmt: skip
             while True:

@@ -1,15 +1,16 @@
 """Where served models lie: the predictor's own models folder, under three names that never change.
 
 ``learned`` is the default, ``learned-canary`` and ``learned-shadow`` are on trial beside it, so that the predictor's
-settings stay as they are whatever is promoted. A published folder is written beside, under a hidden name, and a link is
-exchanged: a reader sees the old model or the new one, never a part of one.
+settings stay as they are whatever is promoted. In a folder a model is written beside, under a hidden name, and a link
+is exchanged: a reader sees the old model or the new one, never a part of one. In an object store, which has no links,
+the manifest is written last and removed first: what lies there meanwhile does not fit its digests, and is not served.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from exporters.learning.disk import Disk
 from predictor_service.artifact import ArtifactError, read_manifest, write_manifest
@@ -86,6 +87,58 @@ class FolderStore:
         for folder in sorted(self._hidden.glob(f"{name}@*")):
             if folder.name != kept:
                 self._disk.remove(folder)
+
+
+class ObjectStore:
+    """A prefix of an object store that ``fsspec`` reaches, such as ``s3://bucket/models``, for who mounts it.
+
+    Whoever reads a model while it is replaced sees one whose digests do not fit, and tries again.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Publish below ``url``. Raises ValueError where ``fsspec`` cannot reach such an address."""
+        try:
+            import fsspec
+
+            self._files, self._root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"--store: {url.partition('://')[0]}: cannot be reached: {error}") from None
+
+    def publish(self, slot: str, model: Path) -> None:
+        """Write the model's files, and its manifest last."""
+        name = SLOTS[slot]
+        manifest = read_manifest(model).model_copy(update={"name": name})
+        text = (manifest.model_dump_json(indent=1) + "\n").encode()
+        if self._read(f"{name}/manifest.json") == text:
+            return
+        for file in manifest.files:
+            self._files.pipe_file(f"{self._root}/{name}/{file}", (model / file).read_bytes())
+        self._files.pipe_file(f"{self._root}/{name}/manifest.json", text)
+
+    def withdraw(self, slot: str) -> None:
+        """Remove the manifest, and then the rest."""
+        folder = f"{self._root}/{SLOTS[slot]}"
+        if self._files.exists(f"{folder}/manifest.json"):
+            self._files.rm_file(f"{folder}/manifest.json")
+        if self._files.exists(folder):
+            self._files.rm(folder, recursive=True)
+
+    def write_card(self, version: int, card: bytes) -> None:
+        """Write ``cards/VERSION.json``."""
+        if self._read(f"cards/{version}.json") != card:
+            self._files.pipe_file(f"{self._root}/cards/{version}.json", card)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            found: Any = self._files.cat_file(f"{self._root}/{name}")
+        except FileNotFoundError:
+            return b""
+        return bytes(found)
+
+
+def store_of(address: str, disk: Disk | None = None) -> Store:
+    """Return the store of a folder, or of an address such as ``s3://bucket/models``."""
+    return ObjectStore(address) if "://" in address else FolderStore(Path(address), disk)
 
 
 def _graph(folder: Path) -> str:

@@ -1,9 +1,10 @@
 """A slot holds a whole model or none."""
 
+import fsspec
 import numpy as np
 import pytest
 
-from exporters.learning.store import FolderStore
+from exporters.learning.store import FolderStore, ObjectStore, store_of
 from exporters.measure.curves import Curves
 from exporters.predictors.export import export
 from exporters.predictors.kinds import Training
@@ -61,3 +62,46 @@ def test_cards_are_written_where_they_changed(store, tmp_path):
     assert (tmp_path / "models/cards/3.json").stat() == before
     store.write_card(3, b"[]")
     assert (tmp_path / "models/cards/3.json").read_bytes() == b"[]"
+
+
+@pytest.fixture
+def objects():
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    return files
+
+
+def test_in_an_object_store_the_manifest_comes_last_and_goes_first(objects, tmp_path, monkeypatch):
+    store, written = store_of("memory://bucket/models"), []
+    for name in ("pipe_file", "rm_file"):
+        real = getattr(type(objects), name)
+
+        def noted(self, path, *rest, real=real, name=name, **more):
+            written.append((name, path.rpartition("/")[2]))
+            return real(self, path, *rest, **more)
+
+        monkeypatch.setattr(type(objects), name, noted)
+    for version in (1, 2):
+        for _again in range(2):
+            store.publish("default", model(tmp_path / str(version), version))
+    assert written == [("pipe_file", "model.onnx"), ("pipe_file", "manifest.json")] * 2
+    objects.get("/bucket/models/learned", str(tmp_path / "copy"), recursive=True)
+    assert LoadedModel(tmp_path / "copy").manifest.version == "2"
+    written.clear()
+    store.withdraw("default")
+    store.withdraw("default")
+    assert written[0] == ("rm_file", "manifest.json")
+    assert not objects.exists("/bucket/models/learned")
+
+
+def test_cards_lie_in_an_object_store_too(objects):
+    store = ObjectStore("memory://bucket/models")
+    store.write_card(3, b"{}")
+    store.write_card(3, b"{}")
+    assert objects.cat_file("/bucket/models/cards/3.json") == b"{}"
+
+
+def test_an_address_that_cannot_be_reached_is_named_without_what_it_may_hold():
+    with pytest.raises(ValueError, match="--store: nowhere: cannot be reached") as caught:
+        store_of("nowhere://user:secret@bucket")
+    assert "secret" not in str(caught.value)
