@@ -8,10 +8,11 @@ though none that its predictor or its model has seen. The engine's capacity is m
 that it answers with all slots taken and the largest mean budget. Its objective, unless one is given, is half as much
 time again as questions take then. Questions come by a Poisson process, the same for every policy:
 
-    fixed budgets       the price at the largest mean budget, whatever the load
-    admission alone     the same, with as many requests in flight as end within the objective; others are refused
-    scaled uniform      the objective, and one budget for all that the controller scales
     price               the objective, and the price
+    scaled uniform      the objective, and one budget for all that the controller scales
+    admission alone     the price at the largest mean budget, whatever the load, with as many requests in flight as end
+                        within the objective; others are refused
+    fixed budgets       the price at the largest mean budget, whatever the load
 
 A scheduler is started anew for each, so the first phase is also that in which the price is learned.
 ``outside_fraction`` is that of ``benchmarks.objectives``: the share of windows of ten seconds in which more requests
@@ -56,7 +57,7 @@ from predictive_scheduling_cli.demo.services import free_address, service
 from predictive_scheduling_cli.demo.summary import percentile
 from scheduler_service.control.objectives import Objective, parse_objectives
 
-FIXED, ADMISSION, UNIFORM, PRICE = "fixed budgets", "admission alone", "scaled uniform", "price"
+PRICE, UNIFORM, ADMISSION, FIXED = "price", "scaled uniform", "admission alone", "fixed budgets"
 _WINDOW, _REACTION, _DRAWN_WINDOW = 10.0, 10.0, 5.0  # seconds
 _UNLIMITED = 100_000  # requests in flight
 _SLOTS = {"embedded": 8, "vllm": 16}
@@ -93,12 +94,12 @@ async def policies(setting: Setting, capacity: Capacity, objective: Objective) -
         await uniform_that_uses(tokens, setting.predictor, question_set(long=False)) for tokens in (most, least)
     ]
     return {
-        FIXED: setting.scheduler(most),
-        ADMISSION: setting.scheduler(most, max_in_flight=capacity.in_flight(objective.seconds)),
+        PRICE: setting.scheduler(most, objective=str(objective), least_tokens_per_query=least),
         UNIFORM: setting.scheduler(
             larger, policy="uniform", window_ms=5, objective=str(objective), least_tokens_per_query=smaller
         ),
-        PRICE: setting.scheduler(most, objective=str(objective), least_tokens_per_query=least),
+        ADMISSION: setting.scheduler(most, max_in_flight=capacity.in_flight(objective.seconds)),
+        FIXED: setting.scheduler(most),
     }
 
 

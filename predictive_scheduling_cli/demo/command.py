@@ -90,10 +90,15 @@ def demo(
 
 
 def _show_load(out: Path, console: Console, *, telemetry: bool) -> None:
+    from predictive_scheduling_cli.demo.engines import EngineFailedError
     from predictive_scheduling_cli.demo.load_run import run_load_demo
 
     with tempfile.TemporaryDirectory(prefix="predictive-scheduling-") as sockets:
-        written = asyncio.run(run_load_demo(out, Path(sockets), console, telemetry=telemetry))
+        try:
+            written = asyncio.run(run_load_demo(out, Path(sockets), console, telemetry=telemetry))
+        except EngineFailedError as error:
+            typer.secho(str(error), err=True, fg="red")
+            raise typer.Exit(1) from None
     console.print(f"\nwritten to {out}: {written.name}", soft_wrap=True)
 
 

@@ -24,7 +24,7 @@ LAYER = 16
 
 
 class EngineFailedError(RuntimeError):
-    """An engine is not there, or ended before it was ready; the message has the end of its log."""
+    """An engine is not there, ended before it was ready (the message has the end of its log), or answers nothing."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import grpc.aio
 
 from exporters.demo.tasks import Task
 from predictive_scheduling.client import AsyncSchedulerClient
+from predictive_scheduling_cli.demo.engines import EngineFailedError
 from predictive_scheduling_cli.demo.load import Asked, Capacity
 from predictive_scheduling_cli.demo.runner import Result, ask
 
@@ -24,7 +25,7 @@ _GAUGE = re.compile(r"^predictive_scheduling_(\w+)(?:\{[^\n]*\})? (\S+)", re.MUL
 async def measure_capacity(address: str, tasks: Sequence[Task], slots: int, seconds: float) -> Capacity:
     """Keep ``slots`` requests running; the first third of the ``seconds`` does not count.
 
-    Raises ``grpc.aio.AioRpcError``, and RuntimeError where nothing was answered in time.
+    Raises ``grpc.aio.AioRpcError``, and EngineFailedError where nothing was answered in time.
     """
     began, numbers = time.perf_counter(), count()
     counts_from, ends = began + seconds / 3, began + seconds
@@ -42,7 +43,7 @@ async def measure_capacity(address: str, tasks: Sequence[Task], slots: int, seco
                 group.create_task(caller())
     counted = [result for at, result in ended if counts_from <= at < ends]
     if not counted:
-        raise RuntimeError(f"the engine answered no question within {seconds:g} s")
+        raise EngineFailedError(f"the engine answered no question within {seconds:g} s; is the machine busy?")
     return Capacity(len(counted) / (ends - counts_from), [result.seconds for result in counted])
 
 

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from exporters.demo.tasks import fresh_tasks
+from predictive_scheduling_cli.demo.engines import EngineFailedError
 from predictive_scheduling_cli.demo.open_loop import Fleet, Watch, fleet_of, measure_capacity, offer
 from tests.integration.running import scheduler
 from tests.standins.crowded import CrowdedBackend
@@ -50,7 +51,7 @@ async def test_the_capacity_is_what_is_answered_with_all_slots_taken():
 
 async def test_an_engine_that_answers_nothing_in_time_has_no_capacity():
     async with scheduler(CrowdedBackend(alone=0.2), **SETTINGS) as address:
-        with pytest.raises(RuntimeError, match=r"within 0\.1 s"):
+        with pytest.raises(EngineFailedError, match=r"within 0\.1 s"):
             await measure_capacity(address, TASKS, 2, 0.1)
 
 
