@@ -144,7 +144,7 @@ def test_the_demo_leaves_a_summary_a_report_and_its_telemetry(demo):
     assert "points at equal tokens" in out
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["queries"] == 36
-    assert summary["coverage"] == 1.0
+    assert summary["coverage"] >= 0.9  # the predictor abstains on a few
     assert set(summary["policies"]) == {"uniform", "uniform_at_equal_use", "envelope"}
     for policy, figures in summary["policies"].items():
         # What uniform would use is known on average only, from other questions.
