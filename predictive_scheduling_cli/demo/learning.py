@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from exporters.cli.learn import report
@@ -34,8 +36,10 @@ from exporters.learning.store import FolderStore
 from exporters.learning.traffic import RunningScheduler
 from exporters.measure.checkers import checker, exact
 from exporters.measure.collect import Plan
+from exporters.measure.curves import Curves
 from exporters.measure.judging import judge_of
-from exporters.replay.evaluate import Predicted, predictions
+from exporters.predictors.export import export
+from exporters.replay.evaluate import predictions
 from predictive_scheduling.client import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling_cli.demo.services import service
@@ -210,6 +214,9 @@ class _Story:
         spent = self._learner.ledger.tokens
         return {"saved_tokens_per_request": saved, "requests": spent / saved if saved > 0 else float("inf")}
 
+    def _gains(self, model: Path, curves: Curves) -> NDArray[np.float64]:
+        return gains(predictions(LoadedModel(model), curves, None), curves, BUDGET).gains
+
     def _bad_candidate(self) -> str:
         """Train on curves of other questions, judge by the rule that all candidates are judged by; returns why not."""
         standing = self._learner.ledger.standing
@@ -219,11 +226,11 @@ class _Story:
         shuffled = [replace(one, measured=known[at].measured) for one, at in zip(known, order, strict=True)]
         made = make(shuffled, BUDGET, least_text=0, kinds=["text_curve"])
         curves = curves_of(unseen)
-        own = gains(Predicted(made.trained.reference(curves.questions, None), curves.used), curves, BUDGET).gains
-        present = np.zeros(len(own))
-        if standing.default:
-            foretold = predictions(LoadedModel(self._models / "learned"), curves, None)
-            present = gains(foretold, curves, BUDGET).gains
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "shuffled"
+            export(made.trained, folder, curves.questions, None, name="shuffled", version="1")
+            own = self._gains(folder, curves)
+        present = self._gains(self._models / "learned", curves) if standing.default else np.zeros(len(own))
         version, until = standing.version + 1, unseen[-1].number
         trial = replace(standing, candidate=Candidate(version, "trained", standing.until, standing.until))
         _, decision = after(trial, Judged(version, standing.until, until, difference(own, present)))
