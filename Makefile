@@ -53,8 +53,8 @@ $(LITELLM_VENV)/litellm.installed: pyproject.toml
 	@touch $@
 
 # ENGINE=vllm starts a real vLLM instead of the LLM inside the scheduler.
-demo: $(VENV)/demo.installed $(if $(LEARN),$(VENV)/learn.installed) $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/vllm.installed)  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it, LONG=1: long reasoning, LEARN=1: a predictor that makes itself, ENGINE=vllm: by vLLM
-	$(BIN)/predictive-scheduling demo $(if $(ENGINE),--engine $(ENGINE) --environment $(VLLM_VENV)) $(if $(LONG),--long) $(if $(LEARN),--learn) $(if $(OTEL),--telemetry)
+demo: $(VENV)/demo.installed $(if $(LEARN),$(VENV)/learn.installed) $(if $(filter vllm,$(ENGINE)),$(VLLM_VENV)/vllm.installed)  ## start predictor, scheduler and a real LLM here, and show the gain; OTEL=1: watch it, LONG=1: long reasoning, LOAD=1: a load that rises and falls, LEARN=1: a predictor that makes itself, ENGINE=vllm: by vLLM
+	$(BIN)/predictive-scheduling demo $(if $(ENGINE),--engine $(ENGINE) --environment $(VLLM_VENV)) $(if $(LONG),--long) $(if $(LOAD),--load) $(if $(LEARN),--learn) $(if $(OTEL),--telemetry)
 
 test: $(VENV)/test.installed  ## lint, types, stubs, protos, import rules, and every test
 	$(MAKE) check

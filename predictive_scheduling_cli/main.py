@@ -29,6 +29,7 @@ for command in (
     models.train,
     models.export,
     models.parity,
+    models.familiarise,
     scores.evaluate,
     scores.report,
     scores.simulate,

@@ -69,7 +69,9 @@ class Manifest(BaseModel):
     point; ``mean_used_tokens``: mean tokens used at each, empty where it is not known; ``uncertainty``: standard
     deviation of the accuracy's error at each on validation data. ``files``: name → ``sha256:…``. ``max_tokens``: where
     above 0, text goes through ``tokenizer.json``, within ``prompt``, and is cut after so many tokens. ``class_curves``:
-    the mean curve of each difficulty class, for models that classify.
+    the mean curve of each difficulty class, for models that classify. ``most_unfamiliarity``: where the graph says how
+    far a query lies from its training (``unfamiliarity``), the model abstains above it; ``false_alarm_rate``: the share
+    of queries like those of its training that lie above it, too. Without them it never abstains for that.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -92,6 +94,8 @@ class Manifest(BaseModel):
     max_tokens: int = Field(0, ge=0, le=1 << 20)
     prompt: Annotated[str, Field(max_length=65536), AfterValidator(_has_a_place_for_the_prompt)] = "{prompt}"
     class_curves: dict[str, Curve] = Field(default_factory=dict)
+    most_unfamiliarity: float | None = Field(None, gt=0, allow_inf_nan=False)
+    false_alarm_rate: float | None = Field(None, gt=0, lt=1, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -131,6 +135,8 @@ class Manifest(BaseModel):
             raise ValueError("takes_text, hidden_size: the model takes no input at all")
         if self.takes_text and not self.max_text_bytes:
             raise ValueError("max_text_bytes: must be above 0 for a model that takes text")
+        if (self.most_unfamiliarity is None) != (self.false_alarm_rate is None):
+            raise ValueError("most_unfamiliarity, false_alarm_rate: both or neither must be there")
         return self
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 
 from predictive_scheduling import semconv
 from predictive_scheduling.plain_counter import PlainCounter
+from predictor_service.abstention import Abstention
 from predictor_service.artifact import Manifest
 from predictor_service.model import BatchResult
 from predictor_service.predictions import Answer, Predictions
@@ -26,16 +28,23 @@ class PredictorMetrics:
         """Create the instruments with ``meters``."""
         self._meter = meters.get_meter("predictor_service")
         self._queries = PlainCounter(self._meter, _PREFIX + "queries", "{query}", "Queries predicted, by model")
+        self._abstentions = PlainCounter(
+            self._meter, _PREFIX + "abstentions", "{query}", "Queries abstained on, by reason"
+        )
         self._size = self._histogram("batch.size", "{query}", "Queries that ran as one batch", _BATCHES)
         self._queue = self._histogram("queue.duration", "s", "Time that a call waited for its batch", _SECONDS)
         self._tokenize = self._histogram("tokenize.duration", "s", "Time from queries to a graph's inputs", _SECONDS)
         self._inference = self._histogram("inference.duration", "s", "Time in the graph", _SECONDS)
 
     def answered(self, answer: Answer, queries: int) -> None:
-        """Record an answered call: its queries, and how long it waited."""
+        """Record an answered call: its queries, how long it waited, and what the model abstained on."""
         labels = _labels(answer.manifest)
         self._queue.record(answer.predicted.queue_seconds, labels)
         self._queries.add(queries, labels | {"canary": answer.canary})
+        abstained = answer.predicted.result.abstained
+        if abstained.any():
+            for reason, count in zip(*np.unique(abstained[abstained > 0], return_counts=True), strict=True):
+                self._abstentions.add(int(count), labels | {"reason": Abstention(reason).name.lower()})
 
     def ran(self, manifest: Manifest, result: BatchResult) -> None:
         """Record a batch: its size, and the times of its stages."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from predictor_service.abstention import abstentions
 from predictor_service.artifact import ArtifactError, Manifest, read_manifest
 from predictor_service.execution.binding import BoundGraph
 from predictor_service.execution.providers import Execution, open_graph
@@ -28,14 +29,17 @@ _ON_CPU = Execution()
 class BatchResult:
     """A batch's predictions: ``curves`` (n, K) float32, ``difficulty`` (n, 3) or ``None``; times in seconds.
 
-    ``used``: expected tokens used at each point, (n, K), or ``None``.
+    ``used``: expected tokens used at each point, (n, K), or ``None``. ``abstained``: an ``Abstention`` for each query,
+    (n,). ``unfamiliarity``: how far each lies from the model's training, (n,), or ``None`` where it does not know.
     """
 
     curves: NDArray[np.float32]
     difficulty: NDArray[np.float32] | None
     tokenize_seconds: float
     inference_seconds: float
+    abstained: NDArray[np.int8]
     used: NDArray[np.float32] | None = None
+    unfamiliarity: NDArray[np.float32] | None = None
 
 
 class ModelFailedError(Exception):
@@ -63,8 +67,13 @@ class LoadedModel:
         outputs = [output.name for output in self._session.get_outputs()]
         if "curve" not in outputs:
             raise ArtifactError(f"{folder / 'model.onnx'}: no output named curve, found {', '.join(outputs)}")
-        self._outputs = [name for name in ("curve", "difficulty", "used_tokens") if name in outputs]
-        self._widths = {"curve": self.manifest.windows, "difficulty": _CLASSES, "used_tokens": self.manifest.windows}
+        most, windows = self.manifest.most_unfamiliarity, self.manifest.windows
+        if most is not None and "unfamiliarity" not in outputs:
+            raise ArtifactError(f"{folder / 'model.onnx'}: no output named unfamiliarity, which the manifest limits")
+        self._widths = {"curve": windows, "difficulty": _CLASSES, "used_tokens": windows}
+        if most is not None:
+            self._widths["unfamiliarity"] = 1
+        self._outputs = [name for name in self._widths if name in outputs]
         self._points = np.array(self.manifest.budget_points, np.float32)
         self._failure = ""
         self._bound: BoundGraph | None = None
@@ -115,7 +124,10 @@ class LoadedModel:
         used = outputs.get("used_tokens")
         if used is not None:  # no budget uses more than itself, nor less than a smaller one
             used = np.maximum.accumulate(np.clip(used, 0.0, self._points), axis=1)
-        return BatchResult(curves, outputs.get("difficulty"), ready - started, done - ready, used)
+        strange = outputs["unfamiliarity"][:, 0] if "unfamiliarity" in outputs else None
+        abstained = abstentions(curves, used, strange, self.manifest.most_unfamiliarity)
+        times = ready - started, done - ready
+        return BatchResult(curves, outputs.get("difficulty"), *times, abstained, used, strange)
 
     def _run_graph(self, inputs: dict[str, NDArray[Any]], rows: int) -> list[Any]:
         if self._bound is not None:

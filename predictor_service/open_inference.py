@@ -2,8 +2,9 @@
 
 Status codes are those of ``PredictorService``. Inputs: ``text`` BYTES [n] or ``hidden_state`` FP32 [n, size], as the
 model takes them. Outputs: ``curve`` FP32 [n, windows], ``uncertainty`` of the same shape where the model knows it,
-``difficulty`` FP32 [n, 3] where it classifies, ``used_tokens`` FP32 [n, windows] where it predicts use; NaN
-stands where the model does not trust itself.
+``difficulty`` FP32 [n, 3] where it classifies, ``used_tokens`` FP32 [n, windows] where it predicts use,
+``unfamiliarity`` FP32 [n, 1] where it knows how far a query lies from its training; curve, difficulty and use are NaN
+where the model abstains.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 
 from predictive_scheduling.open_inference.v2 import open_inference_pb2 as pb
 from predictive_scheduling.version import VERSION
+from predictor_service.abstention import Abstention
 from predictor_service.admission import RefusedQueryError
 from predictor_service.artifact import Manifest
 from predictor_service.batching.batcher import QueueFullError
@@ -88,6 +90,8 @@ class OpenInferenceServicer:
             shapes["difficulty"] = 3
         if manifest.mean_used_tokens:
             shapes["used_tokens"] = manifest.windows
+        if manifest.most_unfamiliarity is not None:
+            shapes["unfamiliarity"] = 1
         return pb.ModelMetadataResponse(
             name=manifest.name,
             versions=[manifest.version],
@@ -128,12 +132,16 @@ def _serialize(message: Any) -> bytes:
 
 def _tensors(answer: Answer) -> dict[str, NDArray[np.float32]]:
     result = answer.predicted.result
-    tensors = {"curve": result.curves}
+    abstained = result.abstained[:, None] != Abstention.NONE
+    nothing = np.float32(np.nan)
+    tensors = {"curve": np.where(abstained, nothing, result.curves)}
     if answer.manifest.uncertainty:
         rows = np.array(answer.manifest.uncertainty, dtype=np.float32)
         tensors["uncertainty"] = np.broadcast_to(rows, result.curves.shape)
     if result.difficulty is not None:
-        tensors["difficulty"] = result.difficulty
+        tensors["difficulty"] = np.where(abstained, nothing, result.difficulty)
     if result.used is not None:
-        tensors["used_tokens"] = result.used
+        tensors["used_tokens"] = np.where(abstained, nothing, result.used)
+    if result.unfamiliarity is not None:
+        tensors["unfamiliarity"] = result.unfamiliarity[:, None]
     return tensors

@@ -99,6 +99,8 @@ def _model(batcher: Batcher, trials: Trials) -> pb.Model:
         mean_used_tokens=manifest.mean_used_tokens,
         reliability=manifest.reliability,
         max_text_bytes=manifest.max_text_bytes,
+        most_unfamiliarity=manifest.most_unfamiliarity or 0,
+        false_alarm_rate=manifest.false_alarm_rate or 0,
         max_batch_size=batcher.max_batch_size,
         trials=[
             pb.Trial(

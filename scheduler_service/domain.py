@@ -194,7 +194,8 @@ class Prediction:
     """A request's expected accuracy and use at budget points, or why there is none (an empty curve).
 
     ``uncertainty``: standard deviation of the accuracy's error at each point; empty where it is not known. ``raw``:
-    what the predictor said, where ``curve`` was drawn toward its mean curve.
+    what the predictor said, where ``curve`` was drawn toward its mean curve. ``reason``: why there is none, in words,
+    where the predictor says.
     """
 
     outcome: PredictionOutcome
@@ -202,6 +203,7 @@ class Prediction:
     predictor: str = ""
     uncertainty: tuple[float, ...] = ()
     raw: Curve = NO_CURVE
+    reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from scheduler_service.shared_load import Load
 _SECOND, _LOOKS = 1.0, 10
 _PATIENCE_SECONDS = 0.5
 _NOTHING = Load()
+_DEARER = 1.05  # times the price of a calm fleet, from which on it is said
 _MEASURED = 1000  # requests of each objective that are kept to be shown
 
 
@@ -113,7 +114,11 @@ class Governor:
         if self.decision.mean >= self.bounds.most:
             return ""
         share = self.decision.mean / self.bounds.most
-        return f"; the fleet is at {self.decision.load:.0%}, so budgets are {share:.0%} of the largest mean"
+        said = f"; the fleet is at {self.decision.load:.0%}, so budgets are {share:.0%} of the largest mean"
+        times = self._pricing.times_the_price_at(self.bounds.most) if self._pricing is not None else None
+        if times is None or times < _DEARER:
+            return said
+        return f"{said}, and a token costs {times:.1f} times as much as when it is calm"
 
     # What observers are told.
 

@@ -124,6 +124,27 @@ def parity(
         raise failed(ValueError(f"{model}: its curves are off by {found.mean:.3f} on average; export it again"))
 
 
+def familiarise(
+    model: Annotated[Path, typer.Option(help="The model folder, changed in place.")],
+    curves: CurvesOption,
+    version: Annotated[str, typer.Option(help="Its new version.")],
+    hidden_states: HiddenOption = None,
+) -> None:
+    """Let a model that was trained before know what is unlike its training, so that it abstains; its curves stay."""
+    from exporters.measure.curves import read_curves
+    from exporters.measure.hidden_states import read_hidden_states
+    from exporters.predictors.familiarise import familiarise as teach
+
+    try:
+        measured = read_curves(curves)
+        states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
+        manifest = teach(model, version, measured.questions, states)
+    except (CurvesFileError, ValueError, OSError) as error:
+        raise failed(error) from None
+    limits = {"most_unfamiliarity": manifest.most_unfamiliarity, "false_alarm_rate": manifest.false_alarm_rate}
+    typer.echo(json.dumps({"version": manifest.version, **limits}, indent=1))
+
+
 def _loaded(
     checkpoint: Path, curves: Path, hidden_states: Path | None
 ) -> tuple[Trained, Curves, NDArray[np.float32] | None]:

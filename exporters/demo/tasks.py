@@ -206,6 +206,20 @@ def split(test: int, curves: int, adapter: int, seed: int, families: Mapping[str
     return Splits(*taken)
 
 
+_SHORT_SEED, _SHORT_SIZES = 20260, (108, 720, 2700)
+
+
 def split_tasks() -> Splits:
     """The splits of the short questions."""
-    return split(108, 720, 2700, 20260)
+    return split(*_SHORT_SIZES, _SHORT_SEED)
+
+
+def fresh_tasks(count: int) -> list[Task]:
+    """Short questions that are in none of the splits: neither adapter nor predictor has seen them.
+
+    Raises ValueError for more than 2,000; some families have few more.
+    """
+    if count > 2000:
+        raise ValueError("count: there are 2,000 fresh questions")
+    used = sum(_SHORT_SIZES)
+    return list(islice(unique_tasks(_SHORT_SEED), used, used + count))

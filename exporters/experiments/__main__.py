@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,12 @@ import typer
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from exporters.experiments.abstention import UNIFORM, abstention_table, elsewhere, known_table, unseen
 from exporters.experiments.classes import buckets
 from exporters.experiments.compare import compare
 from exporters.experiments.envelope import envelope_figure
+from exporters.experiments.learning import Traces, agreement_table, drawn_study, earned_table, learned_figure
+from exporters.experiments.learning import study as learned
 from exporters.experiments.robustness import noise, starvation
 from exporters.experiments.samples import Study, equal_traces_table, few_figure, few_table
 from exporters.experiments.table import Floats, Table, save
@@ -26,16 +30,28 @@ from exporters.measure.hidden_states import read_hidden_states
 from exporters.measure.judging import expected_of
 from exporters.measure.questions import read_questions
 from exporters.predictors.ensemble import Recipe
+from exporters.predictors.train import TextRecipe, train
 from exporters.replay.evaluate import Evaluation, predictions
 from exporters.replay.report import overview_figure
 from predictor_service.model import LoadedModel
 
+DEMO_DATA = Path(__file__).parent.parent / "demo" / "data"
+DEMO_SAMPLES, DEMO_CURVES = DEMO_DATA / "samples.parquet", DEMO_DATA / "curves.parquet"
+DEMO_TEXT = TextRecipe(min_texts=4)
 TOKENS = "mean reasoning tokens a question"
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 FileOption = Annotated[Path, typer.Option("--curves")]
 ModelOption = Annotated[Path, typer.Option("--model")]
 PlotOption = Annotated[Path | None, typer.Option(help="Where the table goes as a plot, an .svg.")]
 StatesOption = Annotated[Path | None, typer.Option("--hidden-states")]
+
+
+def _demo_recipe(epochs: int, *, by_text: bool = True) -> Recipe:
+    """The recipe of the shipped predictors of the demo's questions."""
+    return Recipe(
+        members=6, hidden=96, epochs=epochs, batch=64, learning_rate=0.002, dropout=0.3, input_dropout=0.2, mixup=0.2,
+        scale_power=0.5 if by_text else 1.0,
+    )  # fmt: skip
 
 
 def _predicted(curves: Curves, model: Path, hidden: Path | None) -> Floats:
@@ -154,6 +170,78 @@ def few_samples_command(
         as_json.write_text(json.dumps([row.as_json() for row in rows], indent=1))
 
 
+@app.command("learning")
+def learning_command(
+    samples: Annotated[
+        Path, typer.Option(help="Measured traces with answers and what was expected; those of the demo's questions.")
+    ] = DEMO_SAMPLES,
+    counts: Annotated[list[int] | None, typer.Option("--samples-a-question", min=2)] = None,
+    check: Annotated[str, typer.Option(help="How answers are compared: exact or maths.")] = "exact",
+    hidden_states: StatesOption = None,
+    curves: Annotated[
+        Path, typer.Option(help="Curves with a column group: kinds of task, left out in turn.")
+    ] = DEMO_CURVES,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions of --curves.")] = 200,
+    plot: PlotOption = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Where the figures go as JSON.")] = None,
+) -> None:
+    """What predictors that learn without labels keep of the gain, what poisons and costs, and what was never seen."""
+    traces = Traces.read(samples)
+    states = read_hidden_states(hidden_states, traces.ids) if hidden_states else None
+    found = learned(traces, checker(check), counts or list(range(2, traces.samples + 1)), states)
+    _show(agreement_table(found.agreement), plot, learned_figure(found))
+    typer.echo("\n" + earned_table(found.earned).markdown() + "\n")
+    without = ", ".join(f"{100 * gain:+.1f} at {budget}" for budget, gain in found.mean_curve.items())
+    typer.echo(f"the mean curve for all, without predictions: {without}")
+    for name, lost in found.poisoned_lost.items():
+        typer.echo(f"a tenth of the questions {name}: {lost:.1%} of the gain lost")
+    strange = unseen(read_curves(curves), _column(curves, "group"), _demo_recipe(epochs), DEMO_TEXT)
+    typer.echo("\n" + abstention_table(strange).markdown() + "\n\n" + known_table(strange).markdown())
+    if as_json is not None:
+        as_json.write_text(
+            json.dumps(
+                {
+                    "kept_share": found.kept_share,
+                    "unseen_worst_points": strange.worst_points,
+                    "known_gain_lost_share": strange.known_gain_lost_share,
+                    "poisoned_gain_lost_share": max(found.poisoned_lost.values()),
+                    "requests_to_earn_back": min(one.requests for one in found.earned),
+                    "mean_curve_gain": found.mean_curve,
+                    "agreement": [asdict(row) for row in found.agreement],
+                    "earned": [asdict(row) for row in found.earned],
+                },
+                indent=1,
+            )
+        )
+
+
+@app.command("drawn-agreement")
+def drawn_agreement_command(
+    curves: FileOption,
+    hidden_states: Annotated[Path, typer.Option("--hidden-states")],
+    test: Annotated[Path, typer.Option("--test")],
+    test_states: Annotated[Path, typer.Option("--test-states")],
+    samples: Annotated[list[int] | None, typer.Option("--samples", min=2)] = None,
+    alike: Annotated[list[float] | None, typer.Option("--alike", help="Chances that wrong answers are alike.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 8,
+) -> None:
+    """Learning without labels where only proportions of right answers are known, so that traces are drawn."""
+    training, scored = read_curves(curves), read_curves(test)
+    states = read_hidden_states(hidden_states, training.ids), read_hidden_states(test_states, scored.ids)
+    recipe = Recipe(members=2, epochs=epochs)
+    table = drawn_study(
+        training,
+        states[0],
+        scored,
+        states[1],
+        recipe,
+        samples or [2, 4],
+        alike or [0.0, 0.2, 0.5],
+        (32, 48, 64, 96, 128),
+    )
+    typer.echo(table.markdown())
+
+
 @app.command("layers")
 def layers_command(
     curves: FileOption, states: Annotated[Path, typer.Option("--states")], plot: PlotOption = None
@@ -174,6 +262,36 @@ def generalisation_command(
     measured = read_curves(curves)
     states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
     typer.echo(generalisation(measured, _column(curves, group), states).markdown())
+
+
+@app.command("abstention")
+def abstention_command(
+    curves: FileOption,
+    group: Annotated[str, typer.Option(help="The column of the kind of task.")] = "group",
+    hidden_states: StatesOption = None,
+    other: Annotated[Path | None, typer.Option("--other", help="Curves of quite other questions, by the text.")] = None,
+    other_training: Annotated[Path | None, typer.Option(help="What predictors of those are trained on.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the questions of --curves.")] = 200,
+) -> None:
+    """Predictors that abstain on kinds of task that they were not trained on."""
+    measured = read_curves(curves)
+    states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
+    recipe = _demo_recipe(epochs, by_text=states is None)
+    found = unseen(measured, _column(curves, group), recipe, DEMO_TEXT, states)
+    asked = []
+    if other is not None and other_training is not None:
+        others, wide = read_curves(other), Recipe(input_dropout=0.5, epochs=min(15, epochs), scale_power=0.5)
+        own, _ = train("text_curve", replace(measured, used=None), None, _demo_recipe(epochs), DEMO_TEXT)
+        foreign, _ = train("text_curve", replace(read_curves(other_training), used=None), None, wide)
+        asked = [elsewhere(f"{other.stem}, of {curves.stem}", own, others)]
+        asked.append(elsewhere(f"{curves.stem}, of {other_training.stem}", foreign, measured))
+    typer.echo(abstention_table(found, asked).markdown() + "\n")
+    typer.echo(known_table(found).markdown() + "\n")
+    worst = min([found.worst_points, *(one.worst[UNIFORM] for one in asked)])
+    typer.echo(
+        f"worst on an unseen kind {worst:+.1f} points; known gain lost at most {found.known_gain_lost_share:.1%}; "
+        f"false alarms {found.false_alarms:.1%}"
+    )
 
 
 @app.command("other-model")

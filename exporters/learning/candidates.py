@@ -19,6 +19,7 @@ from exporters.measure.curves import Curves
 from exporters.predictors import mean
 from exporters.predictors.kinds import Training
 from exporters.predictors.trained import Trained
+from exporters.replay.evaluate import Predicted
 
 Floats = NDArray[np.float64]
 _FOLDS = 8
@@ -95,7 +96,7 @@ def make(
         else:
             continue
         used = None if curves.used is None else np.tile(curves.used.mean(axis=0), (len(examples), 1))
-        found[kind] = trained, float(gains(held_out, used, curves, budget).gains.mean())
+        found[kind] = trained, float(gains(Predicted(held_out, used), curves, budget).gains.mean())
     best = max(found, key=lambda kind: found[kind][1])
     return Made(best, found[best][0], {kind: gain for kind, (_, gain) in found.items()})
 

@@ -206,9 +206,9 @@ class Learner:
     def _gains(self, version: int, curves: Curves) -> NDArray[np.float64]:
         """Each question's gain over uniform by a version's plan; nothing by uniform's."""
         if version == UNIFORM:
-            return gains(None, None, curves, self._rules.budget).gains
+            return gains(None, curves, self._rules.budget).gains
         predicted = predictions(LoadedModel(self._folder(version)), curves, None)
-        return gains(predicted.accuracy, predicted.used, curves, self._rules.budget).gains
+        return gains(predicted, curves, self._rules.budget).gains
 
     def _folder(self, version: int) -> Path:
         return self._models / str(version)

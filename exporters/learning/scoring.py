@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from exporters.learning.promotion import Interval
 from exporters.measure.curves import Curves
-from exporters.replay.evaluate import bootstrap, plan_problem
+from exporters.replay.evaluate import Predicted, bootstrap, plan_problem
 from scheduler_service.allocation.envelope import Envelope
 from scheduler_service.allocation.plan import make_plan
 from scheduler_service.allocation.problem import accuracy_at, used_at
@@ -37,17 +37,18 @@ class Gains:
     uniform_used: float
 
 
-def gains(predicted: Floats | None, used: Floats | None, curves: Curves, budget: int) -> Gains:
-    """Score predicted curves (n, K), and what they say of use, on measured ones; ``None`` for uniform budgets."""
+def gains(predicted: Predicted | None, curves: Curves, budget: int) -> Gains:
+    """Score predicted curves, and what they say of use, on measured ones; ``None`` for uniform budgets."""
     points, measured = curves.points, curves.used
     uniform = accuracy_at(points, curves.accuracy, budget)
     allowed = float(budget) if measured is None else float(used_at(points, measured, budget).mean())
-    if predicted is None or not len(predicted):
+    if predicted is None or not len(predicted.accuracy):
         return Gains(np.zeros(len(uniform)), allowed, allowed)
-    orders = [np.random.default_rng(at).permutation(len(predicted)) for at in range(_DRAWINGS)]
+    orders = [np.random.default_rng(at).permutation(len(uniform)) for at in range(_DRAWINGS)]
     total = float(budget)
     for _ in range(_LOOKS):
-        plans = [_plan(points, predicted, used if measured is not None else None, total, order) for order in orders]
+        used = None if measured is None else predicted.used
+        plans = [_plan(points, predicted, used, total, order) for order in orders]
         spent = float(np.mean([plan if measured is None else used_at(points, measured, plan) for plan in plans]))
         if spent <= allowed * (1 + _ROUNDING):
             reached = np.mean([accuracy_at(points, curves.accuracy, plan) for plan in plans], axis=0)
@@ -56,11 +57,13 @@ def gains(predicted: Floats | None, used: Floats | None, curves: Curves, budget:
     return Gains(np.zeros(len(uniform)), allowed, allowed)
 
 
-def _plan(points: Ints, predicted: Floats, used: Floats | None, budget: float, order: Ints) -> Ints:
+def _plan(points: Ints, predicted: Predicted, used: Floats | None, budget: float, order: Ints) -> Ints:
     """The budgets of one drawing: of equal curves, those that come first in ``order`` are served first."""
-    problem = plan_problem(points, predicted[order], max(1, int(budget)), None if used is None else used[order])
+    problem = plan_problem(
+        points, predicted.accuracy[order], max(1, int(budget)), None if used is None else used[order]
+    )
     budgets = np.empty(len(order), np.int64)
-    budgets[order] = make_plan(Envelope(), problem, np.ones(len(order), dtype=bool)).budgets
+    budgets[order] = make_plan(Envelope(), problem, predicted.covered[order]).budgets
     return budgets
 
 

@@ -23,13 +23,15 @@ PARITY_ROWS = 256
 class Parity:
     """Distance of the served curves from the trained ones over ``rows`` queries, in fractions of accuracy.
 
-    ``megabytes``: size of the graph.
+    ``megabytes``: size of the graph. ``unfamiliarity``: mean distance of the served unfamiliarity from the trained one,
+    as a share of its limit; 0 where the predictor does not know it.
     """
 
     rows: int
     largest: float
     mean: float
     megabytes: float
+    unfamiliarity: float = 0.0
 
 
 def export(
@@ -58,6 +60,11 @@ def export(
                 f"--precision: in {precision} the served curves are off by {found.mean:.3f} on average, more than "
                 f"{WORST_PARITY}; use float16 or float32"
             )
+        if not found.unfamiliarity <= WORST_PARITY:
+            raise ValueError(
+                f"--precision: in {precision} unfamiliarity is off by {found.unfamiliarity:.3f} of its limit "
+                f"on average, more than {WORST_PARITY}; use float32"
+            )
         folder.mkdir(exist_ok=True)
         for path in sorted(staged.iterdir(), key=lambda path: path.name == "manifest.json"):
             path.replace(folder / path.name)
@@ -72,6 +79,17 @@ def parity(trained: Trained, folder: Path, texts: Sequence[str], hidden: NDArray
     rows = min(PARITY_ROWS, len(texts))
     states = hidden[:rows] if hidden is not None and takes_hidden else None
     queries = [Query(text, None if states is None else states[row]) for row, text in enumerate(texts[:rows])]
-    served = LoadedModel(folder).run(queries).curves
-    error = np.abs(served - trained.reference(texts[:rows], states))
-    return Parity(rows, float(error.max()), float(error.mean()), (folder / "model.onnx").stat().st_size / 1e6)
+    model = LoadedModel(folder)
+    served = model.run(queries)
+    error = np.abs(served.curves - trained.reference(texts[:rows], states))
+    size = (folder / "model.onnx").stat().st_size / 1e6
+    distance = trained.unfamiliarity(texts[:rows], states)
+    strange = _share_off(served.unfamiliarity, distance, model.manifest.most_unfamiliarity)
+    return Parity(rows, float(error.max()), float(error.mean()), size, strange)
+
+
+def _share_off(served: NDArray[np.float32] | None, trained: NDArray[np.float64] | None, limit: float | None) -> float:
+    """How far the served unfamiliarity lies from the trained one, as a share of its limit."""
+    if served is None or trained is None or limit is None:
+        return 0.0
+    return float(np.abs(served - trained).mean() / limit)

@@ -54,6 +54,10 @@ class TrainedMean:
         """Its curve, once for each text: (n, K)."""
         return np.tile(self.curve, (len(texts), 1))
 
+    def unfamiliarity(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats | None:
+        """Not known: the mean of all traffic is what is said of a query that is like none."""
+        return None
+
     def save(self, folder: Path) -> dict[str, Any]:
         """Return the curve; there are no weights to write."""
         used = None if self.used is None else self.used.tolist()

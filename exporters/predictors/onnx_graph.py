@@ -57,6 +57,14 @@ class GraphBuilder:
         name = "predictive-scheduling"
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name=name)
 
+    def extend(self, model: onnx.ModelProto, outputs: Mapping[str, int | str]) -> onnx.ModelProto:
+        """Return ``model`` with these nodes after its own, which they may read, and these outputs besides its own."""
+        own = self.model(outputs).graph
+        model.graph.node.extend(own.node)
+        model.graph.initializer.extend(own.initializer)
+        model.graph.output.extend(own.output)
+        return model
+
 
 def with_half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Store the model's large float32 constants in float16, cast back where they are used: half the size on disk.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from exporters.measure.classes import DIFFICULTY, SIZE, class_means, size_of, soft_difficulty
 from exporters.measure.curves import Curves, pearson
 from exporters.predictors.ensemble import Ensemble, Recipe, add_ensemble, predict, train_ensemble
+from exporters.predictors.familiarity import Familiarity, add_familiarity, learn_familiarity
 from exporters.predictors.kinds import KINDS, Training
 from exporters.predictors.onnx_graph import TEXT, GraphBuilder, hidden_state_input, with_half_weights
 from exporters.predictors.text_graph import add_features, add_tokens, text_features, vocabulary_of
@@ -41,7 +42,8 @@ class TrainedHead:
     """A predictor that is a head alone. ``vocabulary``: n-grams of its text features; ``hidden_size``: 0 for no states.
 
     ``class_curves``: (C, K), the mean curve of each class, where the head predicts classes. ``usage``: predicts the
-    share of each budget point that is used, where the training file knows it.
+    share of each budget point that is used, where the training file knows it. ``familiarity``: what it was trained on;
+    ``None`` where that were too few questions to tell what is unusual.
     """
 
     kind: str
@@ -52,6 +54,7 @@ class TrainedHead:
     class_curves: NDArray[np.float64] | None
     calibration: Calibration
     usage: Ensemble | None = None
+    familiarity: Familiarity | None = None
 
     @property
     def interface(self) -> Interface:
@@ -63,6 +66,8 @@ class TrainedHead:
             hidden_size=self.hidden_size,
             layer=self.layer,
             class_curves=lookup(_CLASS_NAMES.get(self.kind, ()), curves),
+            most_unfamiliarity=None if self.familiarity is None else round(self.familiarity.limit, 4),
+            false_alarm_rate=None if self.familiarity is None else self.familiarity.false_alarms,
         )
 
     def graph(self) -> onnx.ModelProto:
@@ -72,10 +77,14 @@ class TrainedHead:
             + ([hidden_state_input(self.hidden_size)] if self.hidden_size else [])
         )
         parts = ["hidden_state"] if self.hidden_size else []
-        parts += [] if self.vocabulary is None else [add_features(build, add_tokens(build), self.vocabulary)]
+        tokens = None if self.vocabulary is None else add_tokens(build)
+        parts += [] if self.vocabulary is None or tokens is None else [add_features(build, tokens, self.vocabulary)]
         joined = parts[0] if len(parts) == 1 else build.add("Concat", parts, "joined", axis=1)
         windows = len(self.calibration.points)
         outputs: dict[str, int | str] = {}
+        if self.familiarity is not None:
+            states = "hidden_state" if self.hidden_size else None
+            outputs[add_familiarity(build, tokens, states, self.familiarity)] = 1
         if self.usage is not None:
             share = add_ensemble(build, joined, self.usage, "used_share", prefix="used_")
             build.constant("points", np.array(self.calibration.points, np.float32))
@@ -102,9 +111,15 @@ class TrainedHead:
         curves = outputs if self.class_curves is None else outputs @ self.class_curves
         return np.clip(curves, 0, 1).astype(np.float64)
 
+    def unfamiliarity(self, texts: Sequence[str], hidden: Floats | None) -> NDArray[np.float64] | None:
+        """How far queries lie from its training (n,), by numpy."""
+        return None if self.familiarity is None else self.familiarity.measure(texts, hidden)
+
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the arrays of the ensemble."""
         self.ensemble.save(folder / "head.npz")
+        if self.familiarity is not None:
+            self.familiarity.save(folder / "familiarity.npz")
         if self.usage is not None:
             self.usage.save(folder / "usage.npz")
         curves = None if self.class_curves is None else self.class_curves.tolist()
@@ -115,7 +130,7 @@ class TrainedHead:
     def load(cls, folder: Path, saved: dict[str, Any], calibration: Calibration) -> TrainedHead:
         """Return the predictor that ``save`` wrote."""
         grams, curves = saved["vocabulary"], saved["class_curves"]
-        usage = folder / "usage.npz"
+        usage, familiarity = folder / "usage.npz", folder / "familiarity.npz"
         return cls(
             saved["kind"],
             None if grams is None else [tuple(gram) for gram in grams],
@@ -125,6 +140,7 @@ class TrainedHead:
             None if curves is None else np.array(curves),
             calibration,
             Ensemble.load(usage) if usage.exists() else None,
+            Familiarity.load(familiarity) if familiarity.exists() else None,
         )
 
 
@@ -195,7 +211,10 @@ def train(
         metrics["used_pearson"] = pearson(shares * curves.points, curves.used)
     predicted = np.clip(held_out, 0, 1).astype(np.float64)
     calibration = Calibration.of(predicted, curves, data or {}, **metrics)
-    return TrainedHead(kind, vocabulary, size, layer, ensemble, class_curves, calibration, usage), predicted
+    learned = learn_familiarity(curves.questions if reads_text else None, hidden if size else None, seed=recipe.seed)
+    familiarity = None if learned is None else learned.familiarity
+    trained = TrainedHead(kind, vocabulary, size, layer, ensemble, class_curves, calibration, usage, familiarity)
+    return trained, predicted
 
 
 def _share_used(points: NDArray[np.int64], used: NDArray[np.float64]) -> Floats:

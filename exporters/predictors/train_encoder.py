@@ -51,7 +51,7 @@ def train_layer_mlp(
     states = [reader.read(template.render(question), [layer])[0] for question in curves.questions]
     hidden: NDArray[np.float32] = np.stack(states).astype(np.float32)
     head, _ = train("hidden_state_mlp", curves, hidden, recipe, data=data)
-    net = LayerCurves(cut_after(reader.model, layer), head.ensemble).eval()
+    net = LayerCurves(cut_after(reader.model, layer), head.ensemble, head.familiarity).eval()
     return TrainedEncoder(net, reader.tokenizer, head.calibration, _LAYER_MAX_TOKENS, template.prompt, layer)
 
 

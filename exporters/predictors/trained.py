@@ -64,6 +64,8 @@ class Interface:
     max_tokens: int = 0
     prompt: str = "{prompt}"
     class_curves: dict[str, list[float]] = field(default_factory=dict)
+    most_unfamiliarity: float | None = None
+    false_alarm_rate: float | None = None
 
 
 class Trained(Protocol):
@@ -85,6 +87,10 @@ class Trained(Protocol):
 
     def reference(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats:
         """Its accuracy curves (n, K) as torch or numpy computes them in float32, to compare a served graph with."""
+        ...
+
+    def unfamiliarity(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats | None:
+        """How far queries lie from its training (n,), computed alike; ``None`` where it does not know."""
         ...
 
     def save(self, folder: Path) -> dict[str, Any]:

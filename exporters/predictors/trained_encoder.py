@@ -24,6 +24,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from exporters.measure.classes import DIFFICULTY
 from exporters.predictors.ensemble import Ensemble
+from exporters.predictors.familiarity import FURTHEST, Familiarity
 from exporters.predictors.onnx_graph import with_half_weights
 from exporters.predictors.trained import Calibration, Interface, lookup
 
@@ -35,6 +36,7 @@ class EncoderNet(Protocol):
 
     outputs: tuple[str, ...]
     kind: str
+    familiarity: Familiarity | None
 
     def __call__(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Run a batch."""
@@ -69,6 +71,7 @@ class DifficultyCurves(torch.nn.Module):  # type: ignore[misc]  # as above
 
     kind = "lora_difficulty"
     outputs = ("curve", "difficulty")
+    familiarity = None  # its encoder was trained on the same questions, which are near to it for that alone
 
     def __init__(self, net: DifficultyNet, class_curves: Floats) -> None:
         """Look the curves (3, K) of a trained classifier's classes up."""
@@ -84,16 +87,23 @@ class DifficultyCurves(torch.nn.Module):  # type: ignore[misc]  # as above
 
 
 class LayerCurves(torch.nn.Module):  # type: ignore[misc]  # as above
-    """Tokens through the first layers of an LLM to the curve (n, K) that an ensemble reads at the last token."""
+    """Tokens through the first layers of an LLM to the curve (n, K) that an ensemble reads at the last token.
+
+    Where it knows its training, its second output is the distance of the state from that, (n, 1).
+    """
 
     kind = "layer_mlp"
-    outputs = ("curve",)
 
-    def __init__(self, llm: Any, ensemble: Ensemble) -> None:
+    def __init__(self, llm: Any, ensemble: Ensemble, familiarity: Familiarity | None = None) -> None:
         """Put a head on ``llm``, a transformers model without its own, already cut (``cut_after``)."""
         super().__init__()
         self.encoder = llm
-        self.ensemble = ensemble
+        self.ensemble, self.familiarity = ensemble, familiarity
+        self.known = None if familiarity is None else familiarity.states
+        self.outputs = ("curve",) if self.known is None else ("curve", "unfamiliarity")
+        if self.known is not None:
+            for name in ("centre", "scale", "whiten", "centres"):
+                self.register_buffer(f"known_{name}", torch.from_numpy(getattr(self.known, name)))
         members = ensemble.members
         for name, value in {
             "centre": ensemble.centre,
@@ -115,14 +125,20 @@ class LayerCurves(torch.nn.Module):  # type: ignore[misc]  # as above
         state: torch.Tensor = output.gather(1, last).squeeze(1)
         return state
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor]:
-        """Return the curve."""
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the curve, and the distance."""
         clip, keep = self.ensemble.clip, self.ensemble.keep
-        inputs = ((self.states(input_ids, attention_mask) - self.centre) / self.scale).clamp(-clip, clip)
+        states = self.states(input_ids, attention_mask)
+        inputs = ((states - self.centre) / self.scale).clamp(-clip, clip)
         hidden = inputs @ self.first + self.first_bias
         hidden = torch.nn.functional.layer_norm(hidden, hidden.shape[-1:]) * self.norm_scale + self.norm_bias
         curves = torch.sigmoid(torch.nn.functional.gelu(hidden) @ self.second + self.second_bias)
-        return (self.mean_curve + keep * (curves.mean(dim=0) - self.mean_curve),)
+        curve = self.mean_curve + keep * (curves.mean(dim=0) - self.mean_curve)
+        if self.known is None:
+            return (curve,)
+        z = ((states - self.known_centre) / self.known_scale).clamp(-FURTHEST, FURTHEST)
+        apart = (z @ self.known_whiten).unsqueeze(1) - self.known_centres
+        return curve, (apart * apart).sum(dim=2).amin(dim=1, keepdim=True) / self.known.unit
 
 
 def cut_after(llm: Any, layers: int) -> Any:
@@ -156,6 +172,7 @@ class TrainedEncoder:
     @property
     def interface(self) -> Interface:
         """Return the inputs that the graph takes, and its kind."""
+        known = self.net.familiarity
         return Interface(
             kind=self.net.kind,
             takes_text=True,
@@ -163,6 +180,8 @@ class TrainedEncoder:
             max_tokens=self.max_tokens,
             prompt=self.prompt,
             class_curves=lookup(DIFFICULTY, self.class_curves),
+            most_unfamiliarity=None if known is None else round(known.limit, 4),
+            false_alarm_rate=None if known is None else known.false_alarms,
         )
 
     def write(self, folder: Path, precision: str) -> None:
@@ -180,6 +199,16 @@ class TrainedEncoder:
 
     def reference(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats:
         """Its curves (n, K) by torch, text by text; ``hidden`` is not used."""
+        curves: Floats = np.clip(self._outputs(texts, "curve"), 0, 1)
+        return curves
+
+    def unfamiliarity(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats | None:
+        """How far queries lie from its training (n,), by torch, where it knows; ``hidden`` is not used."""
+        return self._outputs(texts, "unfamiliarity")[:, 0] if "unfamiliarity" in self.net.outputs else None
+
+    def _outputs(self, texts: Sequence[str], name: str) -> Floats:
+        """An output of the net for each text."""
+        at = self.net.outputs.index(name)
         rows = []
         before, after = self.prompt.split("{prompt}", 1)
         for text in texts:
@@ -187,9 +216,8 @@ class TrainedEncoder:
                 f"{before}{text}{after}", return_tensors="pt", truncation=True, max_length=self.max_tokens
             )
             with torch.no_grad():
-                rows.append(self.net(tokens["input_ids"], tokens["attention_mask"])[0][0].double().numpy())
-        curves: Floats = np.clip(np.stack(rows), 0, 1)
-        return curves
+                rows.append(self.net(tokens["input_ids"], tokens["attention_mask"])[at][0].double().numpy())
+        return np.stack(rows)
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the encoder as a transformers folder and the head's arrays."""
@@ -197,6 +225,8 @@ class TrainedEncoder:
         encoder = net.encoder if isinstance(net, LayerCurves) else net.net.encoder  # type: ignore[attr-defined]
         encoder.save_pretrained(folder / "encoder")
         self.tokenizer.save_pretrained(folder / "encoder")
+        if net.familiarity is not None:
+            net.familiarity.save(folder / "familiarity.npz")
         if isinstance(net, LayerCurves):
             arrays = net.ensemble.arrays()
         else:
@@ -220,7 +250,9 @@ class TrainedEncoder:
         if saved["kind"] == "layer_mlp":
             if saved["cut"]:
                 encoder.norm = torch.nn.Identity()
-            net = LayerCurves(encoder, Ensemble.from_arrays(arrays))
+            known = folder / "familiarity.npz"
+            familiarity = Familiarity.load(known) if known.exists() else None
+            net = LayerCurves(encoder, Ensemble.from_arrays(arrays), familiarity)
         else:
             classifier = DifficultyNet(encoder)
             classifier.head.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})

@@ -100,11 +100,21 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """What a model says of questions: ``accuracy`` and ``used`` (n, K), ``difficulty`` (n, 3); the last two or none."""
+    """What a model says of questions: ``accuracy`` and ``used`` (n, K), ``difficulty`` (n, 3); the last two or none.
+
+    ``stands``: whether it stands by each (n,), or abstains, so that the question gets the uniform budget; ``None`` for
+    all.
+    """
 
     accuracy: Floats
     used: Floats | None = None
     difficulty: Floats | None = None
+    stands: NDArray[np.bool_] | None = None
+
+    @property
+    def covered(self) -> NDArray[np.bool_]:
+        """Which questions (n,) are planned by it."""
+        return np.ones(len(self.accuracy), dtype=bool) if self.stands is None else self.stands
 
 
 def predictions(model: LoadedModel, curves: Curves, hidden: NDArray[np.float32] | None, batch: int = 64) -> Predicted:
@@ -128,7 +138,8 @@ def predictions(model: LoadedModel, curves: Curves, hidden: NDArray[np.float32] 
         return np.concatenate(found).astype(np.float64) if found else None
 
     accuracy = np.concatenate([part.curves for part in parts]).astype(np.float64)
-    return Predicted(accuracy, whole([part.used for part in parts]), whole([part.difficulty for part in parts]))
+    stands = np.concatenate([part.abstained for part in parts]) == 0
+    return Predicted(accuracy, whole([part.used for part in parts]), whole([part.difficulty for part in parts]), stands)
 
 
 def _points(points: tuple[int, ...] | Ints) -> str:
@@ -190,11 +201,13 @@ def _at_budget(
     by_use: bool,
 ) -> AtBudget:
     uniform = accuracy_at(curves.points, curves.accuracy, budget)
-    reserved = _scored(plan_problem(curves.points, predicted.accuracy, budget), curves, uniform, rng)
+    covered = predicted.covered
+    reserved = _scored(plan_problem(curves.points, predicted.accuracy, budget), curves, covered, uniform, rng)
     scored, measured_use = reserved, None
     if by_use:
         measured_use = curves.used
-        scored = _scored(plan_problem(curves.points, predicted.accuracy, budget, predicted.used), curves, uniform, rng)
+        problem = plan_problem(curves.points, predicted.accuracy, budget, predicted.used)
+        scored = _scored(problem, curves, covered, uniform, rng)
 
     def oracle(plan_on: Floats, score_on: Floats) -> float:
         budgets = Envelope(spread=False).allocate(plan_problem(curves.points, plan_on, budget, measured_use))
@@ -217,12 +230,13 @@ def _at_budget(
     )
 
 
-def _scored(problem: Problem, curves: Curves, uniform: Floats, rng: np.random.Generator) -> dict[str, Scored]:
-    """Every adaptive policy's plan of a problem, scored by the measured curves."""
-    everyone = np.ones(len(curves.ids), dtype=bool)
+def _scored(
+    problem: Problem, curves: Curves, covered: NDArray[np.bool_], uniform: Floats, rng: np.random.Generator
+) -> dict[str, Scored]:
+    """Every adaptive policy's plan of a problem, scored by the measured curves; ``covered``: whom predictions plan."""
     policies = {}
     for policy in ADAPTIVE:
-        budgets = make_plan(policy, problem, everyone).budgets
+        budgets = make_plan(policy, problem, covered).budgets
         accuracy = accuracy_at(curves.points, curves.accuracy, budgets)
         gains = accuracy - uniform
         used = budgets if curves.used is None else used_at(curves.points, curves.used, budgets)

@@ -16,6 +16,9 @@ from rich.table import Table
 
 def demo(
     questions: Annotated[int, typer.Option(min=32, max=108, help="How many questions to ask.")] = 108,
+    load: Annotated[
+        bool, typer.Option("--load", help="Let the load rise to twice what this machine can do, and fall again.")
+    ] = False,
     long: Annotated[bool, typer.Option("--long", help="Ask what takes 100 to 1,000 tokens of reasoning.")] = False,
     tokens: Annotated[
         int | None, typer.Option(min=16, max=1024, help="The tight budget: mean reasoning tokens; 32, long 256.")
@@ -36,9 +39,12 @@ def demo(
 ) -> None:
     """See the gain: real questions to a real LLM on this machine, uniform and scheduled, at the same total budget.
 
-    Starts a predictor, a scheduler and the embedded LLM; needs no GPU and no network. Takes a few minutes.
+    Starts a predictor, a scheduler and the embedded LLM; needs no GPU and no network. Takes a few minutes. With --load
+    questions come at a rate instead of all at once, and budgets follow it so that a latency objective holds.
     """
     console = Console(highlight=False)
+    if learn and (load or long or engine != "embedded"):
+        raise typer.BadParameter("asks the short questions of the embedded LLM", param_hint="--learn")
     if learn:
         _learn(out, console)
         return
@@ -50,13 +56,18 @@ def demo(
         raise typer.BadParameter("must be embedded or vllm", param_hint="--engine")
     if engine == "vllm" and long:
         raise typer.BadParameter("vllm serves the short questions' model", param_hint="--long")
+    if load and (engine != "embedded" or long):
+        raise typer.BadParameter("asks the short questions of the embedded LLM", param_hint="--load")
+    out.mkdir(parents=True, exist_ok=True)
+    if load:
+        _show_load(out, console, telemetry=telemetry)
+        return
     known = question_set(long=long)
     asked = replace(known, tasks=known.tasks[:questions])
     tight, second = (own if given is None else given for own, given in ((known.tight, tokens), (known.ample, ample)))
     for name, wanted in (("tokens", tight), ("ample", second)):
         if wanted > known.cap:
             raise typer.BadParameter(f"at most {known.cap} with these questions", param_hint=f"--{name}")
-    out.mkdir(parents=True, exist_ok=True)
     budgets = [tight, second] if second else [tight]
     with tempfile.TemporaryDirectory(prefix="predictive-scheduling-") as sockets:
 
@@ -76,6 +87,19 @@ def demo(
             raise typer.Exit(1) from None
     _print(summary, console)
     console.print(f"\nwritten to {out}: {', '.join(path.name for path in written)}", soft_wrap=True)
+
+
+def _show_load(out: Path, console: Console, *, telemetry: bool) -> None:
+    from predictive_scheduling_cli.demo.engines import EngineFailedError
+    from predictive_scheduling_cli.demo.load_run import run_load_demo
+
+    with tempfile.TemporaryDirectory(prefix="predictive-scheduling-") as sockets:
+        try:
+            written = asyncio.run(run_load_demo(out, Path(sockets), console, telemetry=telemetry))
+        except EngineFailedError as error:
+            typer.secho(str(error), err=True, fg="red")
+            raise typer.Exit(1) from None
+    console.print(f"\nwritten to {out}: {written.name}", soft_wrap=True)
 
 
 def _learn(out: Path, console: Console) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+from predictive_scheduling_cli.demo.services import free_address
 
 _READY_SECONDS = 300.0
 _END_SECONDS = 10.0
@@ -23,7 +24,7 @@ LAYER = 16
 
 
 class EngineFailedError(RuntimeError):
-    """An engine is not there, or ended before it was ready; the message has the end of its log."""
+    """An engine is not there, ended before it was ready (the message has the end of its log), or answers nothing."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ async def running_vllm(
     python = environment / "bin" / "python"
     if not python.exists() or not (environment / "model").exists():
         raise EngineFailedError(f"no vLLM with the demo's model in {environment}: 'make demo ENGINE=vllm' sets it up")
-    port = _free_port()
+    port = free_address().rpartition(":")[2]
     with log.open("ab") as file:
         process = await asyncio.create_subprocess_exec(
             str(python), "-m", "vllm.entrypoints.openai.api_server",
             "--model", str(environment / "model"), "--served-model-name", MODEL, "--host", "127.0.0.1",
-            "--port", str(port), "--dtype", "bfloat16", "--max-model-len", "1024", "--max-num-seqs", "32",
+            "--port", port, "--dtype", "bfloat16", "--max-model-len", "1024", "--max-num-seqs", "32",
             "--enforce-eager", *options,
             stdout=file, stderr=file, env={**_environment(), **(variables or {})}, start_new_session=True,
         )  # fmt: skip
@@ -150,10 +151,3 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, url: str, log: 
         said = f"was not ready in {_READY_SECONDS:g} s"
     lines = (await asyncio.to_thread(log.read_text, errors="replace")).splitlines()[-20:]
     raise EngineFailedError(f"vLLM {said} (log: {log}):\n" + "\n".join(lines))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

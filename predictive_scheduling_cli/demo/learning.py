@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 
 from exporters.cli.learn import report
@@ -34,7 +36,9 @@ from exporters.learning.store import FolderStore
 from exporters.learning.traffic import RunningScheduler
 from exporters.measure.checkers import checker, exact
 from exporters.measure.collect import Plan
+from exporters.measure.curves import Curves
 from exporters.measure.judging import judge_of
+from exporters.predictors.export import export
 from exporters.replay.evaluate import predictions
 from predictive_scheduling.client import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
@@ -206,9 +210,12 @@ class _Story:
             return {"saved_tokens_per_request": 0.0, "requests": float("inf")}
         curves = curves_of(self._unseen())
         foretold = predictions(LoadedModel(self._models / "learned"), curves, None)
-        saved = saved_at_equal_accuracy(gains(foretold.accuracy, foretold.used, curves, BUDGET), curves, BUDGET)
+        saved = saved_at_equal_accuracy(gains(foretold, curves, BUDGET), curves, BUDGET)
         spent = self._learner.ledger.tokens
         return {"saved_tokens_per_request": saved, "requests": spent / saved if saved > 0 else float("inf")}
+
+    def _gains(self, model: Path, curves: Curves) -> NDArray[np.float64]:
+        return gains(predictions(LoadedModel(model), curves, None), curves, BUDGET).gains
 
     def _bad_candidate(self) -> str:
         """Train on curves of other questions, judge it once by the rule of all candidates; returns what came of it."""
@@ -219,12 +226,11 @@ class _Story:
         shuffled = [replace(one, measured=known[at].measured) for one, at in zip(known, order, strict=True)]
         made = make(shuffled, BUDGET, least_text=0, kinds=["text_curve"])
         curves = curves_of(unseen)
-        use = np.tile(made.trained.calibration.mean_used, (len(unseen), 1))
-        own = gains(made.trained.reference(curves.questions, None), use, curves, BUDGET).gains
-        present = np.zeros(len(own))
-        if standing.default:
-            foretold = predictions(LoadedModel(self._models / "learned"), curves, None)
-            present = gains(foretold.accuracy, foretold.used, curves, BUDGET).gains
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "shuffled"
+            export(made.trained, folder, curves.questions, None, name="shuffled", version="1")
+            own = self._gains(folder, curves)
+        present = self._gains(self._models / "learned", curves) if standing.default else np.zeros(len(own))
         version, until = standing.version + 1, unseen[-1].number
         trial = replace(standing, candidate=Candidate(version, "trained", standing.until, standing.until))
         _, decision = after(trial, Judged(version, standing.until, until, difference(own, present)), patience=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -26,7 +25,7 @@ from predictive_scheduling_cli.demo.otlp_receiver import OtlpReceiver
 from predictive_scheduling_cli.demo.questions import QuestionSet
 from predictive_scheduling_cli.demo.report import write_report
 from predictive_scheduling_cli.demo.runner import Result, ask_all, wasted_tokens
-from predictive_scheduling_cli.demo.services import service
+from predictive_scheduling_cli.demo.services import free_address, service
 from predictive_scheduling_cli.demo.summary import summarise
 from scheduler_service.allocation.curve import Curve
 from scheduler_service.api.status_page import picture
@@ -59,7 +58,7 @@ async def run_demo(
     endpoint = await receiver.start()
     tracing = TracerProvider(resource=Resource.create({"service.name": "demo"}))
     tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True)))
-    page = _free_address()
+    page = free_address()
     log = out / "services.log"
     log.unlink(missing_ok=True)
     runs: list[tuple[dict[str, Any], list[Result], list[Result]]] = []
@@ -68,7 +67,7 @@ async def run_demo(
         async with service("predictor", f"unix:{sockets / 'predictor.sock'}", log, otlp=endpoint) as predictor:
             for tokens in budgets:
                 results: dict[str, list[Result]] = {}
-                larger = await _uniform_that_uses(tokens, predictor, asked)
+                larger = await uniform_that_uses(tokens, predictor, asked)
                 for policy in policies:
                     mean = larger if policy == "uniform_at_equal_use" else tokens
                     flags = {**_SCHEDULER, **own, "predictor": predictor, "tokens_per_query": mean}
@@ -106,19 +105,12 @@ async def run_demo(
     return summary, [out / "summary.json", out / "report.html", *receiver.write(out), *pictures]
 
 
-async def _uniform_that_uses(tokens: int, predictor: str, asked: QuestionSet) -> int:
+async def uniform_that_uses(tokens: int, predictor: str, asked: QuestionSet) -> int:
     """The least budget for all that is expected to use ``tokens`` on average, by the predictor's mean usage curve."""
     async with AsyncPredictorClient(predictor) as client:
         reply = await client.stub.GetModel(predictor_pb2.GetModelRequest(model=asked.predictor_model))
     mean = Curve(tuple(reply.model.budget_points), (), tuple(reply.model.mean_used_tokens))
     return next((budget for budget in range(tokens, asked.cap) if mean.used_at(budget) >= tokens), asked.cap)
-
-
-def _free_address() -> str:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 async def _picture(page: str, path: Path) -> None:

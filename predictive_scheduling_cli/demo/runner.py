@@ -29,6 +29,28 @@ class Result:
     seconds: float
 
 
+async def ask(client: AsyncSchedulerClient, task: Task, *, seed: int, request_id: str) -> Result:
+    """Ask one question, greedily, and tell the scheduler whether its answer was right.
+
+    Raises ``grpc.aio.AioRpcError``.
+    """
+    started = time.perf_counter()
+    sampling = pb.Sampling(temperature=0.0, seed=seed)
+    answer, allocation, usage = "", pb.Allocation(), pb.Usage()
+    async for event in client.generate(task.question, sampling=sampling, request_id=request_id):
+        match event.WhichOneof("event"):
+            case "allocation":
+                allocation = event.allocation
+            case "text" if event.text.kind == pb.TEXT_KIND_ANSWER:
+                answer += event.text.text
+            case "usage":
+                usage = event.usage
+    right = exact(task.answer, answer)
+    result = Result(task, answer.strip(), right, allocation, usage, time.perf_counter() - started)
+    await client.report_outcome(allocation.request_id, float(right))
+    return result
+
+
 async def ask_all(
     address: str,
     tasks: Sequence[Task],
@@ -43,26 +65,13 @@ async def ask_all(
     """
     async with AsyncSchedulerClient(address, timeout=600.0, interceptors=interceptors) as client:
 
-        async def ask(at: int, task: Task) -> Result:
-            started = time.perf_counter()
-            sampling = pb.Sampling(temperature=0.0, seed=seed + at)
-            answer, allocation, usage = "", pb.Allocation(), pb.Usage()
-            async for event in client.generate(task.question, sampling=sampling, request_id=f"demo-{at}"):
-                match event.WhichOneof("event"):
-                    case "allocation":
-                        allocation = event.allocation
-                    case "text" if event.text.kind == pb.TEXT_KIND_ANSWER:
-                        answer += event.text.text
-                    case "usage":
-                        usage = event.usage
-            right = exact(task.answer, answer)
-            result = Result(task, answer.strip(), right, allocation, usage, time.perf_counter() - started)
-            await client.report_outcome(allocation.request_id, float(right))
+        async def one(at: int, task: Task) -> Result:
+            result = await ask(client, task, seed=seed + at, request_id=f"demo-{at}")
             on_result(result)
             return result
 
         async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(ask(at, task)) for at, task in enumerate(tasks)]
+            asked = [group.create_task(one(at, task)) for at, task in enumerate(tasks)]
         return [task.result() for task in asked]
 
 

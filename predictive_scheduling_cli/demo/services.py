@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -54,6 +55,13 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, address: str, l
             await asyncio.sleep(0.1)
     lines = (await asyncio.to_thread(log.read_text, errors="replace")).splitlines()[-5:]
     raise ServiceFailedError(f"the service ended before it was ready (log: {log}):\n" + "\n".join(lines))
+
+
+def free_address() -> str:
+    """A port of loopback that nobody listens on now, as ``host:port``."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 def _flag(name: str, value: object) -> str:

@@ -217,9 +217,16 @@ class Batcher:
 
 
 def _part(result: BatchResult, start: int, end: int) -> BatchResult:
-    difficulty = None if result.difficulty is None else result.difficulty[start:end]
-    used = None if result.used is None else result.used[start:end]
-    return BatchResult(result.curves[start:end], difficulty, result.tokenize_seconds, result.inference_seconds, used)
+    strange = result.unfamiliarity
+    return BatchResult(
+        result.curves[start:end],
+        None if result.difficulty is None else result.difficulty[start:end],
+        result.tokenize_seconds,
+        result.inference_seconds,
+        result.abstained[start:end],
+        None if result.used is None else result.used[start:end],
+        None if strange is None else strange[start:end],
+    )
 
 
 def _joined(parts: list[BatchResult]) -> BatchResult:
@@ -231,5 +238,7 @@ def _joined(parts: list[BatchResult]) -> BatchResult:
         difficulty,
         sum(part.tokenize_seconds for part in parts),
         sum(part.inference_seconds for part in parts),
+        np.concatenate([part.abstained for part in parts]),
         None if parts[0].used is None else np.concatenate([part.used for part in parts]),
+        None if parts[0].unfamiliarity is None else np.concatenate([part.unfamiliarity for part in parts]),
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from predictive_scheduling.predictor.v1 import predictor_pb2 as pb
+from predictor_service.abstention import Abstention
 from predictor_service.inputs.features import Query
 from predictor_service.predictions import Answer
 
@@ -17,7 +17,7 @@ def query_of(query: pb.Query) -> Query:
 
 
 def response_of(answer: Answer) -> pb.PredictResponse:
-    """Write an answer; a curve that is not of numbers alone becomes the mean curve of an abstention."""
+    """Write an answer; the curve of a query that the model abstains on is the mean curve of its training."""
     manifest, predicted, result = answer.manifest, answer.predicted, answer.predicted.result
     response = pb.PredictResponse(
         model=manifest.name,
@@ -29,25 +29,21 @@ def response_of(answer: Answer) -> pb.PredictResponse:
         canary=answer.canary,
         budget_points=manifest.budget_points,
     )
-    usable = _finite(result.curves)
-    if result.used is not None:
-        usable &= _finite(result.used)
     # Lists of all rows at once: protobuf takes a list several times as fast as an array's numbers.
     curves = result.curves.tolist()
     used = None if result.used is None else result.used.tolist()
-    for row, sound in enumerate(usable.tolist()):
+    strange = None if result.unfamiliarity is None else result.unfamiliarity.tolist()
+    for row, reason in enumerate(result.abstained.tolist()):
+        sound = reason == Abstention.NONE
         prediction = response.predictions.add(
             status=pb.PREDICTION_STATUS_OK if sound else pb.PREDICTION_STATUS_ABSTAIN,
             curve=curves[row] if sound else manifest.mean_curve,
             uncertainty=manifest.uncertainty,
             used_tokens=(used and used[row]) if sound else manifest.mean_used_tokens,
+            abstain_reason=reason,
+            unfamiliarity=strange[row] if strange else 0,
         )
         if result.difficulty is not None and sound:
             easy, medium, hard = result.difficulty[row]
             prediction.difficulty.CopyFrom(pb.DifficultyProbabilities(easy=easy, medium=medium, hard=hard))
     return response
-
-
-def _finite(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which rows (n,) of (n, K) hold numbers alone."""
-    return np.asarray(np.isfinite(rows).all(axis=1))

@@ -130,6 +130,13 @@ class DualPrice:
         """
         self._past.grant_more(tokens)
 
+    def granted_more(self, tokens: float) -> float:
+        """The price if requests were granted ``tokens`` more each than they are, with nothing owed or saved.
+
+        0 where the past would not have spent them, infinity where there would be nothing to spend.
+        """
+        return self._past.price(tokens)
+
 
 def buy(segments: Sequence[Segment], price: float, floor: int, limit: float) -> int:
     """Return the budget that has all ``segments`` from the ``floor`` on which are worth the ``price``.

@@ -27,7 +27,8 @@ def explain(job: Job, allocation: Allocation) -> tuple[BudgetLimit, str]:
     if allocation.prediction.curve.used:
         given += f", of which {allocation.expected_tokens:.0f} are expected to be used"
     if allocation.prediction.outcome is not PredictionOutcome.FRESH:
-        reason = allocation.prediction.outcome.value
+        prediction = allocation.prediction
+        reason = prediction.outcome.value + (f": {prediction.reason}" if prediction.reason else "")
         return BudgetLimit.NO_PREDICTION, f"{given}: no fresh prediction ({reason}), so the uniform budget"
     more = best_further_gain(allocation)
     worth = job.weight * more

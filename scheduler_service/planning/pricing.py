@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from scheduler_service.allocation.curve import Curve
 from scheduler_service.allocation.equal_accuracy import EqualAccuracy
@@ -42,6 +43,15 @@ class Pricing:
         """Have ``mean_tokens`` as the mean budget from now on: what requests are granted, and what uniform gives."""
         self.dual.grant_changes(mean_tokens - self.mean_tokens)
         self.mean_tokens, self.baseline_tokens = mean_tokens, int(mean_tokens)
+
+    def times_the_price_at(self, mean_tokens: float) -> float | None:
+        """How many times as much a token costs now as at a mean budget of ``mean_tokens``; 1 or more if that is larger.
+
+        Both by what requests have asked for so far, apart from what the account owes or has saved. ``None`` where
+        nothing was asked yet, or where tokens are for nothing, or not to be had, at one of the two.
+        """
+        now, there = self.dual.granted_more(0.0), self.dual.granted_more(mean_tokens - self.mean_tokens)
+        return now / there if there > 0 and now < inf else None
 
     def decide(self, job: Job, prediction: Prediction, *, grant: float, balance: float, overdraft: float) -> Allocation:
         """Allocate one job.

@@ -109,7 +109,7 @@ def read_prediction(prediction: pb.Prediction, info: PredictorInfo) -> Predictio
     """Read a prediction of ``info``'s model; an unsound one is INVALID."""
     invalid = Prediction(PredictionOutcome.INVALID, predictor=info.label)
     if prediction.status == pb.PREDICTION_STATUS_ABSTAIN:
-        return Prediction(PredictionOutcome.ABSTAINED, predictor=info.label)
+        return Prediction(PredictionOutcome.ABSTAINED, predictor=info.label, reason=_reason(prediction))
     if prediction.status != pb.PREDICTION_STATUS_OK or len(prediction.uncertainty) not in (0, len(info.points)):
         return invalid
     curve, uncertainty = (
@@ -119,6 +119,15 @@ def read_prediction(prediction: pb.Prediction, info: PredictorInfo) -> Predictio
     if curve is None or not _fractions(uncertainty):
         return invalid
     return Prediction(PredictionOutcome.FRESH, curve, info.label, uncertainty)
+
+
+def _reason(prediction: pb.Prediction) -> str:
+    """Why a predictor abstains, in words; empty where it does not say."""
+    if prediction.abstain_reason == pb.ABSTAIN_REASON_UNFAMILIAR:
+        return f"the request is unlike its training, at {prediction.unfamiliarity:.3g} times the usual distance"
+    if prediction.abstain_reason == pb.ABSTAIN_REASON_NOT_FINITE:
+        return "its curve is not of numbers alone"
+    return ""
 
 
 def read_curve(points: tuple[int, ...], accuracy: Iterable[float], used: Iterable[float] = ()) -> Curve | None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from collections import Counter
 from contextlib import aclosing, suppress
 from pathlib import Path
 from statistics import median
@@ -177,7 +178,9 @@ async def test_budgets_come_from_the_engine_s_own_states_and_little_is_generated
         async with serving(vllm, **settings) as address, AsyncSchedulerClient(address, timeout=300.0) as client:
             replies = await asyncio.gather(*(client.complete(task, sampling=GREEDY) for task in TASKS[:48]))
             given = [reply.allocation for reply in replies]
-            assert {one.prediction_outcome for one in given} == {pb.PREDICTION_OUTCOME_FRESH}
+            outcomes = Counter(one.prediction_outcome for one in given)
+            assert outcomes[pb.PREDICTION_OUTCOME_FRESH] >= 44  # the predictor abstains on a few
+            assert outcomes.keys() <= {pb.PREDICTION_OUTCOME_FRESH, pb.PREDICTION_OUTCOME_ABSTAINED}
             assert len({one.reasoning_budget_tokens for one in given}) > 3
             assert all(
                 reply.usage.reasoning_tokens <= reply.usage.reserved_tokens or reply.usage.reserved_tokens == 0

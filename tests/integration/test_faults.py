@@ -124,7 +124,7 @@ async def test_a_predictor_that_is_killed_costs_coverage_and_no_call_and_comes_b
         async def outcomes(count):
             before = Counter(dict((await client.budget()).prediction_outcomes))
             for at in range(count):
-                assert (await client.complete(f"question {at}")).answer
+                assert (await client.complete(f"What is {at} + 2?")).answer
             return Counter(dict((await client.budget()).prediction_outcomes)) - before
 
         assert await outcomes(10) == {"fresh": 10}

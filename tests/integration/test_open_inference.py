@@ -2,12 +2,15 @@
 
 import grpc.aio
 import numpy as np
+import onnx
 import pytest
 import tritonclient.grpc.aio as triton
+from onnx import numpy_helper
 from tritonclient.utils import InferenceServerException
 
 from predictive_scheduling import AsyncPredictorClient
 from predictive_scheduling.open_inference.v2 import open_inference_pb2 as pb
+from predictor_service.settings import SHIPPED_MODELS
 from tests.integration.models import hidden_state_model
 from tests.integration.running import predictor
 
@@ -24,6 +27,13 @@ def texts(prompts=PROMPTS, shape=None):
 def states(values):
     values = np.asarray(values, dtype=np.float32)
     return triton.InferInput("hidden_state", list(values.shape), "FP32").set_data_from_numpy(values)
+
+
+def usual_state(folder):
+    """The mean hidden state of a model's training, as its graph has it."""
+    known = {one.name: one for one in onnx.load(folder / "model.onnx").graph.initializer}
+    name = next(name for name in known if name.startswith("states_distance_centre"))
+    return numpy_helper.to_array(known[name]).astype(np.float32)
 
 
 @pytest.mark.parametrize("shape", [[2], [2, 1]])
@@ -62,10 +72,14 @@ async def test_difficulty_is_an_output_of_models_that_classify():
     async with predictor() as address, triton.InferenceServerClient(address) as client:
         name = "gsm8k-r1-1.5b-hidden-difficulty"
         meta = await client.get_model_metadata(name)
-        size = int(meta.inputs[0].shape[1])
-        result = await client.infer(name, [states(np.zeros((3, size)))])
-    assert "difficulty" in [one.name for one in meta.outputs]
-    np.testing.assert_allclose(result.as_numpy("difficulty").sum(axis=1), 1.0, atol=1e-4)
+        usual = usual_state(SHIPPED_MODELS / name)
+        result = await client.infer(name, [states([usual, usual * 0, usual])])
+    assert {"difficulty", "unfamiliarity"} <= {one.name for one in meta.outputs}
+    np.testing.assert_allclose(result.as_numpy("difficulty").sum(axis=1)[[0, 2]], 1.0, atol=1e-4)
+    near, far, again = result.as_numpy("unfamiliarity")[:, 0]
+    assert near == again < far
+    assert np.isnan(result.as_numpy("difficulty")[1]).all()  # unlike its training, so it abstains
+    assert np.isnan(result.as_numpy("curve")[1]).all()
 
 
 @pytest.mark.parametrize(

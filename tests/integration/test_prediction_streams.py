@@ -25,7 +25,7 @@ from tests.waiting import PATIENCE, eventually
 FRESH = PredictionOutcome.FRESH
 
 
-def job(text="q"):
+def job(text="What is 1 + 2?"):
     return Job("id", text, "", 0, 64)
 
 

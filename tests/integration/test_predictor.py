@@ -126,8 +126,35 @@ async def test_a_curve_that_is_not_finite_becomes_an_abstention_with_the_mean_cu
         stub = predictor_pb2_grpc.PredictorServiceStub(channel)
         query = pb.Query(hidden_state=pb.HiddenState(values=[1, 2, 3, 4]))
         prediction = (await stub.Predict(pb.PredictRequest(queries=[query]))).predictions[0]
-    assert prediction.status == pb.PREDICTION_STATUS_ABSTAIN
+    assert (prediction.status, prediction.abstain_reason) == (
+        pb.PREDICTION_STATUS_ABSTAIN,
+        pb.ABSTAIN_REASON_NOT_FINITE,
+    )
     assert list(prediction.curve) == [0.25] * 16
+
+
+async def test_a_query_unlike_the_training_becomes_an_abstention_that_says_how_far_it_is(tmp_path):
+    hidden_state_model(tmp_path / "careful", name="careful", most_unfamiliarity=2.0)
+    async with predictor(tmp_path, default_model="careful", max_batch_size=2) as address:
+        async with grpc.aio.insecure_channel(address) as channel:
+            stub = predictor_pb2_grpc.PredictorServiceStub(channel)
+            model = (await stub.GetModel(pb.GetModelRequest())).model
+            states = [[0, 0, 0, 1], [3, 0, 0, 0], [1, 1, 0, 0]]
+            queries = [pb.Query(hidden_state=pb.HiddenState(values=state)) for state in states]
+            found = (await stub.Predict(pb.PredictRequest(queries=queries))).predictions
+    assert (model.most_unfamiliarity, model.false_alarm_rate) == (2, pytest.approx(0.02))
+    known, strange = pb.ABSTAIN_REASON_UNSPECIFIED, pb.ABSTAIN_REASON_UNFAMILIAR
+    assert [one.abstain_reason for one in found] == [known, strange, known]
+    assert [one.unfamiliarity for one in found] == [1, 3, 2]
+    assert found[1].status == pb.PREDICTION_STATUS_ABSTAIN
+    assert list(found[1].curve) == [0.25] * 16
+    assert found[2].status == pb.PREDICTION_STATUS_OK
+
+
+async def test_what_the_shipped_model_was_not_trained_on_is_abstained_on(text_stub):
+    response = await text_stub.Predict(texts("What is 4 + 9 - 2?", "Write a poem about the sea, please."))
+    assert [one.status for one in response.predictions] == [pb.PREDICTION_STATUS_OK, pb.PREDICTION_STATUS_ABSTAIN]
+    assert (await text_stub.GetModel(pb.GetModelRequest())).model.most_unfamiliarity > 1
 
 
 async def test_models_are_described(text_stub):

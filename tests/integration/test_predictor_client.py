@@ -298,7 +298,7 @@ async def test_a_predictor_that_was_frozen_gives_fresh_predictions_again(unused_
         ):
 
             async def fresh():
-                return (await client.complete("q")).allocation.prediction_outcome == 1
+                return (await client.complete("What is 1 + 2?")).allocation.prediction_outcome == 1
 
             async with asyncio.timeout(60):
                 await eventually(fresh)

@@ -98,6 +98,25 @@ async def test_a_window_shares_its_budget_by_prediction():
     assert {response.allocation.policy for response in responses} == {"envelope"}
 
 
+@pytest.mark.parametrize("policy", ["envelope", "price"])
+async def test_a_request_unlike_the_predictors_training_is_served_with_the_uniform_budget_and_says_why(policy):
+    async with predictor() as predictions:
+        settings = {"predictor": predictions, "policy": policy}
+        async with scheduler(ScriptedBackend(thinker), **settings) as server, AsyncSchedulerClient(server) as client:
+            known = await client.complete("What is 4 + 9 - 2?")
+            strange = await client.complete("Write a poem about the sea, please.", request_id="poem")
+            found, status, budget = await client.find("poem"), await client.status(), await balanced(client)
+    assert known.allocation.prediction_outcome == pb.PREDICTION_OUTCOME_FRESH
+    given = strange.allocation
+    assert given.prediction_outcome == pb.PREDICTION_OUTCOME_ABSTAINED
+    assert given.reasoning_budget_tokens == given.baseline_tokens
+    assert given.limited_by == pb.BUDGET_LIMIT_NO_PREDICTION
+    assert "abstained: the request is unlike its training" in given.explanation
+    assert found.allocation.explanation == given.explanation
+    assert dict(budget.prediction_outcomes) == {"fresh": 1, "abstained": 1}
+    assert (status.coverage, budget.covered_requests) == (0.5, 1)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:9", ""])
 async def test_without_a_predictor_everybody_is_served_with_the_uniform_budget(address):
     backend = ScriptedBackend(thinker)

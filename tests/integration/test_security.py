@@ -48,7 +48,7 @@ async def test_both_services_speak_tls_and_the_scheduler_checks_the_predictor(au
         }  # fmt: skip
         async with scheduler(ScriptedBackend(quick), **tls(files), **settings) as address:
             async with AsyncSchedulerClient(on_localhost(address), credentials=credentials, timeout=PATIENCE) as client:
-                done = await client.complete("q")
+                done = await client.complete("What is 1 + 2?")
             assert done.allocation.prediction_outcome == 1  # fresh
             async with AsyncSchedulerClient(address, timeout=1) as plain:
                 assert await code_of(plain.complete("q")) in (

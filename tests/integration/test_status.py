@@ -19,9 +19,11 @@ from tests.integration.test_scheduler import thinker
 from tests.programs import needs
 from tests.standins.backend import ScriptedBackend
 
+BREAKING = "What is 40 + 2 - 9?"  # known to the predictor, as the others are
+
 
 def scripted(prompt):
-    if "break" in prompt:
+    if BREAKING in prompt:
         raise BackendUnavailableError("gone")
     return thinker(prompt)
 
@@ -31,7 +33,7 @@ async def work(client):
     for at in range(11):
         await client.complete(f"What is {at} + 2?", request_id=f"r{at}", tenant="gold" if at % 2 else "free")
     with pytest.raises(grpc.aio.AioRpcError):
-        await client.complete("please break", request_id="broken", tenant="gold")
+        await client.complete(BREAKING, request_id="broken", tenant="gold")
     await client.report_outcome("r3", 1.0)
 
 

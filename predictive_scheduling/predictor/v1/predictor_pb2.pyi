@@ -43,6 +43,30 @@ PREDICTION_STATUS_ABSTAIN: PredictionStatus.ValueType  # 2
 """The model does not trust itself on this query; the curve is the mean curve of its training data."""
 Global___PredictionStatus: _TypeAlias = PredictionStatus  # noqa: Y015
 
+class _AbstainReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AbstainReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AbstainReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ABSTAIN_REASON_UNSPECIFIED: _AbstainReason.ValueType  # 0
+    """It does trust itself, or the server does not say."""
+    ABSTAIN_REASON_UNFAMILIAR: _AbstainReason.ValueType  # 1
+    """The query is unlike those of its training."""
+    ABSTAIN_REASON_NOT_FINITE: _AbstainReason.ValueType  # 2
+    """The curve that it gave is not of numbers alone."""
+
+class AbstainReason(_AbstainReason, metaclass=_AbstainReasonEnumTypeWrapper):
+    """AbstainReason says why a model does not trust itself on a query."""
+
+ABSTAIN_REASON_UNSPECIFIED: AbstainReason.ValueType  # 0
+"""It does trust itself, or the server does not say."""
+ABSTAIN_REASON_UNFAMILIAR: AbstainReason.ValueType  # 1
+"""The query is unlike those of its training."""
+ABSTAIN_REASON_NOT_FINITE: AbstainReason.ValueType  # 2
+"""The curve that it gave is not of numbers alone."""
+Global___AbstainReason: _TypeAlias = AbstainReason  # noqa: Y015
+
 class _ModelKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -240,8 +264,16 @@ class Prediction(_message.Message):
     UNCERTAINTY_FIELD_NUMBER: _builtins.int
     DIFFICULTY_FIELD_NUMBER: _builtins.int
     USED_TOKENS_FIELD_NUMBER: _builtins.int
+    ABSTAIN_REASON_FIELD_NUMBER: _builtins.int
+    UNFAMILIARITY_FIELD_NUMBER: _builtins.int
     status: Global___PredictionStatus.ValueType
     """Whether the prediction may be used."""
+    abstain_reason: Global___AbstainReason.ValueType
+    """Why the model abstains, where it does."""
+    unfamiliarity: _builtins.float
+    """How far the query lies from the model's training: 1 for what its training questions have on average. 0 where the
+    model does not know.
+    """
     @_builtins.property
     def curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Expected accuracy, 0 to 1, at each of the model's budget points."""
@@ -268,10 +300,12 @@ class Prediction(_message.Message):
         uncertainty: _abc.Iterable[_builtins.float] | None = ...,
         difficulty: Global___DifficultyProbabilities | None = ...,
         used_tokens: _abc.Iterable[_builtins.float] | None = ...,
+        abstain_reason: Global___AbstainReason.ValueType = ...,
+        unfamiliarity: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["difficulty", b"difficulty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["curve", b"curve", "difficulty", b"difficulty", "status", b"status", "uncertainty", b"uncertainty", "used_tokens", b"used_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstain_reason", b"abstain_reason", "curve", b"curve", "difficulty", b"difficulty", "status", b"status", "uncertainty", b"uncertainty", "unfamiliarity", b"unfamiliarity", "used_tokens", b"used_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,6 +569,8 @@ class Model(_message.Message):
     KIND_NAME_FIELD_NUMBER: _builtins.int
     BUDGET_POINTS_FIELD_NUMBER: _builtins.int
     MEAN_USED_TOKENS_FIELD_NUMBER: _builtins.int
+    MOST_UNFAMILIARITY_FIELD_NUMBER: _builtins.int
+    FALSE_ALARM_RATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name by which requests choose the model."""
     version: _builtins.str
@@ -559,6 +595,10 @@ class Model(_message.Message):
     """The most queries that are run as one batch."""
     kind_name: _builtins.str
     """The kind as the manifest names it."""
+    most_unfamiliarity: _builtins.float
+    """The most unfamiliarity of a query that the model predicts; it abstains above. 0 where it never does for that."""
+    false_alarm_rate: _builtins.float
+    """The share of queries like those of its training that the model abstains on, 0 to 1; measured on held-out ones."""
     @_builtins.property
     def mean_curve(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """The mean accuracy curve of the training data, fractions 0 to 1, one per point."""
@@ -594,10 +634,12 @@ class Model(_message.Message):
         kind_name: _builtins.str = ...,
         budget_points: _abc.Iterable[_builtins.int] | None = ...,
         mean_used_tokens: _abc.Iterable[_builtins.float] | None = ...,
+        most_unfamiliarity: _builtins.float = ...,
+        false_alarm_rate: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_points", b"budget_points", "budget_window_tokens", b"budget_window_tokens", "hidden_size", b"hidden_size", "kind", b"kind", "kind_name", b"kind_name", "layer", b"layer", "max_batch_size", b"max_batch_size", "max_text_bytes", b"max_text_bytes", "mean_curve", b"mean_curve", "mean_used_tokens", b"mean_used_tokens", "name", b"name", "reliability", b"reliability", "takes_text", b"takes_text", "trials", b"trials", "version", b"version", "windows", b"windows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_points", b"budget_points", "budget_window_tokens", b"budget_window_tokens", "false_alarm_rate", b"false_alarm_rate", "hidden_size", b"hidden_size", "kind", b"kind", "kind_name", b"kind_name", "layer", b"layer", "max_batch_size", b"max_batch_size", "max_text_bytes", b"max_text_bytes", "mean_curve", b"mean_curve", "mean_used_tokens", b"mean_used_tokens", "most_unfamiliarity", b"most_unfamiliarity", "name", b"name", "reliability", b"reliability", "takes_text", b"takes_text", "trials", b"trials", "version", b"version", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

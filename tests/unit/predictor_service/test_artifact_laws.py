@@ -1,6 +1,7 @@
 """Whatever stands in a manifest, reading it gives one within its bounds, or an ArtifactError with a short reason."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -49,6 +50,8 @@ def check_bounds(manifest):
     assert 0 <= manifest.hidden_size <= 65536
     assert all(0 <= value <= 1 for curve in (manifest.mean_curve, manifest.uncertainty) for value in curve)
     assert manifest.takes_text or manifest.hidden_size
+    assert (manifest.most_unfamiliarity is None) == (manifest.false_alarm_rate is None)
+    assert manifest.most_unfamiliarity is None or 0 < manifest.most_unfamiliarity < math.inf
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,5 +1,6 @@
 """What the predictor measures of calls and batches, and of its queues and trials whenever metrics are collected."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,7 +20,7 @@ from predictor_service.trials import Trial, Trials
 
 MANIFEST = read_manifest(SHIPPED_MODELS / "demo-text")
 OWN = {"model": MANIFEST.name, "version": MANIFEST.version}
-RESULT = BatchResult(np.zeros((3, 16), np.float32), None, 0.25, 0.5)
+RESULT = BatchResult(np.zeros((3, 16), np.float32), None, 0.25, 0.5, np.zeros(3, np.int8))
 
 
 @pytest.fixture
@@ -46,6 +47,17 @@ def test_queries_are_counted_by_model_and_by_whether_a_canary_answered(measured)
         metrics.answered(Answer(MANIFEST, Predicted(RESULT, 0.125), canary), queries)
     assert points("queries") == [({**OWN, "canary": False}, 5), ({**OWN, "canary": True}, 1)]
     assert points("queue.duration") == [(OWN, 0.375)]
+
+
+def test_abstentions_are_counted_by_reason(measured):
+    metrics, points = measured
+    metrics.answered(Answer(MANIFEST, Predicted(RESULT, 0.125)), 3)
+    assert points("abstentions") == []
+    result = replace(RESULT, abstained=np.array([1, 0, 1, 2], np.int8))
+    for _ in range(2):
+        metrics.answered(Answer(MANIFEST, Predicted(result, 0.125)), 4)
+    by_reason = {labels.pop("reason"): (labels, count) for labels, count in points("abstentions")}
+    assert by_reason == {"unfamiliar": (OWN, 4), "not_finite": (OWN, 2)}
 
 
 def test_a_batch_is_measured_once_with_its_times(measured):

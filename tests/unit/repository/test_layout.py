@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 MIRROR = ROOT / "tests/unit"
 SERVICES = ("scheduler_service", "predictor_service")
-MIRRORED = (*SERVICES, "predictive_scheduling", "predictive_scheduling_cli", "exporters")
+MIRRORED = (*SERVICES, "predictive_scheduling", "predictive_scheduling_cli", "exporters", "benchmarks")
 CONNECTOR = "engines_vllm"  # of engines/vllm, a package of its own
 MOST_MODULES = 14
 

@@ -131,6 +131,21 @@ def test_decisions_are_the_longest_budgets_and_said_in_explanations():
     assert found.note() == "; the fleet is at 180%, so budgets are 50% of the largest mean"
 
 
+@pytest.mark.parametrize(
+    ("times", "said"),
+    [(2.13, ", and a token costs 2.1 times as much as when it is calm"), (1.04, ""), (None, "")],
+)
+def test_explanations_say_how_much_dearer_a_token_is_than_in_a_calm_fleet(times, said):
+    found, _ = governor()
+    asked = []
+    found._pricing = SimpleNamespace(
+        follow=lambda mean: None, times_the_price_at=lambda mean: asked.append(mean) or times
+    )
+    found.decide()
+    assert found.note() == f"; the fleet is at 180%, so budgets are 50% of the largest mean{said}"
+    assert asked == [100]
+
+
 def test_the_least_valuable_go_first_and_hear_when_to_come_back():
     found, _ = governor(Decision(8.0, {"": 8.0}, refuse=0.5, retry_seconds=7.0))
     found.decide()

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from exporters.demo import data as demo_data
-from exporters.demo.tasks import FAMILIES, split_tasks, unique_tasks
+from exporters.demo.tasks import FAMILIES, fresh_tasks, split_tasks, unique_tasks
 
 DATA = Path(demo_data.__file__).parent
 
@@ -25,6 +25,16 @@ def test_no_question_of_the_demo_was_trained_on():
     assert not test & adapter
     assert not test & curves
     assert not adapter & curves
+
+
+def test_fresh_questions_are_in_none_of_the_splits():
+    splits, fresh = split_tasks(), {task.question for task in fresh_tasks(2000)}
+    known = {task.question for tasks in (splits.test, splits.curves, splits.adapter) for task in tasks}
+    assert len(fresh) == 2000
+    assert not fresh & known
+    assert len(known) == 3528
+    with pytest.raises(ValueError, match="count"):
+        fresh_tasks(2001)
 
 
 def test_the_questions_are_the_same_on_every_python():

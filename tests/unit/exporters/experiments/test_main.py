@@ -35,3 +35,23 @@ def test_the_command_compares_smoothings_on_a_small_file(truth, tmp_path):
     assert [line.split(" | ")[1:3] for line in equal] == [["80", "2"], ["40", "4"], ["20", "8"]]
     assert len(scored) == 2 + 3 + 1
     assert "samples a question" in (tmp_path / "plot.svg").read_text()
+
+
+def test_the_command_shows_what_abstaining_saves_and_costs(tmp_path):
+    kinds = ("add up", "walk along")
+    for name, rows in (("own", 240), ("other", 120)):
+        texts = [f"{name}: {kinds[n % 2]} {n // 2 % 7 * 'step '}now" for n in range(rows)]
+        accuracy = [[float(window > n // 2 % 7) for window in range(8)] for n in range(rows)]
+        columns = {"question_id": [str(n) for n in range(rows)], "question": texts, "accuracy_at_window": accuracy}
+        write_curves(tmp_path / f"{name}.parquet", columns | {"group": [kinds[n % 2] for n in range(rows)]})
+    files = [str(tmp_path / f"{name}.parquet") for name in ("own", "other", "other")]
+    options = zip(("--curves", "--other", "--other-training"), files, strict=True)
+    given = [part for option in options for part in option]
+    result = CliRunner().invoke(app, ["abstention", *given, "--epochs", "1"], catch_exceptions=False)
+    strange, known, words = result.stdout.strip().split("\n\n")
+    assert [line.split(" | ")[0] for line in strange.splitlines()[2:]] == [
+        "| add up", "| walk along", "| other, of own", "| own, of other"
+    ]  # fmt: skip
+    assert all("| 100% |" in line for line in strange.splitlines()[2:])
+    assert len(known.splitlines()) == 2 + 3
+    assert words.startswith("worst on an unseen kind +0.0 points")

@@ -13,6 +13,7 @@ from exporters.learning.samples import Example, Sample, fair
 from exporters.learning.scoring import gains
 from exporters.measure.collect import Measured
 from exporters.measure.curves import read_curves
+from exporters.replay.evaluate import Predicted
 
 BUDGET = 32
 DEMO = read_curves(Path(exporters.demo.__file__).parent / "data/curves.parquet")
@@ -49,7 +50,7 @@ def gain(made):
     """The gain of a trained predictor on questions of honest teams."""
     predicted = made.trained.reference(SCORED.questions, None)
     used = np.tile(DEMO.used.mean(axis=0), (len(predicted), 1))
-    return float(gains(predicted, used, SCORED, BUDGET).gains.mean())
+    return float(gains(Predicted(predicted, used), SCORED, BUDGET).gains.mean())
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

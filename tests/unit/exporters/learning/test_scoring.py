@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from exporters.learning.scoring import Gains, difference, gains, saved_at_equal_accuracy
 from exporters.measure.curves import Curves
+from exporters.replay.evaluate import Predicted
 
 POINTS = np.array([16, 32, 64, 128])
 
@@ -32,28 +33,28 @@ def measured(draw):
 @given(measured(), st.sampled_from([1, 16, 24, 32, 100, 128]))
 def test_a_plan_never_uses_more_than_uniform_does_whatever_is_predicted(made, budget):
     known, predicted, said = made
-    found = gains(predicted, said, known, budget)
+    found = gains(Predicted(predicted, said), known, budget)
     assert found.used <= found.uniform_used * 1.002 + 1e-9
     assert np.isfinite(found.gains).all()
 
 
 def test_uniform_gains_nothing():
     known = curves([[0.1, 0.2, 0.5, 1.0]] * 3)
-    assert gains(None, None, known, 32).gains.tolist() == [0, 0, 0]
+    assert gains(None, known, 32).gains.tolist() == [0, 0, 0]
 
 
 def test_a_mean_curve_that_is_convex_gains_without_knowing_any_question():
     """64 tokens for half of the requests answer half of them, 32 for all none; every one has the same chance of it."""
     known = curves([[0.0, 0.0, 1.0, 1.0]] * 30)
-    found = gains(known.accuracy, None, known, 32)
+    found = gains(Predicted(known.accuracy), known, 32)
     assert 0.28 < found.gains.mean() <= 0.34  # the floor of 16 tokens, for all, is paid from the 32
     assert len(set(found.gains.round(6))) > 2
 
 
 def test_a_prediction_of_use_that_is_too_low_buys_nothing():
     known = curves([[0.0, 0.0, 1.0, 1.0]] * 30, [POINTS] * 30)
-    honest = gains(known.accuracy, known.used, known, 32)
-    cheating = gains(known.accuracy, np.minimum(known.used, 20), known, 32)
+    honest = gains(Predicted(known.accuracy, known.used), known, 32)
+    cheating = gains(Predicted(known.accuracy, np.minimum(known.used, 20)), known, 32)
     assert cheating.gains.mean() <= honest.gains.mean() + 0.02
 
 
@@ -74,3 +75,9 @@ def test_tokens_saved_are_those_that_uniform_would_need_beside_for_the_same_accu
     used = curves([[0.0, 0.25, 0.5, 1.0]] * 4, [[10, 20, 40, 50]] * 4)
     assert saved_at_equal_accuracy(Gains(np.full(4, 0.25), 20.0, 20.0), used, 32) == pytest.approx(20, abs=1)
     assert saved_at_equal_accuracy(Gains(np.zeros(4), 32.0, 32.0), known, 32) == 0
+
+
+def test_where_a_model_abstains_the_question_has_what_uniform_gives_it():
+    known = curves([[0.0, 0.2, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0]], [[16, 32, 64, 70], [10, 10, 10, 10]])
+    foretold = Predicted(known.accuracy, known.used, stands=np.zeros(len(known.ids), dtype=bool))
+    assert gains(foretold, known, 32).gains == pytest.approx(0.0, abs=1e-12)

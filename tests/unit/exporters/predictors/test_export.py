@@ -5,6 +5,7 @@ import pytest
 
 from exporters.predictors.export import export
 from exporters.predictors.train import TextRecipe, TrainedHead, train
+from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from tests.builders.training import HEADS, RECIPE, TEXTS
 
@@ -20,6 +21,12 @@ def test_what_is_served_is_what_was_trained(tmp_path, learnable, kind, precision
     assert manifest.hidden_size == (0 if kind == "text_curve" else 6)
     assert parity.rows == len(TEXTS)
     assert parity.largest < (5e-3 if precision == "float16" else 1e-5)
+    assert parity.unfamiliarity < (5e-3 if precision == "float16" else 1e-4)
+    assert manifest.false_alarm_rate == 0.02
+    alarms = trained.unfamiliarity(TEXTS, hidden) > manifest.most_unfamiliarity
+    assert alarms.mean() < 0.1
+    served = LoadedModel(tmp_path / "m").run([Query(text, state) for text, state in zip(TEXTS, hidden, strict=True)])
+    assert (served.abstained.astype(bool) == alarms).mean() > 0.97  # all but what lies on the limit itself
 
 
 def test_stored_in_float16_a_model_takes_half_the_room(tmp_path, learnable):
@@ -40,8 +47,14 @@ def test_a_failed_export_leaves_the_old_folder_as_it_was(tmp_path, learnable, mo
     with pytest.raises(ValueError, match="--precision: int8 is for predictors with an encoder"):
         export(trained, tmp_path / "m", TEXTS, hidden, name="m", version="2", precision="int8")
     wrong = trained.reference(TEXTS, hidden) - 0.2
-    monkeypatch.setattr(TrainedHead, "reference", lambda *_: wrong)
-    with pytest.raises(ValueError, match="use float16 or float32"):
-        export(trained, tmp_path / "m", TEXTS, hidden, name="m", version="2")
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainedHead, "reference", lambda *_: wrong)
+        with pytest.raises(ValueError, match="use float16 or float32"):
+            export(trained, tmp_path / "m", TEXTS, hidden, name="m", version="2")
+    far = trained.unfamiliarity(TEXTS, hidden) + trained.familiarity.limit
+    for off in (far, far * np.nan):
+        monkeypatch.setattr(TrainedHead, "unfamiliarity", lambda *_, off=off: off)
+        with pytest.raises(ValueError, match="unfamiliarity is off"):
+            export(trained, tmp_path / "m", TEXTS, hidden, name="m", version="2")
     assert LoadedModel(tmp_path / "m").manifest == before
     assert [path.name for path in tmp_path.iterdir()] == ["m"]

@@ -22,7 +22,7 @@ from predictor_service.inputs.features import Query
 from predictor_service.model import LoadedModel
 from scheduler_service.generation.templates import PromptTemplate
 
-COUNT = 90
+COUNT = 120
 WORDS = ["[PAD]", "[UNK]", "Q", "A", *[f"w{n}" for n in range(10)]]
 TEMPLATE = PromptTemplate("t", "Q {prompt} A", "</t>", "</t>")
 
@@ -78,7 +78,10 @@ def test_a_truncated_llm_and_its_head_serve_what_was_trained(tmp_path, curves, l
     )
     assert parity.largest < {"float32": 1e-5, "float16": 5e-3, "int8": 0.2}[precision]
     assert (manifest.kind, manifest.layer, manifest.prompt) == ("layer_mlp", layer, TEMPLATE.prompt)
+    assert parity.unfamiliarity < {"float32": 1e-4, "float16": 5e-3, "int8": 0.05}[precision]
     model = LoadedModel(tmp_path / "m")
+    known = model.run([Query(text) for text in curves.questions])
+    assert (known.abstained == 0).mean() > 0.9
     together = model.run([Query("w1"), Query("w2 w3 w4 w5 w6")]).curves
     # int8 scales its inputs by the whole batch, so that company changes an answer a little
     assert np.allclose(together[0], model.run([Query("w1")]).curves[0], atol=0.05 if precision == "int8" else 1e-5)
@@ -87,6 +90,17 @@ def test_a_truncated_llm_and_its_head_serve_what_was_trained(tmp_path, curves, l
     assert again.interface == trained.interface
     texts = curves.questions[:8]
     assert np.allclose(again.reference(texts, None), trained.reference(texts, None), atol=1e-6)
+    assert np.allclose(again.unfamiliarity(texts, None), trained.unfamiliarity(texts, None), rtol=1e-5)
+
+
+@QUIET
+def test_a_truncated_llm_trained_on_few_questions_does_not_abstain(tmp_path, curves, llama):
+    few = curves.chosen(range(60))
+    trained = train_layer_mlp(few, llama, 2, TEMPLATE, Recipe(members=2, hidden=8, epochs=2, batch=16), {})
+    manifest, _ = export(trained, tmp_path / "m", few.questions, None, name="layer", version="1")
+    assert manifest.most_unfamiliarity is None
+    assert trained.unfamiliarity(few.questions, None) is None
+    assert LoadedModel(tmp_path / "m").run([Query("w1 w1")]).unfamiliarity is None
 
 
 @QUIET

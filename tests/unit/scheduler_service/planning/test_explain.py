@@ -29,6 +29,11 @@ def given_to(job, prediction, budget, **fields):
             "no fresh prediction (timeout)",
         ),
         (
+            given_to(JOB, Prediction(PredictionOutcome.ABSTAINED, reason="it is strange"), 40),
+            BudgetLimit.NO_PREDICTION,
+            "no fresh prediction (abstained: it is strange)",
+        ),
+        (
             given_to(JOB, fresh(*RISING), 32, cap_tokens=32),
             BudgetLimit.DEADLINE,
             "the deadline leaves time for no more",

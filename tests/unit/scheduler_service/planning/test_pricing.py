@@ -103,3 +103,18 @@ def test_a_mean_that_is_followed_is_what_uniform_gives_and_what_the_price_spends
     dear = one.decide(job(), SLOW, grant=20, balance=0, overdraft=160).price
     one.follow(64.0)
     assert one.decide(job(), SLOW, grant=64, balance=0, overdraft=160).price < dear or dear == 0
+
+
+def test_what_a_token_costs_is_compared_with_a_larger_mean():
+    """Half of the requests gain 0.9 by 48 tokens beyond their floor, half of them 0.09 by as many."""
+    flat = Prediction(PredictionOutcome.FRESH, Curve(POINTS, (0.0, 0.0, 0.0, 0.09)), "p@1")
+    one = Pricing(60, 8, DualPrice())
+    assert one.times_the_price_at(60) is None
+    for at in range(100):
+        one.decide(job(), (SLOW, flat)[at % 2], grant=60, balance=0, overdraft=160)
+    assert one.times_the_price_at(60) == 1.0
+    one.follow(30.0)
+    assert 9.5 < one.times_the_price_at(60) < 10.5
+    assert one.times_the_price_at(70) is None  # more than anybody asked for: there, tokens are for nothing
+    one.follow(16.0)
+    assert one.times_the_price_at(60) is None  # nothing to be had beyond the floors

@@ -32,6 +32,8 @@ PREDICTIONS = st.builds(
     curve=CURVE | LONG,
     uncertainty=st.just([]) | CURVE | LONG,
     used_tokens=USED | LONG,
+    abstain_reason=st.integers(0, 5),
+    unfamiliarity=st.floats(width=32),
 )
 COUNT = st.integers(0, 20) | st.integers(0, 2**32 - 1)
 NAME = st.text(max_size=12) | st.just("x" * 300)
@@ -64,6 +66,17 @@ def test_a_prediction_is_read_as_a_rising_curve_at_the_models_points_or_as_a_rea
     else:
         assert read.outcome in (PredictionOutcome.INVALID, PredictionOutcome.ABSTAINED)
         assert read.curve == NO_CURVE
+    abstained = read.outcome is PredictionOutcome.ABSTAINED
+    assert bool(read.reason) == (abstained and prediction.abstain_reason in (1, 2))
+    assert len(read.reason) < 200
+
+
+def test_an_abstention_says_why_with_the_figure():
+    unfamiliar = pb.Prediction(status=2, abstain_reason=pb.ABSTAIN_REASON_UNFAMILIAR, unfamiliarity=12.34)
+    assert "unlike its training, at 12.3 times" in read_prediction(unfamiliar, INFO).reason
+    broken = pb.Prediction(status=2, abstain_reason=pb.ABSTAIN_REASON_NOT_FINITE)
+    assert read_prediction(broken, INFO).reason == "its curve is not of numbers alone"
+    assert not read_prediction(pb.Prediction(status=2), INFO).reason  # a predictor of before says no reason
 
 
 @given(raw=st.binary(max_size=200))
