@@ -167,8 +167,9 @@ class Learner:
 
     def _train(self, known: Sequence[Example]) -> Decision | None:
         standing, rules = self.ledger.standing, self._rules
-        # The latest part is for scoring only: a quarter, and enough for all three steps where there is enough.
-        later = max(rules.look, len(known) // 4, min(3 * rules.look, len(known) - rules.least))
+        # The latest part is for scoring only: a quarter, and at first enough for all three steps where there is enough.
+        steps = 1 if standing.version else 3
+        later = max(rules.look, len(known) // 4, min(steps * rules.look, len(known) - rules.least))
         part = list(known)[: max(0, len(known) - later)]
         new = sum(example.number > standing.until for example in part)
         chosen = fair(part, rules.tenant_share)

@@ -52,7 +52,7 @@ NEW_KINDS = ("lookup", "product", "largest")
 POINTS = (16, 32, 48, 64, 80, 96)
 BUDGET = 32
 _ROUND = 48  # requests of traffic between two passes
-_MOST_ROUNDS = 8
+_MOST_ROUNDS = 6
 _SHOWN = 10  # questions of each kind that the audience sees
 _RELOAD_SECONDS = 0.5
 _RULES = Rules(BUDGET, POINTS, least=48, look=32, tenant_share=1.0)
@@ -218,7 +218,7 @@ class _Story:
         return gains(predictions(LoadedModel(model), curves, None), curves, BUDGET).gains
 
     def _bad_candidate(self) -> str:
-        """Train on curves of other questions, judge by the rule that all candidates are judged by; returns why not."""
+        """Train on curves of other questions, judge it once by the rule of all candidates; returns what came of it."""
         standing = self._learner.ledger.standing
         unseen = self._unseen()
         known = [one for one in self._pool.all() if one.measured is not None and one.number <= standing.until]
@@ -233,5 +233,5 @@ class _Story:
         present = self._gains(self._models / "learned", curves) if standing.default else np.zeros(len(own))
         version, until = standing.version + 1, unseen[-1].number
         trial = replace(standing, candidate=Candidate(version, "trained", standing.until, standing.until))
-        _, decision = after(trial, Judged(version, standing.until, until, difference(own, present)))
+        _, decision = after(trial, Judged(version, standing.until, until, difference(own, present)), patience=1)
         return f"{decision.word}: {decision.reason}"

@@ -8,7 +8,7 @@ import pytest
 from exporters.learning.disk import Disk
 from exporters.learning.loop import Rules
 from predictor_service.model import LoadedModel
-from tests.builders.learning import KEY, POINTS, PROMPTS, STEEP, learner, measured, write_prompts
+from tests.builders.learning import KEY, POINTS, PROMPTS, STEEP, by_prompt, learner, mean_only, measured, write_prompts
 
 
 class Killed(BaseException):
@@ -150,6 +150,27 @@ async def test_when_traffic_turns_the_default_is_rolled_back_to_uniform(tmp_path
     assert loop.ledger.standing.default == 0
     assert not (tmp_path / "models/learned").exists()
     assert json.loads((tmp_path / "models/cards/1.json").read_text())["now"] == "retired"
+
+
+async def test_who_sends_most_has_no_more_than_its_share_of_what_is_measured_and_teaches(tmp_path):
+    rows = [{"prompt": f"much {at}", "tenant": "loud"} for at in range(60)]
+    rows += [{"prompt": f"little {at}", "tenant": f"quiet-{at % 4}"} for at in range(24)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked, taught = [], []
+
+    async def measure(examples, on_measured):
+        asked.extend(examples)
+        return await by_prompt(examples, on_measured)
+
+    def spied(examples, budget):
+        taught.append([example.tenant for example in examples])
+        return mean_only(examples, budget)
+
+    rules = Rules(32, POINTS, least=8, look=4, tenant_share=0.25)
+    await learner(tmp_path, measure=measure, rules=rules, make_candidate=spied).one_pass()
+    assert [example.tenant for example in asked].count("loud") == 8 == len(asked) / 4
+    assert all(tenants.count("loud") <= 0.25 * len(tenants) for tenants in taught)
+    assert taught
 
 
 async def test_samples_beyond_what_is_kept_are_forgotten(tmp_path):
