@@ -3,8 +3,9 @@
 Theory of operation. What training had is a few clusters of one shape: vectors (the style of texts, hidden states in
 their 64 largest components) are whitened by their spread within clusters, and a query's distance is the squared one to
 the nearest centre, as a multiple of what held-out training questions have on average. A predictor of both inputs takes
-the larger of the two. The limit is what the stated share of held-out training questions exceeds: those are the false
-alarms. It says nothing of how many strange queries are found; ``docs/experiments.md`` measures that.
+the larger of the two. The limit is what two in a hundred held-out training questions exceed: those are the false
+alarms. Of few questions that is the furthest one, and the rate that is stated is three in as many. It says nothing of
+how many strange queries are found; ``docs/experiments.md`` measures that.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from exporters.predictors.text_style import TextStyle, Words, add_style, held_ou
 
 Floats = NDArray[np.float32]
 FALSE_ALARMS = 0.02
-LEAST_QUESTIONS = 100  # of fewer, two in a hundred cannot be told
+LEAST_QUESTIONS = 40
+_LEAST_ALARMS = 3  # of as many questions: a smaller share than that of them cannot be told
 _FOLDS = 5
 _COMPONENTS = 64
 _CLUSTERS = 8
@@ -155,7 +157,7 @@ def learn_familiarity(
         None if text is None else _in_units(text, units["text"]),
         None if states is None else _in_units(states, units["states"]),
         limit,
-        false_alarms,
+        max(false_alarms, _LEAST_ALARMS / count),
     )
     return Learned(known, distances > limit)
 

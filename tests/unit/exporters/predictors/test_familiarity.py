@@ -50,6 +50,11 @@ def test_too_few_questions_tell_nothing():
     assert learn_familiarity(None, states(LEAST_QUESTIONS)) is not None
 
 
+def test_of_few_questions_no_small_rate_is_stated():
+    few, many = (learn_familiarity(None, states(count)).familiarity for count in (50, 400))
+    assert (few.false_alarms, many.false_alarms) == (3 / 50, FALSE_ALARMS)
+
+
 def test_states_that_never_vary_and_those_beyond_all_bounds_give_a_number():
     known = learn_familiarity(None, np.ones((LEAST_QUESTIONS, 4), np.float32)).familiarity
     far, near = known.measure([], np.array([[3e38] * 4, [1, 1, 1, 1]], np.float32))

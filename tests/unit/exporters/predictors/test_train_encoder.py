@@ -15,6 +15,7 @@ from exporters.measure.curves import Curves, window_points
 from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
 from exporters.predictors.ensemble import Recipe
 from exporters.predictors.export import export
+from exporters.predictors.familiarity import LEAST_QUESTIONS
 from exporters.predictors.lora_difficulty import LoraRecipe, probabilities_of, train_lora
 from exporters.predictors.train_encoder import train_layer_mlp, train_lora_difficulty
 from predictor_service.artifact import ArtifactError, read_manifest
@@ -95,7 +96,7 @@ def test_a_truncated_llm_and_its_head_serve_what_was_trained(tmp_path, curves, l
 
 @QUIET
 def test_a_truncated_llm_trained_on_few_questions_does_not_abstain(tmp_path, curves, llama):
-    few = curves.chosen(range(60))
+    few = curves.chosen(range(LEAST_QUESTIONS - 1))
     trained = train_layer_mlp(few, llama, 2, TEMPLATE, Recipe(members=2, hidden=8, epochs=2, batch=16), {})
     manifest, _ = export(trained, tmp_path / "m", few.questions, None, name="layer", version="1")
     assert manifest.most_unfamiliarity is None
