@@ -58,7 +58,7 @@ class LoadView:
             f"{f'{int(now) // 60}:{int(now) % 60:02}':>5} {f'{phase_at(self._phases, now).load:g}x':>5} "
             f"{came / passed:7.1f} {fleet.in_flight:5.0f} {fleet.load or 0.0:6.0%}  {mean:3.0f} {self._bar(mean)} "
             f"{1e4 * fleet.price:6.0f} {self._latency(recent)}  {f'{sum(one.right for one in new)} of {len(new)}':<8}"
-            + (f"[red]{refused} refused[/red]" if refused else "")
+            + (f" [red]{refused} refused[/red]" if refused else "")
         )
 
     def _bar(self, mean: float) -> str:

@@ -57,12 +57,16 @@ class EngineLine:
             return 1.0
         return min(_MOST_SCALE, max(1 / _MOST_SCALE, self._spent / max(self._expected, 1e-300)))
 
-    def observe(self, running: float, tokens: float, seconds: float, slots: float) -> None:
-        """Count that ``running`` requests, on average over ``seconds``, were given ``tokens`` together."""
+    def observe(self, running: float, tokens: float, seconds: float, slots: float, starting: float = 0.0) -> None:
+        """Count that ``running`` requests, on average over ``seconds``, were given ``tokens`` together.
+
+        ``starting``: how many of them had no token yet. Their time is that of their start, and no token's.
+        """
         self._slots = slots
         if running < _LEAST_RUNNING or not (self.known or tokens >= 1):
             return
-        time = running * seconds  # of all requests together
+        # Of all requests together. Half of it counts in any case: what is known of starts comes late.
+        time = max(running / 2, running - starting) * seconds
         if self.known:
             line = self._line(running)
             fade = math.exp(-seconds / max(_SCALE_SECONDS, _SCALE_STEPS * line))

@@ -71,13 +71,17 @@ class Learner:
         self._quantile, self._patience = quantile, patience
         self._line = EngineLine()
         self._slots, self._waited = math.inf, 0.0
-        self._rate, self._start, self._answer = _Average(), _Average(), _Average()
+        self._rate, self._start, self._answer, self._ended = _Average(), _Average(), _Average(), _Average()
         self._size, self._square, self._unlike = _Average(), _Average(), _Average(1.0)
 
     def learn(self, seen: Observation) -> Engine:
         """Take what was seen; return the model as it now is."""
         passed = seen.seconds
-        self._line.observe(seen.running, seen.tokens, passed, max(1.0, seen.slots))
+        # Little's law counts the time to the first token by itself, so it must not be in that of tokens as well: the
+        # fewer tokens a request has, the more it would be of each.
+        starting = self._start.value * self._ended.value
+        self._line.observe(seen.running, seen.tokens, passed, max(1.0, seen.slots), starting)
+        self._ended.add(len(seen.sizes) / passed, passed, _RATE_SECONDS)
         # Requests that wait while slots are free wait for memory: there are as many slots as run.
         full = min(seen.waiting, self._waited) >= 1 and seen.running > 0
         self._waited = seen.waiting

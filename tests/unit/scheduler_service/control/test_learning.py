@@ -67,3 +67,15 @@ def test_a_learner_starts_with_nothing():
     engine = learned(second(running=0, tokens=0, arrivals=0))
     assert not engine.line.known
     assert engine.demand.variation == 0
+
+
+@pytest.mark.parametrize("size", [10, 40, 160])
+def test_the_time_to_the_first_token_is_in_that_of_no_other_token(size):
+    """Four requests a second take half a second to start, then 20 ms a token, however many tokens they have."""
+    running = 4 * (0.5 + 0.02 * size)
+    here = {"arrivals": 4, "running": running, "tokens": 4 * size, "start": 0.5, "sizes": [size] * 4}
+    engine = learned(*[second(**here)] * 120)
+    # Of the requests that start, half is left to the tokens at the most.
+    assert engine.line.at(running) == pytest.approx(max(0.02, running / 2 / (4 * size)), rel=0.05)
+    if size > 10:
+        assert engine.tokens_at(running) == pytest.approx(size, rel=0.05)
