@@ -261,6 +261,7 @@ class Usage:
     """What a finished request consumed and saved. Tokens and seconds.
 
     ``start_seconds``: from its slot of the backend to its first token; 0 where nobody tells, of one that ran elsewhere.
+    ``forcing_seconds``: from the end of its reasoning to the first token of a forced answer, whose prompt is computed.
     """
 
     prompt_tokens: int
@@ -278,6 +279,7 @@ class Usage:
     traces: int = 1
     votes: int = 1
     start_seconds: float = 0.0
+    forcing_seconds: float = 0.0
 
 
 Event = Allocation | Text | Usage

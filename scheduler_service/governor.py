@@ -44,6 +44,7 @@ class _Seen:
     waiting: float = 0.0
     looks: int = 0
     starts: list[float] = field(default_factory=list)
+    forcings: list[float] = field(default_factory=list)
     paces: list[float] = field(default_factory=list)
     answers: list[float] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
@@ -147,6 +148,7 @@ class Governor:
             seen.paces.append(usage.seconds_per_token)
         if usage.start_seconds:
             seen.starts.append(usage.start_seconds)
+            seen.forcings.append(usage.forcing_seconds / usage.traces)
 
     def failed(self, job: Job, allocation: Allocation | None, reason: str) -> None:
         """A request that ended without an answer tells nothing of how long answers take."""
@@ -216,6 +218,7 @@ class Governor:
             outstanding=fleet.outstanding,
             slots=fleet.slots,
             start=sum(seen.starts) / len(seen.starts) if seen.starts else None,
+            forcing=sum(seen.forcings) / len(seen.forcings) if seen.forcings else None,
             paces=seen.paces,
             answers=seen.answers,
             sizes=seen.sizes,

@@ -416,11 +416,16 @@ class _Timing:
     first: float = 0.0
     last: float = 0.0
     tokens: int = 0
+    forcing: float = 0.0  # seconds from the ends of reasoning to the first tokens of forced answers
+    _forced_at: float | None = None
 
     def saw(self, text: Text, now: float) -> None:
         """Note a piece of text; a forced suffix brings no token."""
         if not text.tokens:
+            self._forced_at = now if text.forced else self._forced_at
             return
+        if self._forced_at is not None:
+            self.forcing, self._forced_at = self.forcing + now - self._forced_at, None
         if not self.tokens:
             self.first = now
             telemetry.add_event("first token")
@@ -486,4 +491,5 @@ def _usage(
         traces=len(runs),
         votes=votes,
         start_seconds=max(0.0, timing.first - runs[chosen].counted.began) if timing.tokens else 0.0,
+        forcing_seconds=timing.forcing,
     )

@@ -60,13 +60,13 @@ class EngineLine:
     def observe(self, running: float, tokens: float, seconds: float, slots: float, starting: float = 0.0) -> None:
         """Count that ``running`` requests, on average over ``seconds``, were given ``tokens`` together.
 
-        ``starting``: how many of them had no token yet. Their time is that of their start, and no token's.
+        ``starting``: how many of them waited for a prompt to be computed. Their time is no token's.
         """
         self._slots = slots
         if running < _LEAST_RUNNING or not (self.known or tokens >= 1):
             return
-        # Of all requests together. Half of it counts in any case: what is known of starts comes late.
-        time = max(running / 2, running - starting) * seconds
+        # Of all requests together. A quarter of it counts in any case: what is known of starts comes late.
+        time = max(running / 4, running - starting) * seconds
         if self.known:
             line = self._line(running)
             fade = math.exp(-seconds / max(_SCALE_SECONDS, _SCALE_STEPS * line))
@@ -109,7 +109,8 @@ class Demand:
 
     ``rate``: requests a second. ``start``: seconds from a slot to the first token. ``answer``: tokens beside the
     reasoning. ``variation``: of a request's tokens, their standard deviation by their mean, squared. ``unlike``: the
-    time per token of the slowest requests by the mean one, since replicas differ.
+    time per token of the slowest requests by the mean one, since replicas differ. ``forcing``: seconds before a forced
+    answer's first token.
     """
 
     rate: float
@@ -117,6 +118,12 @@ class Demand:
     answer: float
     variation: float = 0.0
     unlike: float = 1.0
+    forcing: float = 0.0
+
+    @property
+    def silent(self) -> float:
+        """Seconds of a request in its slot in which engines compute its prompts."""
+        return self.start + self.forcing
 
 
 @dataclass(frozen=True)
@@ -166,19 +173,19 @@ class Engine:
         """Mean tokens a request that keep ``running`` at once; not below 0, infinite without demand."""
         if not self.demand.rate or not self.line.known:
             return math.inf
-        return max(0.0, (running / self.demand.rate - self.demand.start) / self.line.at(running))
+        return max(0.0, (running / self.demand.rate - self.demand.silent) / self.line.at(running))
 
     def running_at(self, tokens: float, share: float = 1.0) -> float:
         """How many run at once where a ``share`` of the requests comes in, of ``tokens`` on average."""
         alone, each = self.line.parts()
         rate = self.demand.rate * share
         left = 1 - rate * tokens * each
-        return self.slots if left <= 0 else min(self.slots, rate * (self.demand.start + tokens * alone) / left)
+        return self.slots if left <= 0 else min(self.slots, rate * (self.demand.silent + tokens * alone) / left)
 
     def wait_at(self, requests: float, tokens: float) -> float:
         """Seconds until a slot, at the slowest replica, behind ``requests`` of ``tokens`` on average."""
         beyond = max(0.0, requests - self.slots) * self.demand.unlike
-        return beyond * (self.demand.start + tokens * self.line.at(self.slots)) / self.slots if beyond else 0.0
+        return beyond * (self.demand.silent + tokens * self.line.at(self.slots)) / self.slots if beyond else 0.0
 
     def throughput_at(self, running: float) -> float:
         """Tokens a second that all requests are given together while so many run."""
@@ -191,12 +198,12 @@ class Engine:
     def total_at(self, present: float, tokens: float, longest: float, quantile: float) -> float:
         """Predicted ``quantile`` of the seconds of requests where the long ones have ``longest`` tokens in all."""
         wait, pace = self._crowded(present, tokens, quantile)
-        return self.demand.start + wait + longest * pace
+        return self.demand.silent + wait + longest * pace
 
     def tokens_within(self, seconds: float, present: float, tokens: float, quantile: float) -> float:
         """The tokens in all that a request may have to end within ``seconds``; negative where none may."""
         wait, pace = self._crowded(present, tokens, quantile)
-        return (seconds - self.demand.start - wait) / pace
+        return (seconds - self.demand.silent - wait) / pace
 
     def _crowded(self, present: float, tokens: float, quantile: float) -> tuple[float, float]:
         """Seconds until a slot, and per token, of the slowest requests when it is as crowded as at times it is."""

@@ -25,9 +25,9 @@ class Observation:
     ``arrivals``: requests that came, those refused included. ``running``: requests in slots, on average; ``waiting``:
     those without a slot now. ``tokens``: generated. ``outstanding``: tokens expected of the requests that are here, not
     yet generated. ``slots``: how many the engines run at once. ``start``: mean seconds from a slot to the first token,
-    ``None`` where none came. Of the requests that ended, ``paces``: seconds per token of each, ``answers`` and
-    ``sizes``: tokens of the answer, and of reasoning and answer together, ``measured``: seconds that the requests of
-    each objective took.
+    ``forcing``: from the end of the reasoning to the first token of a forced answer; ``None`` where none came. Of the
+    requests that ended, ``paces``: seconds per token of each, ``answers`` and ``sizes``: tokens of the answer, and of
+    reasoning and answer together, ``measured``: seconds that the requests of each objective took.
     """
 
     seconds: float
@@ -38,6 +38,7 @@ class Observation:
     outstanding: float
     slots: float
     start: float | None = None
+    forcing: float | None = None
     paces: Sequence[float] = ()
     answers: Sequence[float] = ()
     sizes: Sequence[float] = ()
@@ -71,15 +72,16 @@ class Learner:
         self._quantile, self._patience = quantile, patience
         self._line = EngineLine()
         self._slots, self._waited = math.inf, 0.0
-        self._rate, self._start, self._answer, self._ended = _Average(), _Average(), _Average(), _Average()
+        self._rate, self._answer, self._ended = _Average(), _Average(), _Average()
+        self._start, self._forcing = _Average(), _Average()
         self._size, self._square, self._unlike = _Average(), _Average(), _Average(1.0)
 
     def learn(self, seen: Observation) -> Engine:
         """Take what was seen; return the model as it now is."""
         passed = seen.seconds
-        # Little's law counts the time to the first token by itself, so it must not be in that of tokens as well: the
-        # fewer tokens a request has, the more it would be of each.
-        starting = self._start.value * self._ended.value
+        # Little's law counts the time in which prompts are computed by itself, so it must not be in that of tokens as
+        # well: the fewer tokens a request has, the more it would be of each.
+        starting = (self._start.value + self._forcing.value) * self._ended.value
         self._line.observe(seen.running, seen.tokens, passed, max(1.0, seen.slots), starting)
         self._ended.add(len(seen.sizes) / passed, passed, _RATE_SECONDS)
         # Requests that wait while slots are free wait for memory: there are as many slots as run.
@@ -95,6 +97,8 @@ class Learner:
             self._unlike.add(max(1.0, unlike), passed, _UNLIKE_SECONDS)
         if seen.start is not None:
             self._start.add(seen.start, passed, _SLOW_SECONDS)
+        if seen.forcing is not None:
+            self._forcing.add(seen.forcing, passed, _SLOW_SECONDS)
         if seen.answers:
             self._answer.add(sum(seen.answers) / len(seen.answers), passed, _SLOW_SECONDS)
         if seen.sizes:
@@ -105,4 +109,11 @@ class Learner:
     def _demand(self) -> Demand:
         size = self._size.value
         variation = min(_MOST_VARIATION, max(0.0, self._square.value / size**2 - 1)) if size else 0.0
-        return Demand(self._rate.value, self._start.value, self._answer.value, variation, self._unlike.value)
+        return Demand(
+            self._rate.value,
+            self._start.value,
+            self._answer.value,
+            variation,
+            self._unlike.value,
+            self._forcing.value,
+        )

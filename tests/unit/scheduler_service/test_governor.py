@@ -28,7 +28,7 @@ OBJECTIVES = parse_objectives(["total p90 2s", "gold: first_token p50 1s"])
 JOB = Job("1", "p", "", 16, 128)
 PREDICTION = Prediction(PredictionOutcome.FRESH, Curve((16, 64), (0.4, 0.6), (16.0, 60.0)))
 ALLOCATION = Allocation("1", 64, 64, 8, 16, 128, "price", PREDICTION, 0.6, 0.6, 60.0, 1)
-USAGE = Usage(5, 40, 4, 64, 88, 0.0, FinishReason.NATURAL, 0.5, 1.5, 0.02, 0.0, start_seconds=0.1)
+USAGE = Usage(5, 40, 4, 64, 88, 0.0, FinishReason.NATURAL, 0.5, 1.5, 0.02, 0.0, start_seconds=0.1, forcing_seconds=0.2)
 
 
 class Recorder:
@@ -65,7 +65,7 @@ def test_a_second_is_added_up():
     total, first = OBJECTIVES
     assert now == 10.0
     assert (seen.arrivals, seen.running, seen.waiting, seen.slots) == (2, 3, 1, 16)
-    assert (seen.tokens, seen.outstanding, seen.start) == (500, 70, 0.1)
+    assert (seen.tokens, seen.outstanding, seen.start, seen.forcing) == (500, 70, 0.1, 0.2)
     assert (seen.answers, seen.sizes, seen.paces) == ([4, 4], [44, 44], [0.02, 0.02])
     assert seen.measured == {total: [1.5, 1.5], first: [0.5]}
     assert income.tokens == 50.0

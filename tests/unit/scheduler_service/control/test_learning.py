@@ -69,13 +69,14 @@ def test_a_learner_starts_with_nothing():
     assert engine.demand.variation == 0
 
 
-@pytest.mark.parametrize("size", [10, 40, 160])
-def test_the_time_to_the_first_token_is_in_that_of_no_other_token(size):
-    """Four requests a second take half a second to start, then 20 ms a token, however many tokens they have."""
+@pytest.mark.parametrize("size", [5, 10, 40, 160])
+def test_the_time_in_which_prompts_are_computed_is_in_that_of_no_token(size):
+    """Four requests a second take 0.3 s to start and 0.2 s to be forced, and 20 ms a token, however many they have."""
     running = 4 * (0.5 + 0.02 * size)
-    here = {"arrivals": 4, "running": running, "tokens": 4 * size, "start": 0.5, "sizes": [size] * 4}
+    here = {"arrivals": 4, "running": running, "tokens": 4 * size, "sizes": [size] * 4, "start": 0.3, "forcing": 0.2}
     engine = learned(*[second(**here)] * 120)
-    # Of the requests that start, half is left to the tokens at the most.
-    assert engine.line.at(running) == pytest.approx(max(0.02, running / 2 / (4 * size)), rel=0.05)
-    if size > 10:
+    # Of the requests that run, a quarter is left to the tokens at the least.
+    assert engine.line.at(running) == pytest.approx(max(0.02, running / 4 / (4 * size)), rel=0.05)
+    if size > 5:
         assert engine.tokens_at(running) == pytest.approx(size, rel=0.05)
+    assert engine.first_token_at(0, size, 0.5) == pytest.approx(0.3)
