@@ -12,7 +12,8 @@ from scheduler_service.control.objectives import Objective
 _RATE_SECONDS = 2.0  # over which arrivals are counted, at least
 _RATE_ARRIVALS = 30.0  # and at least so many of them
 _UNLIKE_SECONDS = 5.0  # over which the slowest replica is compared with the mean
-_SLOW_SECONDS = 20.0  # over which answers, starts and sizes are averaged
+_SLOW_SECONDS = 20.0  # over which answers and sizes are averaged
+_START_SECONDS = 5.0  # over which starts are: they grow with the load, and shrink with it
 _MOST_VARIATION = 4.0
 _SAMPLES = 4  # requests from which on the slowest one says something
 _SLOTS_GROW = 1.1  # a second, after requests have waited for memory
@@ -96,9 +97,9 @@ class Learner:
             unlike = quantile_of(seen.paces, self._quantile) * len(seen.paces) / sum(seen.paces)
             self._unlike.add(max(1.0, unlike), passed, _UNLIKE_SECONDS)
         if seen.start is not None:
-            self._start.add(seen.start, passed, _SLOW_SECONDS)
+            self._start.add(seen.start, passed, _START_SECONDS)
         if seen.forcing is not None:
-            self._forcing.add(seen.forcing, passed, _SLOW_SECONDS)
+            self._forcing.add(seen.forcing, passed, _START_SECONDS)
         if seen.answers:
             self._answer.add(sum(seen.answers) / len(seen.answers), passed, _SLOW_SECONDS)
         if seen.sizes:
