@@ -189,4 +189,5 @@ def usage_message(usage: Usage) -> pb.Usage:
         votes=usage.votes,
         net_benefit_at_equal_accuracy_seconds=usage.net_benefit_at_equal_accuracy_seconds,
         start_seconds=usage.start_seconds,
+        forcing_seconds=usage.forcing_seconds,
     )

@@ -621,6 +621,7 @@ class Usage(_message.Message):
     VOTES_FIELD_NUMBER: _builtins.int
     NET_BENEFIT_AT_EQUAL_ACCURACY_SECONDS_FIELD_NUMBER: _builtins.int
     START_SECONDS_FIELD_NUMBER: _builtins.int
+    FORCING_SECONDS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
     """Tokens of the prompt as the backend counted them; 0 where it does not say."""
     reasoning_tokens: _builtins.int
@@ -655,6 +656,10 @@ class Usage(_message.Message):
     """Time from its slot of the LLM server to its first token, in seconds: what is left of time_to_first_token_seconds
     was admission, prediction and the wait for the slot.
     """
+    forcing_seconds: _builtins.float
+    """Time from the end of its reasoning to the first token of a forced answer, whose prompt the LLM server computes, in
+    seconds; 0 where it answered by itself.
+    """
     def __init__(
         self,
         *,
@@ -673,10 +678,11 @@ class Usage(_message.Message):
         votes: _builtins.int = ...,
         net_benefit_at_equal_accuracy_seconds: _builtins.float = ...,
         start_seconds: _builtins.float = ...,
+        forcing_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "finish_reason", b"finish_reason", "net_benefit_at_equal_accuracy_seconds", b"net_benefit_at_equal_accuracy_seconds", "net_benefit_seconds", b"net_benefit_seconds", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "seconds_per_token", b"seconds_per_token", "start_seconds", b"start_seconds", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_saved_at_equal_accuracy", b"tokens_saved_at_equal_accuracy", "tokens_saved_vs_cap", b"tokens_saved_vs_cap", "total_seconds", b"total_seconds", "traces", b"traces", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_tokens", b"answer_tokens", "finish_reason", b"finish_reason", "forcing_seconds", b"forcing_seconds", "net_benefit_at_equal_accuracy_seconds", b"net_benefit_at_equal_accuracy_seconds", "net_benefit_seconds", b"net_benefit_seconds", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "reserved_tokens", b"reserved_tokens", "seconds_per_token", b"seconds_per_token", "start_seconds", b"start_seconds", "time_to_first_token_seconds", b"time_to_first_token_seconds", "tokens_saved_at_equal_accuracy", b"tokens_saved_at_equal_accuracy", "tokens_saved_vs_cap", b"tokens_saved_vs_cap", "total_seconds", b"total_seconds", "traces", b"traces", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

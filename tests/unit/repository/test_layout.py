@@ -15,7 +15,6 @@ MOST_MODULES = 14
 ELSEWHERE = {
     "scheduler_service/server.py": "tests/integration/test_serving.py",
     "scheduler_service/assembly.py": "tests/integration/test_scheduler.py",
-    "scheduler_service/pipeline.py": "tests/integration/test_scheduler.py",
     "scheduler_service/grants.py": "tests/integration/test_grants.py",
     "scheduler_service/gateway/server.py": "tests/integration/test_envoy.py",
     "scheduler_service/generation/no_backend.py": "tests/integration/test_grants.py",

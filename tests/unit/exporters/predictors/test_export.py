@@ -22,7 +22,7 @@ def test_what_is_served_is_what_was_trained(tmp_path, learnable, kind, precision
     assert parity.rows == len(TEXTS)
     assert parity.largest < (5e-3 if precision == "float16" else 1e-5)
     assert parity.unfamiliarity < (5e-3 if precision == "float16" else 1e-4)
-    assert manifest.false_alarm_rate == 0.02
+    assert manifest.false_alarm_rate == pytest.approx(3 / len(TEXTS))  # as few as they are
     alarms = trained.unfamiliarity(TEXTS, hidden) > manifest.most_unfamiliarity
     assert alarms.mean() < 0.1
     served = LoadedModel(tmp_path / "m").run([Query(text, state) for text, state in zip(TEXTS, hidden, strict=True)])
