@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +56,7 @@ def _demo_recipe(epochs: int, *, by_text: bool = True) -> Recipe:
 
 
 def _predicted(curves: Curves, model: Path, hidden: Path | None) -> Floats:
-    states = read_hidden_states(hidden, curves.ids) if hidden else None
+    states = _states_of(hidden, curves.ids)
     return predictions(LoadedModel(model), curves, states).accuracy
 
 
@@ -117,6 +118,15 @@ def buckets_command(
     _show(table, plot, table.lines(1, TOKENS))
 
 
+def _states_of(path: Path | None, ids: Sequence[str]) -> NDArray[np.float32] | None:
+    return read_hidden_states(path, ids) if path else None
+
+
+def _with_states(curves: Path, states: Path) -> tuple[Curves, NDArray[np.float32]]:
+    measured = read_curves(curves)
+    return measured, read_hidden_states(states, measured.ids)
+
+
 def _column(path: Path, name: str) -> NDArray[np.str_]:
     return np.array(pq.read_table(path, columns=[name])[name].to_pylist())
 
@@ -130,9 +140,7 @@ def training_size_command(
     plot: PlotOption = None,
 ) -> None:
     """How little training data suffices."""
-    test, train = read_curves(curves), read_curves(training)
-    states = read_hidden_states(training_states, train.ids), read_hidden_states(hidden_states, test.ids)
-    table = training_size(train, states[0], test, states[1])
+    table = training_size(*_with_states(training, training_states), *_with_states(curves, hidden_states))
     _show(table, plot, table.columns("training questions", "points over uniform", first=2))
 
 
@@ -151,11 +159,10 @@ def few_samples_command(
     as_json: Annotated[Path | None, typer.Option("--json", help="Where the first table goes as JSON.")] = None,
 ) -> None:
     """How few samples a question suffice, for training and for scoring; whether smoothing them helps."""
-    training, scored = read_curves(curves), read_curves(test)
-    states = read_hidden_states(hidden_states, training.ids), read_hidden_states(test_states, scored.ids)
+    (training, states), (scored, scored_states) = _with_states(curves, hidden_states), _with_states(test, test_states)
     part = np.random.default_rng(0).permutation(len(training.ids))[:questions]
     recipe = Recipe(members=2, epochs=epochs)
-    study = Study(training.chosen(part), states[0][part], scored, states[1], recipe, repeats)
+    study = Study(training.chosen(part), states[part], scored, scored_states, recipe, repeats)
     counts = samples or [1, 2, 4, 8, 16]
     rows = study.few(counts)
     _show(few_table(rows), plot, few_figure(rows))
@@ -187,7 +194,7 @@ def learning_command(
 ) -> None:
     """What predictors that learn without labels keep of the gain, what poisons and costs, and what was never seen."""
     traces = Traces.read(samples)
-    states = read_hidden_states(hidden_states, traces.ids) if hidden_states else None
+    states = _states_of(hidden_states, traces.ids)
     found = learned(traces, checker(check), counts or list(range(2, traces.samples + 1)), states)
     _show(agreement_table(found.agreement), plot, learned_figure(found))
     typer.echo("\n" + earned_table(found.earned).markdown() + "\n")
@@ -226,14 +233,13 @@ def drawn_agreement_command(
     epochs: Annotated[int, typer.Option(min=1)] = 8,
 ) -> None:
     """Learning without labels where only proportions of right answers are known, so that traces are drawn."""
-    training, scored = read_curves(curves), read_curves(test)
-    states = read_hidden_states(hidden_states, training.ids), read_hidden_states(test_states, scored.ids)
+    (training, states), (scored, scored_states) = _with_states(curves, hidden_states), _with_states(test, test_states)
     recipe = Recipe(members=2, epochs=epochs)
     table = drawn_study(
         training,
-        states[0],
+        states,
         scored,
-        states[1],
+        scored_states,
         recipe,
         samples or [2, 4],
         alike or [0.0, 0.2, 0.5],
@@ -260,7 +266,7 @@ def generalisation_command(
 ) -> None:
     """Kinds of task that the predictor was not trained on."""
     measured = read_curves(curves)
-    states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
+    states = _states_of(hidden_states, measured.ids)
     typer.echo(generalisation(measured, _column(curves, group), states).markdown())
 
 
@@ -275,7 +281,7 @@ def abstention_command(
 ) -> None:
     """Predictors that abstain on kinds of task that they were not trained on."""
     measured = read_curves(curves)
-    states = read_hidden_states(hidden_states, measured.ids) if hidden_states else None
+    states = _states_of(hidden_states, measured.ids)
     recipe = _demo_recipe(epochs, by_text=states is None)
     found = unseen(measured, _column(curves, group), recipe, DEMO_TEXT, states)
     asked = []

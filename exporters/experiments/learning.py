@@ -26,7 +26,7 @@ from exporters.measure.judging import agreement
 from exporters.predictors.ensemble import Recipe, predict
 from exporters.predictors.text_graph import text_features
 from exporters.predictors.train import TextRecipe, train
-from exporters.replay.evaluate import plan_problem
+from exporters.replay.evaluate import Predicted, plan_problem
 from scheduler_service.allocation import POLICIES, Policy, make_plan
 from scheduler_service.allocation.price import Price
 from scheduler_service.allocation.problem import accuracy_at, used_at
@@ -102,17 +102,9 @@ class Traces:
         return Curves.measured(self.ids, self.questions, self.points, accuracy, self.used)
 
 
-@dataclass(frozen=True, eq=False)
-class CrossFitted:
-    """Predictions (n, K) of questions by predictors that were trained on others, and the tokens used (n, K)."""
-
-    accuracy: Floats
-    used: Floats
-
-
 def cross_fit(
     curves: Curves, hidden: NDArray[np.float32] | None = None, most: int | None = None, seed: int = 0
-) -> CrossFitted:
+) -> Predicted:
     """Train on all folds but one, and predict that one; on hidden states where there are any, else on the text.
 
     ``most``: train on so many questions only.
@@ -130,18 +122,13 @@ def cross_fit(
             inputs = text_features(texts, trained.vocabulary or []) if own is None else own
             shares = predict(trained.usage, inputs)
             used[held] = np.minimum(np.maximum.accumulate(shares * curves.points, axis=1), curves.points)
-    return CrossFitted(accuracy, used)
+    return Predicted(accuracy, used)
 
 
-def gains_of(predicted: Floats, used: Floats, truth: Curves, budget: int) -> Floats:
+def gains_of(predicted: Predicted, truth: Curves, budget: int, policy: Policy = POLICIES["envelope"]) -> Floats:
     """What each question gains (n,) over uniform when the file is planned at a mean ``budget`` of equal use."""
-    return _gains(POLICIES["envelope"], predicted, used, truth, budget, np.ones(len(predicted), dtype=bool))
-
-
-def _gains(
-    policy: Policy, predicted: Floats, used: Floats | None, truth: Curves, budget: int, covered: NDArray[np.bool_]
-) -> Floats:
-    plan = make_plan(policy, plan_problem(truth.points, predicted, budget, used), covered)
+    problem = plan_problem(truth.points, predicted.accuracy, budget, predicted.used)
+    plan = make_plan(policy, problem, predicted.covered)
     planned, uniform = (accuracy_at(truth.points, truth.accuracy, one) for one in (plan.budgets, budget))
     found: Floats = planned - uniform
     return found
@@ -236,26 +223,27 @@ def study(
     truth, rng = traces.labelled(is_right), np.random.default_rng(0)
     found = [_one(traces, truth, is_right, count, hidden, rng) for count in counts]
     _, ours, worth = found[0]
-    lost = {}
-    for name, bad in poisoned(traces.agreed(is_right, counts[0]), rng).items():
+    agreed, lost = traces.agreed(is_right, counts[0]), {}
+    for name, bad in poisoned(agreed, rng).items():
         predicted = cross_fit(bad, hidden)
-        left = {budget: gains_of(predicted.accuracy, predicted.used, truth, budget).mean() for budget in worth}
+        left = {budget: gains_of(predicted, truth, budget).mean() for budget in worth}
         lost[name] = float(max(1 - left[budget] / ours[budget].mean() for budget in worth))
-    earned = [_earned(traces, truth, is_right, counts[0], worth, questions, hidden) for questions in _questions(traces)]
-    mean = _without_predictions(traces.agreed(is_right, counts[0]), truth)
-    return Learned([one[0] for one in found], mean, lost, earned)
+    tokens = float(traces.generated.mean()) * counts[0] / traces.samples
+    earned = [_earned(agreed, truth, tokens, worth, questions, hidden) for questions in _questions(traces)]
+    return Learned([one[0] for one in found], _without_predictions(agreed, truth), lost, earned)
 
 
 def _without_predictions(agreed: Curves, truth: Curves) -> dict[int, float]:
     """What the price gains at each budget with one curve and one use for all: the means of ``agreed``."""
-    everyone = np.ones(len(agreed.ids), dtype=bool)
-    accuracy = np.tile(agreed.accuracy.mean(axis=0), (len(everyone), 1))
-    used = None if agreed.used is None else np.tile(agreed.used.mean(axis=0), (len(everyone), 1))
-    return {
-        budget: float(_gains(Price(), accuracy, used, truth, budget, everyone).mean())
-        for budget in agreed.points.tolist()
-        if 0 < budget < agreed.points[-1]
-    }
+    count = len(agreed.ids)
+    used = None if agreed.used is None else np.tile(agreed.used.mean(axis=0), (count, 1))
+    alike = Predicted(np.tile(agreed.accuracy.mean(axis=0), (count, 1)), used)
+    return {budget: float(gains_of(alike, truth, budget, Price()).mean()) for budget in _budgets(agreed)}
+
+
+def _budgets(curves: Curves) -> list[int]:
+    """Mean budgets at which there is something to decide: the points between none and all."""
+    return [budget for budget in curves.points.tolist() if 0 < budget < curves.points[-1]]
 
 
 def _questions(traces: Traces) -> list[int]:
@@ -265,19 +253,18 @@ def _questions(traces: Traces) -> list[int]:
 
 
 def _earned(
-    traces: Traces,
+    agreed: Curves,
     truth: Curves,
-    is_right: Checker,
-    samples: int,
+    tokens_each: float,
     budgets: Sequence[int],
     questions: int,
     hidden: NDArray[np.float32] | None,
 ) -> Earned:
-    fitted = cross_fit(traces.agreed(is_right, samples), hidden, questions)
-    gained = {budget: float(gains_of(fitted.accuracy, fitted.used, truth, budget).mean()) for budget in budgets}
+    """What so many of the questions teach, each measured by ``tokens_each`` tokens."""
+    fitted = cross_fit(agreed, hidden, questions)
+    gained = {budget: float(gains_of(fitted, truth, budget).mean()) for budget in budgets}
     best = max(gained, key=lambda budget: gained[budget])
-    tokens = float(traces.generated.mean()) * questions * samples / traces.samples
-    saved = saved_tokens(truth, best, gained[best])
+    tokens, saved = tokens_each * questions, saved_tokens(truth, best, gained[best])
     return Earned(questions, tokens, best, gained[best], saved, tokens / saved if saved > 0 else np.inf)
 
 
@@ -292,14 +279,7 @@ def _one(
     """Agreement of so many samples, its gains (n,) by budget, and the budgets at which labels gain something."""
     agreed = traces.agreed(is_right, count)
     fitted = {"labels": cross_fit(traces.labelled(is_right, count), hidden), "agreement": cross_fit(agreed, hidden)}
-    by = {
-        name: {
-            budget: gains_of(one.accuracy, one.used, truth, budget)
-            for budget in traces.points.tolist()
-            if 0 < budget < traces.points[-1]
-        }
-        for name, one in fitted.items()
-    }
+    by = {name: {budget: gains_of(one, truth, budget) for budget in _budgets(truth)} for name, one in fitted.items()}
     worth = [budget for budget, gain in by["labels"].items() if gain.mean() > _WORTH]
     rows = []
     for budget in worth:
