@@ -15,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from scheduler_service.budget.income import Controlled
 from scheduler_service.control.capacity import Bounds
@@ -217,8 +218,8 @@ class Governor:
             tokens=tokens,
             outstanding=fleet.outstanding,
             slots=fleet.slots,
-            start=sum(seen.starts) / len(seen.starts) if seen.starts else None,
-            forcing=sum(seen.forcings) / len(seen.forcings) if seen.forcings else None,
+            start=fmean(seen.starts) if seen.starts else None,
+            forcing=fmean(seen.forcings) if seen.forcings else None,
             paces=seen.paces,
             answers=seen.answers,
             sizes=seen.sizes,

@@ -66,14 +66,14 @@ class Pool:
         if key in self._examples:
             return None
         example = Example(self._next, key, sample)
-        self._write({"number": example.number, "key": key, "prompt": sample.prompt, "tenant": sample.tenant})
+        self._write(_sample_row(example))
         self._next += 1
         self._examples[key] = example
         return example
 
     def measured(self, key: str, measured: Measured) -> None:
         """Keep what was measured of a sample."""
-        self._write({"key": key, "measured": {**asdict(measured), "question": ""}})
+        self._write(_measured_row(key, measured))
         self._examples[key] = replace(self._examples[key], measured=measured)
 
     def all(self) -> list[Example]:
@@ -111,10 +111,15 @@ class Pool:
 
 
 def _rows(example: Example) -> list[dict[str, object]]:
+    measured = example.measured
+    return [_sample_row(example), *([] if measured is None else [_measured_row(example.key, measured)])]
+
+
+def _sample_row(example: Example) -> dict[str, object]:
     sample = example.sample
-    rows: list[dict[str, object]] = [
-        {"number": example.number, "key": example.key, "prompt": sample.prompt, "tenant": sample.tenant}
-    ]
-    if example.measured is not None:
-        rows.append({"key": example.key, "measured": {**asdict(example.measured), "question": ""}})
-    return rows
+    return {"number": example.number, "key": example.key, "prompt": sample.prompt, "tenant": sample.tenant}
+
+
+def _measured_row(key: str, measured: Measured) -> dict[str, object]:
+    """What was measured, without the question, which the sample's row has."""
+    return {"key": key, "measured": {**asdict(measured), "question": ""}}
