@@ -20,6 +20,7 @@ from exporters.experiments.compare import compare
 from exporters.experiments.envelope import envelope_figure
 from exporters.experiments.learning import Traces, agreement_table, drawn_study, earned_table, learned_figure
 from exporters.experiments.learning import study as learned
+from exporters.experiments.learning_story import Story, story_figure, story_table, tell
 from exporters.experiments.robustness import noise, starvation
 from exporters.experiments.samples import Study, equal_traces_table, few_figure, few_table
 from exporters.experiments.table import Floats, Table, save
@@ -220,6 +221,27 @@ def learning_command(
                 indent=1,
             )
         )
+
+
+@app.command("learning-story")
+def learning_story_command(
+    samples: Annotated[
+        Path, typer.Option(help="Measured traces with answers, what was expected, and a column group.")
+    ] = DEMO_SAMPLES,
+    check: Annotated[str, typer.Option(help="How answers are compared: exact or maths.")] = "exact",
+    seeds: Annotated[int, typer.Option(min=1, help="Orders in which the questions come.")] = 12,
+    plot: PlotOption = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Where the figures go as JSON.")] = None,
+) -> None:
+    """The loop from a cold start: first predictor, a bad candidate, kinds that it never saw, and learning them."""
+    traces, stories = Traces.read(samples), list[Story]()
+    for seed in range(seeds):
+        stories.append(tell(traces, checker(check), seed))
+    _show(story_table(stories), plot, story_figure(stories))
+    fates = [one.bad for one in stories]
+    typer.echo("\nshuffled candidates: " + ", ".join(f"{fates.count(fate)} {fate}" for fate in sorted(set(fates))))
+    if as_json is not None:
+        as_json.write_text(json.dumps([asdict(one) for one in stories], indent=1))
 
 
 @app.command("drawn-agreement")

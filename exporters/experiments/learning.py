@@ -20,6 +20,7 @@ from exporters.experiments.samples import SHARED, draw
 from exporters.experiments.table import Floats, Table, gains
 from exporters.experiments.table import points as in_points
 from exporters.faults import CurvesFileError
+from exporters.learning.scoring import saved_at_equal_accuracy, uniform_use
 from exporters.measure.checkers import Checker
 from exporters.measure.curves import Curves, Ints, pearson
 from exporters.measure.judging import agreement
@@ -264,7 +265,8 @@ def _earned(
     fitted = cross_fit(agreed, hidden, questions)
     gained = {budget: float(gains_of(fitted, truth, budget).mean()) for budget in budgets}
     best = max(gained, key=lambda budget: gained[budget])
-    tokens, saved = tokens_each * questions, saved_tokens(truth, best, gained[best])
+    tokens = tokens_each * questions
+    saved = saved_at_equal_accuracy(truth, best, gained[best], uniform_use(truth, best))
     return Earned(questions, tokens, best, gained[best], saved, tokens / saved if saved > 0 else np.inf)
 
 
@@ -317,20 +319,6 @@ def poisoned(curves: Curves, rng: np.random.Generator) -> dict[str, Curves]:
         changed[rows] = accuracy
         found[name] = replace(curves, accuracy=changed)
     return found
-
-
-def saved_tokens(truth: Curves, budget: int, gain: float) -> float:
-    """Tokens a request that uniform would use more to be as right as a plan that gains so much at ``budget``.
-
-    Where uniform never is, what it uses at the last point. Raises ValueError where no use was measured.
-    """
-    if truth.used is None:
-        raise ValueError("curves: tokens used are not known")
-    accuracy, used = truth.accuracy.mean(axis=0), truth.used.mean(axis=0)
-    wanted = float(accuracy_at(truth.points, truth.accuracy, budget).mean()) + gain
-    order = np.maximum.accumulate(accuracy)
-    needed = float(np.interp(wanted, order, used))
-    return needed - float(used_at(truth.points, truth.used, budget).mean())
 
 
 def drawn_agreement(accuracy: Floats, samples: int, alike: float, rng: np.random.Generator) -> Floats:

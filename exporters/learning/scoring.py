@@ -41,7 +41,7 @@ def gains(predicted: Predicted | None, curves: Curves, budget: int) -> Gains:
     """Score predicted curves, and what they say of use, on measured ones; ``None`` for uniform budgets."""
     points, measured = curves.points, curves.used
     uniform = accuracy_at(points, curves.accuracy, budget)
-    allowed = float(budget) if measured is None else float(used_at(points, measured, budget).mean())
+    allowed = uniform_use(curves, budget)
     if predicted is None or not len(predicted.accuracy):
         return Gains(np.zeros(len(uniform)), allowed, allowed)
     orders = [np.random.default_rng(at).permutation(len(uniform)) for at in range(_DRAWINGS)]
@@ -76,15 +76,19 @@ def difference(one: Floats, other: Floats, seed: int = 0) -> Interval:
     return Interval(float(paired.mean()), low, high, len(paired))
 
 
-def saved_at_equal_accuracy(found: Gains, curves: Curves, budget: int) -> float:
+def uniform_use(curves: Curves, budget: float) -> float:
+    """Tokens a question that uniform uses at a budget: all of it, where the questions' use was not measured."""
+    return float(budget) if curves.used is None else float(used_at(curves.points, curves.used, budget).mean())
+
+
+def saved_at_equal_accuracy(curves: Curves, budget: int, gain: float, used: float) -> float:
     """Tokens a question that uniform would use for the accuracy that a plan reached, less what the plan used.
 
-    Where no uniform budget reaches it, uniform is charged the last point: a lower bound.
+    ``gain``: the plan's, a fraction over uniform at a mean ``budget``; ``used``: its tokens a question. Where no
+    uniform budget reaches it, uniform is charged the last point: a lower bound.
     """
-    reached = float((accuracy_at(curves.points, curves.accuracy, budget) + found.gains).mean())
+    reached = float(accuracy_at(curves.points, curves.accuracy, budget).mean()) + gain
     last = int(curves.points[-1])
     levels = range(budget, last + 1)
     enough = (at for at in levels if accuracy_at(curves.points, curves.accuracy, at).mean() >= reached - _ROUNDING)
-    level = next(enough, last)
-    used = float(level) if curves.used is None else float(used_at(curves.points, curves.used, level).mean())
-    return used - found.used
+    return uniform_use(curves, next(enough, last)) - used

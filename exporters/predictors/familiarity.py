@@ -31,6 +31,10 @@ _CLUSTERS = 8
 _CLUSTER_QUESTIONS = 16  # a cluster has as many on average, or more
 _ROUNDS = 20
 FURTHEST = 1000.0  # deviations: what is further off counts as that far, so that no float32 overflows
+# Texts of one template hardly differ: without these, rounding would look like a distance.
+_LEAST_SCALE, _LEAST_STYLE_SCALE = 1e-3, 1e-2  # a style is computed in float32, states are given
+_LEAST_VARIANCE = 1e-4  # of standardised vectors
+_LEAST_UNIT = 0.1  # of whitened ones, whose distances are about as large as they have components
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +51,9 @@ class Distance:
     unit: float = 1.0
 
     @classmethod
-    def of(cls, x: Floats, seed: int) -> Distance:
-        """Fit to the vectors of training questions."""
-        centre, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-3)
+    def of(cls, x: Floats, seed: int, least_scale: float) -> Distance:
+        """Fit to the vectors of training questions; a component that varies less is divided by ``least_scale``."""
+        centre, scale = x.mean(axis=0), np.maximum(x.std(axis=0), least_scale)
         z = ((x - centre) / scale).astype(np.float64)
         size = min(_COMPONENTS, x.shape[1])
         _, vectors = np.linalg.eigh(z.T @ z)
@@ -57,7 +61,8 @@ class Distance:
         y = z @ basis
         means, cluster = _clusters(y, max(1, min(_CLUSTERS, len(x) // _CLUSTER_QUESTIONS)), seed)
         within = np.atleast_2d(np.cov((y - means[cluster]).T))
-        within += (0.01 * np.trace(within) / size + 1e-6) * np.eye(size)  # what never varied would count without bound
+        # What never varied would count without bound.
+        within += max(0.01 * np.trace(within) / size + 1e-6, _LEAST_VARIANCE) * np.eye(size)
         shape = np.linalg.cholesky(np.linalg.inv(within))
         parts: list[Floats] = [part.astype(np.float32) for part in (centre, scale, basis @ shape, means @ shape)]
         return cls(parts[0], parts[1], parts[2], parts[3])
@@ -146,12 +151,12 @@ def learn_familiarity(
             figures = TextStyle.of(words.part(rest)).figures(words.part(own))
             held.setdefault("text", np.zeros(count))[own] = distance.measure(figures)
         if hidden is not None:
-            held.setdefault("states", np.zeros(count))[own] = Distance.of(hidden[rest], seed).measure(hidden[own])
-    units = {name: float(found.mean()) or 1.0 for name, found in held.items()}  # 0 where all questions are one
+            held.setdefault("states", np.zeros(count))[own] = _of_states(hidden[rest], seed).measure(hidden[own])
+    units = {name: max(float(found.mean()), _LEAST_UNIT) for name, found in held.items()}
     distances = np.max([held[name] / units[name] for name in held], axis=0)
     limit = max(1.0, float(np.quantile(distances, 1 - false_alarms)))
     style, text = (None, None) if words is None else _of_texts(words, seed)
-    states = None if hidden is None else Distance.of(hidden, seed)
+    states = None if hidden is None else _of_states(hidden, seed)
     known = Familiarity(
         style,
         None if text is None else _in_units(text, units["text"]),
@@ -163,7 +168,11 @@ def learn_familiarity(
 
 
 def _of_texts(words: Words, seed: int) -> tuple[TextStyle, Distance]:
-    return TextStyle.of(words), Distance.of(held_out_figures(words, _FOLDS, seed), seed)
+    return TextStyle.of(words), Distance.of(held_out_figures(words, _FOLDS, seed), seed, _LEAST_STYLE_SCALE)
+
+
+def _of_states(hidden: Floats, seed: int) -> Distance:
+    return Distance.of(hidden, seed, _LEAST_SCALE)
 
 
 def _in_units(distance: Distance, unit: float) -> Distance:
@@ -184,7 +193,7 @@ def _clusters(y: NDArray[np.float64], count: int, seed: int) -> tuple[NDArray[np
 def add_familiarity(build: GraphBuilder, tokens: str | None, states: str | None, known: Familiarity) -> str:
     """Add the distance of queries to a graph; returns its output's name: ``unfamiliarity`` (n, 1).
 
-    ``tokens``: of the text, whose features the graph has; ``states``: the input of hidden states.
+    ``tokens``: of the text, whose numbers the graph has; ``states``: the input of hidden states.
     """
     parts = []
     if tokens is not None and known.style is not None and known.text is not None:

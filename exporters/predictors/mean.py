@@ -1,7 +1,8 @@
 """The predictor that knows no question: every query's curve is the traffic's mean curve.
 
 Where the mean curve is convex, whole steps of it for some requests buy more than equal shares for all; this needs no
-prediction, and so it needs few questions. It reads the text only because a predictor reads something.
+prediction, and so it needs few questions. It reads the text only to know what is unlike all that its mean was taken of:
+there it abstains, since a mean of other questions can be far from what is asked.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from exporters.predictors.familiarity import Familiarity, add_familiarity, learn_familiarity
 from exporters.predictors.kinds import Training
 from exporters.predictors.onnx_graph import TEXT, GraphBuilder
+from exporters.predictors.text_graph import add_numbers, add_tokens
 from exporters.predictors.trained import Calibration, Interface
 
 Floats = NDArray[np.float64]
@@ -24,16 +27,26 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class TrainedMean:
-    """One curve for all queries. ``curve``, ``used``: (K,) accuracies, and tokens used where they are known."""
+    """One curve for all queries. ``curve``, ``used``: (K,) accuracies, and tokens used where they are known.
+
+    ``familiarity``: what texts it is the mean of; ``None`` where there were too few to tell what is unusual.
+    """
 
     curve: Floats
     used: Floats | None
     calibration: Calibration
+    familiarity: Familiarity | None = None
 
     @property
     def interface(self) -> Interface:
-        """Return that it takes a text."""
-        return Interface(kind="mean_curve", takes_text=True)
+        """Return that it takes a text, and how far off one may be."""
+        known = self.familiarity
+        return Interface(
+            kind="mean_curve",
+            takes_text=True,
+            most_unfamiliarity=None if known is None else round(known.limit, 4),
+            false_alarm_rate=None if known is None else known.false_alarms,
+        )
 
     def write(self, folder: Path, precision: str) -> None:
         """Write ``model.onnx``; its few numbers stay in float32. Raises ValueError for a precision that is none."""
@@ -48,6 +61,10 @@ class TrainedMean:
             if values is not None:
                 build.constant(f"mean_{name}", values.astype(np.float32)[None, :])
                 outputs[build.add("Expand", [f"mean_{name}", "shape"], name)] = len(values)
+        if self.familiarity is not None:
+            tokens = add_tokens(build)
+            add_numbers(build, tokens)
+            outputs[add_familiarity(build, tokens, None, self.familiarity)] = 1
         onnx.save(build.model(outputs), folder / "model.onnx")
 
     def reference(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats:
@@ -55,11 +72,13 @@ class TrainedMean:
         return np.tile(self.curve, (len(texts), 1))
 
     def unfamiliarity(self, texts: Sequence[str], hidden: NDArray[np.float32] | None) -> Floats | None:
-        """Not known: the mean of all traffic is what is said of a query that is like none."""
-        return None
+        """How far queries lie from those that its mean was taken of (n,), by numpy."""
+        return None if self.familiarity is None else self.familiarity.measure(texts, None)
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Return the curve; there are no weights to write."""
+        """Return the curve; write what it is the mean of, where it knows."""
+        if self.familiarity is not None:
+            self.familiarity.save(folder / "familiarity.npz")
         used = None if self.used is None else self.used.tolist()
         return {"kind": "mean_curve", "curve": self.curve.tolist(), "used": used}
 
@@ -69,10 +88,15 @@ def fit(kind: str, training: Training) -> TrainedMean:
     curves = training.curves
     curve = curves.accuracy.mean(axis=0)
     used = None if curves.used is None else curves.used.mean(axis=0)
-    return TrainedMean(curve, used, Calibration.of(np.tile(curve, (len(curves.ids), 1)), curves, training.data))
+    calibration = Calibration.of(np.tile(curve, (len(curves.ids), 1)), curves, training.data)
+    learned = learn_familiarity(curves.questions, None, seed=training.seed)
+    return TrainedMean(curve, used, calibration, None if learned is None else learned.familiarity)
 
 
 def load(folder: Path, saved: dict[str, Any], calibration: Calibration) -> TrainedMean:
     """Return the predictor that ``save`` described."""
     used = None if saved["used"] is None else np.array(saved["used"])
-    return TrainedMean(np.array(saved["curve"]), used, calibration)
+    familiarity = folder / "familiarity.npz"
+    return TrainedMean(
+        np.array(saved["curve"]), used, calibration, Familiarity.load(familiarity) if familiarity.exists() else None
+    )

@@ -35,6 +35,7 @@ def add_tokens(build: GraphBuilder) -> str:
 
 def add_features(build: GraphBuilder, tokens: str, vocabulary: Sequence[tuple[str, ...]]) -> str:
     """Add the features of ``tokens``: (n, ``NUMERIC_FEATURES`` + vocabulary) float32; returns the output's name."""
+    numbers = add_numbers(build, tokens)
     ordered = sorted(vocabulary, key=len)
     singles = sum(len(gram) == 1 for gram in ordered)
     build.add(
@@ -42,15 +43,15 @@ def add_features(build: GraphBuilder, tokens: str, vocabulary: Sequence[tuple[st
         ngram_counts=[0, singles], ngram_indexes=list(range(len(ordered))),
         pool_strings=[token for gram in ordered for token in gram],
     )  # fmt: skip
-    build.constant("one", np.array([1], np.float32))
     build.add("Add", ["counts", "one"], "counts_and_one")
     build.add("Log", ["counts_and_one"], "grams")
-    return build.add("Concat", [_add_numbers(build, tokens), "grams"], "features", axis=1)
+    return build.add("Concat", [numbers, "grams"], "features", axis=1)
 
 
-def _add_numbers(build: GraphBuilder, tokens: str) -> str:
-    """Add the features of the numbers in the text: (n, ``NUMERIC_FEATURES``)."""
+def add_numbers(build: GraphBuilder, tokens: str) -> str:
+    """Add the features of the numbers in the text: (n, ``NUMERIC_FEATURES``) float32; returns the output's name."""
     add, constant = build.add, build.constant
+    constant("one", np.array([1], np.float32))
     known = [str(number) for number in range(LARGEST_NUMBER + 1)]
     constant("axis", np.array([1], np.int64))
     constant("zero", np.array([0], np.float32))

@@ -149,7 +149,7 @@ def _mean(values: NDArray[Any], rows: Ints, counts: Ints) -> NDArray[np.float64]
 
 
 def add_style(build: GraphBuilder, tokens: str, style: TextStyle) -> str:
-    """Add the style of ``tokens`` to a graph that has their features; returns the output's name: (n, 6) float32."""
+    """Add the style of ``tokens`` to a graph that has their numbers; returns the output's name: (n, 6) float32."""
 
     def add(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         return build.add(operator, inputs, f"style_{output}", **attributes)

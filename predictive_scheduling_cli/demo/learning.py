@@ -210,7 +210,8 @@ class _Story:
             return {"saved_tokens_per_request": 0.0, "requests": float("inf")}
         curves = curves_of(self._unseen())
         foretold = predictions(LoadedModel(self._models / "learned"), curves, None)
-        saved = saved_at_equal_accuracy(gains(foretold, curves, BUDGET), curves, BUDGET)
+        found = gains(foretold, curves, BUDGET)
+        saved = saved_at_equal_accuracy(curves, BUDGET, float(found.gains.mean()), found.used)
         spent = self._learner.ledger.tokens
         return {"saved_tokens_per_request": saved, "requests": spent / saved if saved > 0 else float("inf")}
 

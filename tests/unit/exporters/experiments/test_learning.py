@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from exporters.experiments import learning
 from exporters.experiments.__main__ import DEMO_CURVES, app
-from exporters.experiments.learning import Traces, drawn_agreement, kept, poisoned, saved_tokens
+from exporters.experiments.learning import Traces, drawn_agreement, kept, poisoned
 from exporters.faults import CurvesFileError
 from exporters.measure.checkers import exact
 
@@ -128,12 +128,3 @@ def test_the_share_that_is_kept_has_an_interval_around_it():
     assert low == pytest.approx(high)
     share, (low, high) = kept(gains, gains[::-1] * 0.9, np.random.default_rng(0))
     assert low < share < high
-
-
-def test_tokens_saved_are_those_that_uniform_would_use_more(file):
-    curves = Traces.read(file).labelled(exact)
-    # Uniform is right of 1/3 up to 16 tokens and of 2/3 from 24 on; used are 8, 13.3, 18.7, 21.3 and 32.
-    assert saved_tokens(curves, 16, 1 / 6) == pytest.approx(16 - 40 / 3, abs=0.1)
-    assert saved_tokens(curves, 16, 5.0) == pytest.approx(32 - 40 / 3, abs=0.1)
-    with pytest.raises(ValueError, match="used are not known"):
-        saved_tokens(replace(curves, used=None), 16, 0.1)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporters.learning.scoring import Gains, difference, gains, saved_at_equal_accuracy
+from exporters.learning.scoring import difference, gains, saved_at_equal_accuracy, uniform_use
 from exporters.measure.curves import Curves
 from exporters.replay.evaluate import Predicted
 
@@ -68,13 +68,11 @@ def test_a_difference_is_paired():
 
 def test_tokens_saved_are_those_that_uniform_would_need_beside_for_the_same_accuracy():
     known = curves([[0.0, 0.25, 0.5, 1.0]] * 4)
-    half = Gains(np.full(4, 0.25), 32.0, 32.0)
-    assert saved_at_equal_accuracy(half, known, 32) == pytest.approx(32, abs=1)
-    beyond = Gains(np.full(4, 0.9), 32.0, 32.0)
-    assert saved_at_equal_accuracy(beyond, known, 32) == 96
+    assert saved_at_equal_accuracy(known, 32, 0.25, used=32.0) == pytest.approx(32, abs=1)
+    assert saved_at_equal_accuracy(known, 32, 0.9, used=32.0) == 96
     used = curves([[0.0, 0.25, 0.5, 1.0]] * 4, [[10, 20, 40, 50]] * 4)
-    assert saved_at_equal_accuracy(Gains(np.full(4, 0.25), 20.0, 20.0), used, 32) == pytest.approx(20, abs=1)
-    assert saved_at_equal_accuracy(Gains(np.zeros(4), 32.0, 32.0), known, 32) == 0
+    assert saved_at_equal_accuracy(used, 32, 0.25, used=uniform_use(used, 32)) == pytest.approx(20, abs=1)
+    assert saved_at_equal_accuracy(known, 32, 0.0, used=32.0) == 0
 
 
 def test_where_a_model_abstains_the_question_has_what_uniform_gives_it():

@@ -50,3 +50,34 @@ def test_a_level_curve_has_no_correlation_and_can_be_served(tmp_path):
 def test_a_precision_that_it_lacks_is_refused(tmp_path):
     with pytest.raises(ValueError, match="--precision: int8"):
         trained().write(tmp_path, "int8")
+
+
+QUESTIONS = [f"What is {at} plus {at + 1}, and then {at} more?" for at in range(60)]
+
+
+def read(questions=QUESTIONS):
+    accuracy = np.tile(ACCURACY, (len(questions) // 2, 1))
+    curves = Curves.measured([str(at) for at in range(len(questions))], questions, POINTS, accuracy)
+    return module_of("mean_curve").fit("mean_curve", Training(curves))
+
+
+def test_it_abstains_on_texts_unlike_those_that_it_is_the_mean_of(tmp_path):
+    strange = "Translate into French: the quick brown fox jumps over the lazy dog near the river bank at dawn"
+    manifest, parity = export(read(), tmp_path / "m", QUESTIONS, None, name="m", version="1")
+    model = LoadedModel(tmp_path / "m")
+    served = model.run([Query(QUESTIONS[0]), Query(strange), Query("")])
+    assert served.abstained.tolist()[:2] == [0, 1]
+    assert manifest.false_alarm_rate == pytest.approx(3 / 60)
+    assert parity.unfamiliarity < 1e-3
+
+
+def test_a_checkpoint_brings_back_what_it_knows(tmp_path):
+    own = read()
+    save_checkpoint(own, tmp_path / "c")
+    again = load_checkpoint(tmp_path / "c")
+    assert again.unfamiliarity(["any words"], None) == pytest.approx(own.unfamiliarity(["any words"], None))
+
+
+def test_of_few_questions_it_does_not_know(tmp_path):
+    assert trained().unfamiliarity(["one"], None) is None
+    assert read(QUESTIONS[:20]).interface.most_unfamiliarity is None
