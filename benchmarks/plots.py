@@ -62,6 +62,7 @@ def draw_over_time(path: Path, courses: Sequence[Course]) -> None:
 
     mpl.use("svg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     names = list(dict.fromkeys(name for course in courses for name in course.lines))
     colours = {name: f"C{at}" for at, name in enumerate(names)}
@@ -74,9 +75,14 @@ def draw_over_time(path: Path, courses: Sequence[Course]) -> None:
         if course.limit is not None:
             axis.axhline(course.limit, color="black", linestyle=":", linewidth=1, label="objective")
         axis.set(ylabel=course.unit, yscale="log" if course.logarithmic else "linear")
+        if course.logarithmic:
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
         axis.set_title(course.title, fontsize="medium", loc="left")
     most = max(range(len(courses)), key=lambda at: len(courses[at].lines))
-    axes[most, 0].legend(frameon=False, fontsize="x-small", ncols=5, loc="upper left")
+    lines, labels = axes[most, 0].get_legend_handles_labels()
+    figure.legend(lines, labels, frameon=False, fontsize="small", ncols=5, loc="outside upper center")
     axes[-1, 0].set_xlabel("seconds")
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Date": None})
     plt.close(figure)

@@ -317,7 +317,9 @@ def _smooth(values: Floats) -> Floats:
     half = _SMOOTHED // 2
     known = np.isfinite(values)
     found = [
-        values[max(0, at - half) : at + half + 1][known[max(0, at - half) : at + half + 1]].mean() if known[at] else np.nan
+        values[max(0, at - half) : at + half + 1][known[max(0, at - half) : at + half + 1]].mean()
+        if known[at]
+        else np.nan
         for at in range(len(values))
     ]
     return np.array(found)
