@@ -315,11 +315,5 @@ def story_figure(stories: Sequence[Story]) -> Figure:
 def _smooth(values: Floats) -> Floats:
     """Each with those before and after it; what is not a number stays so, and counts for nothing."""
     half = _SMOOTHED // 2
-    known = np.isfinite(values)
-    found = [
-        values[max(0, at - half) : at + half + 1][known[max(0, at - half) : at + half + 1]].mean()
-        if known[at]
-        else np.nan
-        for at in range(len(values))
-    ]
-    return np.array(found)
+    parts = [values[max(0, at - half) : at + half + 1] for at in range(len(values))]
+    return np.array([np.nan if np.isnan(one) else np.nanmean(part) for one, part in zip(values, parts, strict=True)])
