@@ -409,6 +409,9 @@ async def test_an_access_log_that_goes_to_another_scheduler_settles_with_the_one
             await settled(one, len(engine.requests))
         known, budget, others = await one.find("mine"), await one.budget(), await other.budget()
     assert (known.tenant, known.usage.reasoning_tokens, known.usage.prompt_tokens) == ("gold", 44, 7)
+    names = {one["x-predictive-scheduling-request"].partition("@") for one in engine.headers}
+    assert {whose for whose, _, _ in names} == {"gold/mine"}
+    assert len(names) == 3
     assert (budget.used_tokens, budget.returned_tokens) == (3 * 44, 3 * 20)
     assert others.requests == 0
 

@@ -112,6 +112,19 @@ async def test_a_letter_to_one_that_does_not_come_is_dropped_after_a_while():
     assert (len(one), counts) == (0, {"gone": 2})
 
 
+async def test_one_that_came_back_is_waited_for_anew():
+    one, counts, two, store = await both()
+    for _ in range(2):
+        store.now += 6.0
+        await one.exchange()
+        one.post(GrantName(B, 3), TOLD)
+        for _ in range(50):
+            await one.exchange()
+        await exchanged(two, one)
+        assert await exchanged(one, two) == [[], [Letter(3, TOLD)]]
+    assert counts == {"forwarded": 2}
+
+
 async def test_what_finds_no_room_is_counted():
     one, counts, two, store = await both()
     for number in range(1, 10_002):
