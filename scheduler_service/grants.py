@@ -5,12 +5,14 @@ scheduler runs itself; it is open from then on. ``settle`` ends it by what it us
 budget. Whoever runs a request may forget to tell, or vanish: what is still open after ``most_seconds`` is settled by
 what it was expected to use. So every grant ends once, and nothing stays reserved for ever.
 
-A grant has a number besides its ``Job.key``: a key may come again once its grant has ended, a number never does.
+A grant has a number besides its ``Job.key``: a key may come again once its grant has ended, a number does not, and is
+random, so that nobody settles what was not granted to them by guessing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 
 from scheduler_service.domain import Allocation, FinishReason, Job, Usage
@@ -19,6 +21,7 @@ from scheduler_service.pipeline import Pipeline
 _LOOK_SECONDS = 1.0
 _MOST_REASONS = 50  # that are told apart: callers choose the words, and metrics and journal count by them
 _OTHER = "other"
+_NUMBER_BITS = 48
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,6 @@ class Grants:
         self._pipeline, self._most_seconds = pipeline, most_seconds
         self._open: dict[int, _Open] = {}
         self._numbers: dict[tuple[str, str], int] = {}
-        self._last = 0
         self._reasons: set[str] = set()
 
     def __len__(self) -> int:
@@ -78,8 +80,8 @@ class Grants:
             pipeline.tell_failure(job, allocation, error)
             raise
         pipeline.begin_elsewhere(job, allocation)
-        self._last += 1
-        self._open[self._last], self._numbers[job.key] = _Open(job, allocation, came), self._last
+        number = 1 + secrets.randbits(_NUMBER_BITS)
+        self._open[number], self._numbers[job.key] = _Open(job, allocation, came), number
         return allocation
 
     def settle(self, number: int, told: Told) -> float | None:

@@ -8,7 +8,7 @@ inbox of the store, and only to one whose owner was there the last time.
 What always holds: no more than ``_MOST_WAITING`` letters wait here, and no more in an inbox. While the store is away
 they wait. A letter to a scheduler that is not there waits for ``_PATIENT`` exchanges, since one that lost the store for
 a while, or a store that came back empty, does not know it yet; then it is gone. A letter may come twice, where an
-answer of the store was lost, or not at all: numbers of grants are never used again, so the first one settles, and what
+answer of the store was lost, or not at all: a grant has a number of its own, so the first one settles, and what
 nobody tells is settled by what was expected (``grants``).
 """
 

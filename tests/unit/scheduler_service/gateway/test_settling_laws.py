@@ -25,7 +25,7 @@ QUIET = st.one_of(
     st.tuples(st.just("tell"), ONE, ANY),
     st.tuples(st.just("exchange"), ONE),
     st.tuples(st.just("forged"), ONE, FORGED),
-    st.tuples(st.just("guessed"), ONE, ANY, st.integers(1, 10**15)),
+    st.tuples(st.just("guessed"), ONE, ANY, st.integers(1000, 10**15 - 1)),
     st.tuples(st.just("away"), st.booleans()),
 )
 LOUD = st.one_of(
@@ -72,9 +72,9 @@ class Fleet:
                 self.tell(at, self.given[which][0], of(which))
             case "forged", at, text:
                 self.tell(at, text, Told(failure="forged"))
-            case "guessed", at, whose, number if self.given:  # of a scheduler that is known, and too high to be open
+            case "guessed", at, whose, number if self.given:  # of a scheduler that is known; numbers are not
                 name, _ = self.given[whose % len(self.given)]
-                self.tell(at, f"{name.rpartition('.')[0]}.{number + len(self.given)}", Told(failure="forged"))
+                self.tell(at, f"{name.rpartition('.')[0]}.{number}", Told(failure="forged"))
             case "exchange", at:
                 self.store.now += 0.2
                 await self.running[at][1].exchange()
@@ -127,7 +127,7 @@ def test_whatever_happens_a_grant_ends_at_most_once_and_by_what_was_told_of_it(s
 
 
 @settings(max_examples=200)
-@given(st.lists(QUIET, max_size=60))
+@given(st.lists(QUIET, max_size=50))  # fewer exchanges than anybody is waited for
 def test_whoever_is_told_every_grant_that_is_told_of_ends_and_every_entry_counts_once(steps):
     fleet = lived(steps)
     for which, (name, budgets) in enumerate(fleet.given):
