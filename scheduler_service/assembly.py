@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ from scheduler_service.budget.shared_budget import Deposits, Lease, SharedBudget
 from scheduler_service.control.capacity import Bounds
 from scheduler_service.domain import Prediction
 from scheduler_service.gateway.budgets import Way
+from scheduler_service.gateway.mailbox import Mailbox
 from scheduler_service.generation.backends.base import Backend, Limits
 from scheduler_service.generation.dispatcher import Dispatcher
 from scheduler_service.generation.engine_reports import EngineReports
@@ -224,6 +226,18 @@ def way_of(settings: SchedulerSettings) -> Way:
     )
 
 
+def make_mailbox(
+    settings: SchedulerSettings, instance: str, count: Callable[[str, int], None], closing: AsyncExitStack
+) -> Mailbox | None:
+    """By what schedulers behind a gateway settle for each other, where they share a store; ``instance``: this one.
+
+    Raises ModuleNotFoundError without the extra ``shared``.
+    """
+    if not settings.shared_budget_url.get_secret_value():
+        return None
+    return Mailbox(_store(settings, closing), instance, count, settings.shared_budget_key)
+
+
 def state_of(pipeline: Pipeline, backend: Backend) -> Watched:
     """What metrics read of a pipeline and its backend."""
     return Watched(
@@ -263,8 +277,8 @@ def make_shared_budget(settings: SchedulerSettings, pipeline: Pipeline, closing:
 
 
 def _shares_budget(settings: SchedulerSettings) -> bool:
-    """Whether schedulers share a budget; with objectives they share the load instead."""
-    return bool(settings.shared_budget_url.get_secret_value()) and not settings.objectives
+    """Whether schedulers share a budget: one a second. With objectives they share the load instead."""
+    return bool(settings.shared_budget_url.get_secret_value()) and settings.budget_per == "second"
 
 
 def _store(settings: SchedulerSettings, closing: AsyncExitStack) -> Redis:

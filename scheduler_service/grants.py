@@ -4,11 +4,15 @@ Theory of operation. ``grant`` admits a request, predicts it, decides its budget
 scheduler runs itself; it is open from then on. ``settle`` ends it by what it used, so that the rest returns to the
 budget. Whoever runs a request may forget to tell, or vanish: what is still open after ``most_seconds`` is settled by
 what it was expected to use. So every grant ends once, and nothing stays reserved for ever.
+
+A grant has a number besides its ``Job.key``: a key may come again once its grant has ended, a number does not, and is
+random, so that nobody settles what was not granted to them by guessing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 
 from scheduler_service.domain import Allocation, FinishReason, Job, Usage
@@ -17,6 +21,7 @@ from scheduler_service.pipeline import Pipeline
 _LOOK_SECONDS = 1.0
 _MOST_REASONS = 50  # that are told apart: callers choose the words, and metrics and journal count by them
 _OTHER = "other"
+_NUMBER_BITS = 48
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,17 @@ class Grants:
     def __init__(self, pipeline: Pipeline, most_seconds: float) -> None:
         """Decide by ``pipeline``; a grant that nobody settles ends after ``most_seconds``."""
         self._pipeline, self._most_seconds = pipeline, most_seconds
-        self._open: dict[tuple[str, str], _Open] = {}
+        self._open: dict[int, _Open] = {}
+        self._numbers: dict[tuple[str, str], int] = {}
         self._reasons: set[str] = set()
 
     def __len__(self) -> int:
         """How many are open."""
         return len(self._open)
 
-    def open(self, key: tuple[str, str]) -> bool:
-        """Whether a grant of this ``Job.key`` is open."""
-        return key in self._open
+    def number(self, key: tuple[str, str]) -> int:
+        """The number of the open grant of this ``Job.key``; 0 where none is open."""
+        return self._numbers.get(key, 0)
 
     async def grant(self, job: Job) -> Allocation:
         """Return the budget of a job. Raises what ``Pipeline.admit`` raises; then nothing is open."""
@@ -74,13 +80,17 @@ class Grants:
             pipeline.tell_failure(job, allocation, error)
             raise
         pipeline.begin_elsewhere(job, allocation)
-        self._open[job.key] = _Open(job, allocation, came)
+        number = 1 + secrets.randbits(_NUMBER_BITS)
+        self._open[number], self._numbers[job.key] = _Open(job, allocation, came), number
         return allocation
 
-    def settle(self, key: tuple[str, str], told: Told) -> float | None:
-        """End the grant of ``Job.key``; returns the tokens that it left, ``None`` where it is not open (any more)."""
-        found = self._open.pop(key, None)
-        return None if found is None else self._end(found, told)
+    def settle(self, number: int, told: Told) -> float | None:
+        """End the grant of this number; returns the tokens that it left, ``None`` where it is not open (any more)."""
+        found = self._open.pop(number, None)
+        if found is None:
+            return None
+        del self._numbers[found.job.key]
+        return self._end(found, told)
 
     async def run(self) -> None:
         """End what is open for too long, until cancelled."""
@@ -91,8 +101,8 @@ class Grants:
     def end_overdue(self) -> None:
         """End what is open for too long now, by what it was expected to use."""
         before = self._pipeline.clock() - self._most_seconds
-        while self._open and (oldest := next(iter(self._open.values()))).came <= before:
-            self.settle(oldest.job.key, Told(failure="Untold"))
+        while self._open and (oldest := next(iter(self._open.items())))[1].came <= before:
+            self.settle(oldest[0], Told(failure="Untold"))
 
     def _reason(self, failure: str) -> str:
         if len(self._reasons) < _MOST_REASONS:

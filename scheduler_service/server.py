@@ -26,6 +26,7 @@ from scheduler_service.assembly import (
     budget_range,
     check_fits,
     make_governor,
+    make_mailbox,
     make_pipeline,
     make_predictor,
     make_reports,
@@ -35,6 +36,7 @@ from scheduler_service.assembly import (
 )
 from scheduler_service.gateway.budgets import GatewayBudgets
 from scheduler_service.gateway.server import GatewayServer
+from scheduler_service.gateway.settling import Settling
 from scheduler_service.generation.backends import make_backend
 from scheduler_service.generation.backends.base import Backend
 from scheduler_service.grants import Grants
@@ -120,11 +122,12 @@ async def serve(
                 serving.also_drains.append(front.stop)
                 await front.start(settings.http_listen)
             if settings.ext_proc_listen:
-                gateway = GatewayServer(
-                    GatewayBudgets(grants, intake, way_of(settings), measured.passed),
-                    settings.ext_proc_listen,
-                    settings.tls,
-                )
+                decides = GatewayBudgets(grants, intake, way_of(settings), measured.passed)
+                mailbox = make_mailbox(settings, decides.instance, measured.told, closing)
+                settling = Settling(decides, measured.told, mailbox)
+                if mailbox is not None:
+                    working.append(group.create_task(settling.run()))
+                gateway = GatewayServer(decides, settling, settings.ext_proc_listen, settings.tls)
                 serving.also_drains.append(gateway.stop)
                 await gateway.start()
                 log.info("external processor on port %d", gateway.port)

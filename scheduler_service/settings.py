@@ -170,7 +170,8 @@ class BudgetSettings(ServiceSettings):
     shared_budget_url: SecretStr = setting(
         SecretStr(""),
         PLATFORM,
-        "redis:// address of the store in which schedulers share a budget a second, or the load that objectives go by",
+        "redis:// address of the store in which schedulers share a budget a second, or the load that objectives go by,"
+        " and by which they settle for each other behind a gateway",
     )
     shared_budget_key: str = setting("predictive-scheduling", PLATFORM, "the name of what is shared in that store")
     reclaim: bool = setting(True, EXPERIMENTS, "give tokens that finished requests leave to running ones")
@@ -406,8 +407,12 @@ class SchedulerSettings(
 
     @model_validator(mode="after")
     def _groups_fit(self) -> SchedulerSettings:
-        if self.shared_budget_url.get_secret_value() and self.budget_per != "second" and not self.objective:
-            raise ValueError("shared_budget_url: what is shared is a budget a second (budget_per), or an objective")
+        shares = self.budget_per == "second" or self.objective or self.ext_proc_listen
+        if self.shared_budget_url.get_secret_value() and not shares:
+            raise ValueError(
+                "shared_budget_url: what is shared is a budget a second (budget_per), an objective, or a gateway"
+                " (ext_proc_listen)"
+            )
         if self.objective and self.budget_per != "query":
             raise ValueError("objective: a budget that follows the load is one a query; leave budget_per out")
         if self.least_tokens_per_query > self.tokens_per_query:

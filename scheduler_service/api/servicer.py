@@ -122,7 +122,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         """End a grant by what was used."""
         tenant = self._intake.tenant(_credentials(context), request.tenant)
         check(request)
-        returned = self._grants.settle((tenant, request.request_id), told_of(request))
+        returned = self._grants.settle(self._grants.number((tenant, request.request_id)), told_of(request))
         return pb.SettleResponse(settled=returned is not None, returned_tokens=returned or 0.0)
 
     @_answered

@@ -10,27 +10,31 @@ from typing import Any
 
 import grpc.aio
 
-from scheduler_service.gateway.budgets import REQUEST_HEADER, GatewayBudgets
+from scheduler_service.gateway.budgets import REQUEST_HEADER
 from scheduler_service.gateway.envoy_messages import StreamAccessLogsResponse
+from scheduler_service.gateway.settling import Settling
 from scheduler_service.grants import Told
 
 NAMESPACE = "predictive_scheduling"
+_MOST_TOKENS = 2**31
 
 
-async def follow(budgets: GatewayBudgets, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+async def follow(settling: Settling, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
     """Settle what the entries of one stream tell, until Envoy ends it."""
     while (message := await context.read()) is not grpc.aio.EOF:
         for entry in message.http_logs.log_entry:
             if grant := entry.request.request_headers.get(REQUEST_HEADER):
-                budgets.settle(grant, told_by(entry))
+                settling.tell(grant, told_by(entry))
     return StreamAccessLogsResponse()
 
 
 def told_by(entry: Any) -> Told:
-    """What an entry tells of its request."""
+    """What an entry tells of its request. Counts beyond all engines are none: an engine may write whatever it likes."""
     common, response = entry.common_properties, entry.response
     fields = common.metadata.filter_metadata[NAMESPACE].fields if NAMESPACE in common.metadata.filter_metadata else {}
-    numbers = {name: int(value.number_value) for name, value in fields.items() if value.number_value >= 0}
+    numbers = {
+        name: int(value.number_value) for name, value in fields.items() if 0 <= value.number_value <= _MOST_TOKENS
+    }
     completion, status = numbers.get("completion_tokens"), response.response_code.value
     flags = common.response_flags
     cancelled = flags.downstream_connection_termination or flags.downstream_remote_reset

@@ -3,7 +3,7 @@
 Theory of operation. ``decide`` is given a request's body and what its headers say; it reads the prompt and the caller's
 own limits, gets a grant as for any other request, and returns the body with the budget in it. The grant's name travels
 to the engine and into Envoy's access log as a header, so that whoever learns what was used can tell by it: the
-processor where the response passes through it, else the access log. Both may; the first one counts.
+processor where the response passes through it, else the access log (``settling``). Both may; the first one counts.
 
 What always holds: whatever cannot be read, decided or granted passes unchanged, and is counted with its reason; only
 what admission refuses (too much in flight, a quota, a rate) is answered instead.
@@ -12,10 +12,10 @@ what admission refuses (too much in flight, a quota, a rate) is answered instead
 from __future__ import annotations
 
 import logging
+import secrets
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import quote, unquote
 
 from scheduler_service.api.budget_words import Limit
 from scheduler_service.api.budget_words import read as read_words
@@ -23,6 +23,7 @@ from scheduler_service.api.intake import Credentials, Intake, within
 from scheduler_service.domain import Allocation, Job, OverloadedError, QuotaExceededError, SchedulingError
 from scheduler_service.gateway import bodies
 from scheduler_service.gateway.bodies import Body, UnreadableError
+from scheduler_service.gateway.grant_names import GrantName, written
 from scheduler_service.grants import Grants, Told
 
 log = logging.getLogger(__name__)
@@ -60,21 +61,22 @@ class Seen:
 
 @dataclass(frozen=True)
 class Decision:
-    """A request's new body, and headers to set. ``grant``: the name to settle by. ``usage_added``: we asked for it."""
+    """A request's new body, and headers to set. ``grant``: its number. ``usage_added``: we asked for its usage."""
 
     body: bytes
     headers: Mapping[str, str]
-    grant: str
+    grant: int
     streamed: bool
     usage_added: bool
 
 
 class GatewayBudgets:
-    """Decides and settles for gateways."""
+    """Decides and settles for gateways. ``instance``: this process in the names of its grants."""
 
     def __init__(self, grants: Grants, intake: Intake, way: Way, count: Callable[[str], None]) -> None:
         """Grant by ``grants`` to whom ``intake`` lets in; ``count`` is told of each request what became of it."""
         self._grants, self._intake, self._way, self._count = grants, intake, way, count
+        self.instance = secrets.token_hex(6)
 
     async def decide(self, seen: Seen) -> Decision | None:
         """Return what to do with a request; ``None``: it passes as it is.
@@ -101,10 +103,9 @@ class GatewayBudgets:
         self._count("decided")
         return self._decision(body, allocation, job.key, seen)
 
-    def settle(self, grant: str, told: Told) -> bool:
-        """End a grant by its name; returns whether it was open."""
-        tenant, _, name = grant.rpartition("/")
-        return self._grants.settle((unquote(tenant), unquote(name)), told) is not None
+    def settle(self, grant: int, told: Told) -> bool:
+        """End a grant by its number; returns whether it was open."""
+        return self._grants.settle(grant, told) is not None
 
     def _read(self, seen: Seen) -> Body:
         raw = bodies.inflate(seen.body, seen.headers.get("content-encoding", ""))
@@ -121,7 +122,7 @@ class GatewayBudgets:
         self._intake.admit(who)
         tenant = self._intake.tenant(who, headers.get(self._way.tenant_header, ""))
         name = headers.get("x-request-id", "")
-        if not 0 < len(name.encode()) <= _MOST_ID or self._grants.open((tenant, name)):
+        if not 0 < len(name.encode()) <= _MOST_ID or self._grants.number((tenant, name)):
             name = uuid.uuid4().hex
         words, budgets = read_words(body.fields), self._intake.served.budgets
         cap = budgets.cap if words.cap is None else min(budgets.cap, words.cap)
@@ -156,9 +157,8 @@ class GatewayBudgets:
         adds = wants_usage and body.streamed and not body.reports_usage and "input" not in body.fields
         if adds:
             values[_USAGE] = True
-        tenant, name = (quote(part, safe="") for part in key)
-        grant = f"{tenant}/{name}" if tenant else name
-        headers = {REQUEST_HEADER: grant, BUDGET_HEADER: str(each)}
+        grant = self._grants.number(key)
+        headers = {REQUEST_HEADER: written(GrantName(self.instance, grant), key), BUDGET_HEADER: str(each)}
         if adds:
             headers[USAGE_HEADER] = "added"
         return Decision(bodies.rewritten(body, values), headers, grant, body.streamed, adds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -20,31 +20,32 @@ from scheduler_service.gateway.envoy_messages import (
     StreamAccessLogsResponse,
 )
 from scheduler_service.gateway.processor import process
+from scheduler_service.gateway.settling import Settling
 
 _MOST_BYTES = 64 << 20
-_Handler = Callable[[GatewayBudgets, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+_Part = TypeVar("_Part")
 
 
 class GatewayServer:
     """Serves gateways at ``address``, with TLS where ``tls`` says so. ``port``: where it listens; 0 before."""
 
-    def __init__(self, budgets: GatewayBudgets, address: str, tls: TlsFiles | None = None) -> None:
+    def __init__(self, budgets: GatewayBudgets, settling: Settling, address: str, tls: TlsFiles | None = None) -> None:
         """Register the services; ``start`` listens."""
-        self._address, self._tls = address, tls
+        self._address, self._tls, self._settling = address, tls, settling
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", _MOST_BYTES)])
         self.port = 0
 
-        def serve(handler: _Handler) -> Any:
+        def serve(handler: Callable[[_Part, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]], part: _Part) -> Any:
             async def handle(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-                return await handler(budgets, context)
+                return await handler(part, context)
 
             return handle
 
         processor = grpc.stream_stream_rpc_method_handler(
-            serve(process), ProcessingRequest.FromString, ProcessingResponse.SerializeToString
+            serve(process, budgets), ProcessingRequest.FromString, ProcessingResponse.SerializeToString
         )
         logs = grpc.stream_unary_rpc_method_handler(
-            serve(follow), StreamAccessLogsMessage.FromString, StreamAccessLogsResponse.SerializeToString
+            serve(follow, settling), StreamAccessLogsMessage.FromString, StreamAccessLogsResponse.SerializeToString
         )
         self._server.add_generic_rpc_handlers(
             (
@@ -62,5 +63,9 @@ class GatewayServer:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Refuse new requests, which Envoy lets pass, and end at once: streams that wait have said all they had to."""
+        """Refuse new requests, which Envoy lets pass, and end at once: streams that wait have said all they had to.
+
+        What the access log told last of other schedulers' grants still gets to them.
+        """
         await self._server.stop(0.5)
+        await self._settling.exchange()

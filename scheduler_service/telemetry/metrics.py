@@ -143,6 +143,9 @@ class MetricsObserver:
         self._budget = self._histogram(own + "budget", "{token}", "Reasoning budget of a request", _TOKEN_BUCKETS)
         self._used = self._histogram(own + "used", "{token}", "Reasoning tokens that a request used", _TOKEN_BUCKETS)
         self._passed = self._counter("gateway.requests", "{request}", "Requests at a gateway, by what became of them")
+        self._told = self._counter(
+            "gateway.told", "{request}", "What access logs told of requests, by what became of it"
+        )
         self._wasted = self._histogram(
             own + "wasted",
             "{token}",
@@ -222,6 +225,10 @@ class MetricsObserver:
     def passed(self, outcome: str) -> None:
         """Count a request at a gateway: decided, refused, or why it passed as it was."""
         self._passed.add(1, {"outcome": outcome})
+
+    def told(self, outcome: str, requests: int = 1) -> None:
+        """Count what an access log told of requests: settled, forwarded to who decided, or why it settles nothing."""
+        self._told.add(requests, {"outcome": outcome})
 
     def watch(self, state: Watched) -> None:
         """Observe a scheduler's state whenever metrics are collected."""

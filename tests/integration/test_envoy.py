@@ -1,6 +1,7 @@
 """A real Envoy between callers and an engine, asking the scheduler for budgets: example, filter and access log."""
 
 import asyncio
+import copy
 import gzip
 import io
 import json
@@ -12,7 +13,10 @@ from openai import AsyncOpenAI
 
 from predictive_scheduling import AsyncSchedulerClient
 from scheduler_service.pipeline import Pipeline
-from tests.integration.running import predictor, scheduler
+from tests.integration.running import balanced, predictor, scheduler
+from tests.integration.test_cluster import Replica
+from tests.integration.test_shared_budget import Store, store  # noqa: F401
+from tests.programs import needs
 from tests.standins.engine import EngineStandIn
 from tests.waiting import eventually
 from tools.local_envoy import EXT_PROC, binary, filter_of, free_port, local_envoy, manager_of, without_lua
@@ -78,7 +82,7 @@ async def test_a_request_gets_its_budget_and_is_settled_by_what_it_used(change, 
     assert status == 200
     assert engine.requests[0][FIELD] == 64
     assert engine.requests[0]["temperature"] == 0.25
-    assert engine.headers[0]["x-predictive-scheduling-request"] == "gold/mine"
+    assert engine.headers[0]["x-predictive-scheduling-request"].partition("@")[0] == "gold/mine"
     assert engine.headers[0]["x-predictive-scheduling-budget"] == "64"
     assert (known.tenant, known.usage.reasoning_tokens, known.usage.prompt_tokens) == ("gold", 44, 7)
     assert (budget.used_tokens, budget.returned_tokens) == (44, 20)
@@ -358,3 +362,109 @@ async def test_a_processor_that_is_away_and_comes_back_under_load_fails_no_reque
             ending.set()
     assert not failed
     assert served
+
+
+def spread(processors, told=()):
+    """Envoy asks these schedulers in turn; its access log goes to those of ``told``, or to any of them as well."""
+
+    def change(config):
+        clusters = config["static_resources"]["clusters"]
+        (asked,) = (one for one in clusters if one["name"] == "scheduler")
+        if told:
+            clusters.append(lead({**copy.deepcopy(asked), "name": "told"}, told))
+            (log,) = manager_of(config)["access_log"]
+            log["typed_config"]["common_config"]["grpc_service"]["envoy_grpc"]["cluster_name"] = "told"
+        lead(asked, processors)
+
+    return change
+
+
+def lead(cluster, addresses):
+    """A cluster of these endpoints."""
+    cluster["load_assignment"] = {
+        "cluster_name": cluster["name"],
+        "endpoints": [{"lb_endpoints": [
+            {"endpoint": {"address": {"socket_address": {"address": host, "port_value": int(port)}}}}
+            for host, _, port in (address.rpartition(":") for address in addresses)
+        ]}],
+    }  # fmt: skip
+    return cluster
+
+
+@needs("redis-server")
+async def test_an_access_log_that_goes_to_another_scheduler_settles_with_the_one_that_decided(store):  # noqa: F811
+    decides, told = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    shared = {**UNIFORM, **WITH_LUA, "shared_budget_url": store.url}
+    async with (
+        EngineStandIn(thinks=40) as engine,
+        scheduler(**shared, ext_proc_listen=decides) as first,
+        scheduler(**shared, ext_proc_listen=told) as second,
+        AsyncSchedulerClient(first) as one,
+        AsyncSchedulerClient(second) as other,
+        local_envoy(engine.url, decides, spread([decides], [told])) as envoy,
+        aiohttp.ClientSession() as session,
+    ):
+        for _ in range(3):  # under one name: each is a grant of its own
+            await post(session, envoy.url, body(stream=True), {"x-request-id": "mine", "x-tenant-id": "gold"})
+            await settled(one, len(engine.requests))
+        known, budget, others = await one.find("mine"), await one.budget(), await other.budget()
+    assert (known.tenant, known.usage.reasoning_tokens, known.usage.prompt_tokens) == ("gold", 44, 7)
+    names = {one["x-predictive-scheduling-request"].partition("@") for one in engine.headers}
+    assert {whose for whose, _, _ in names} == {"gold/mine"}
+    assert len(names) == 3
+    assert (budget.used_tokens, budget.returned_tokens) == (3 * 44, 3 * 20)
+    assert others.requests == 0
+
+
+@needs("redis-server")
+async def test_of_several_schedulers_each_settles_its_own_and_one_that_is_killed_under_load_fails_no_request(
+    store,  # noqa: F811
+):
+    processors = [f"127.0.0.{at}:{free_port()}" for at in (2, 3)]
+    flags = {
+        **UNIFORM, **WITH_LUA, "shared_budget_url": store.url, "grant_seconds": 5, "predictor": "", "drain_seconds": 5,
+    }  # fmt: skip
+    schedulers = [
+        Replica("scheduler", f"127.0.0.{at}", free_port(), ext_proc_listen=processor, **flags)
+        for at, processor in zip((2, 3), processors, strict=True)
+    ]
+    served, failed, ending = [], [], asyncio.Event()
+
+    async def caller(session, url):
+        while not ending.is_set():
+            status, _ = await post(session, url, body(stream=True))
+            (served if status == 200 else failed).append(status)
+
+    def decided():
+        """How many requests each scheduler has decided, by the names in headers."""
+        names = [one.get("x-predictive-scheduling-request", "@") for one in engine.headers]
+        return {name.partition("@")[2].partition(".")[0] for name in names} - {""}
+
+    engine = EngineStandIn(thinks=20, token_seconds=0.001)
+    try:
+        await asyncio.gather(*(one.start() for one in schedulers))
+        async with (
+            engine,
+            AsyncSchedulerClient(schedulers[0].address) as living,
+            AsyncSchedulerClient(schedulers[1].address) as dying,
+            local_envoy(engine.url, processors[0], spread(processors)) as envoy,
+            aiohttp.ClientSession() as session,
+        ):
+            async with asyncio.TaskGroup() as group:
+                for _ in range(8):
+                    group.create_task(caller(session, envoy.url))
+                await eventually(lambda: len(decided()) == 2 and len(served) > 50)
+                schedulers[1].process.kill()
+                await schedulers[1].process.wait()
+                before = len(served)
+                await eventually(lambda: len(served) > before + 50)
+                await schedulers[1].start()
+                await eventually(lambda: len(decided()) == 3)  # it has another name now
+                before = len(served)
+                await eventually(lambda: len(served) > before + 50)
+                ending.set()
+            budgets = [await balanced(client) for client in (living, dying)]
+    finally:
+        await asyncio.gather(*(one.stop() for one in schedulers))
+    assert not failed
+    assert all(budget.requests and budget.used_tokens for budget in budgets)

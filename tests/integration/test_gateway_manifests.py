@@ -126,7 +126,7 @@ async def test_nobody_outside_settles_the_grant_of_another(change):
             assert response.status == 200
         # Envoy logs in order: when this one is settled, the one before it has been told.
         await ask(session, reasoning_effort="none", max_tokens=1)
-        name = engine.headers[1][GRANT].rpartition("/")[2]
+        name = engine.headers[1][GRANT].partition("@")[0]
 
         async def finished():
             return (await client.find(name)).HasField("usage")

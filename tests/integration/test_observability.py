@@ -18,7 +18,14 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.telemetry import Telemetry
-from scheduler_service.gateway.envoy_messages import PROCESSOR, ProcessingRequest, ProcessingResponse
+from scheduler_service.gateway.envoy_messages import (
+    ACCESS_LOGS,
+    PROCESSOR,
+    ProcessingRequest,
+    ProcessingResponse,
+    StreamAccessLogsMessage,
+    StreamAccessLogsResponse,
+)
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
 from tests.programs import needs
@@ -64,7 +71,7 @@ async def services(log):
 
 
 async def ask_as_envoy(address):
-    """Tell of two requests as Envoy does: one that gets a budget, and one that is nothing of ours."""
+    """Tell of two requests as Envoy does, one that gets a budget and one that is nothing of ours, and log a third."""
     for body in (b'{"messages": [{"role": "user", "content": "What is 1 + 2?"}]}', b"?"):
         async with grpc.aio.insecure_channel(address) as channel:
             process = channel.stream_stream(
@@ -76,6 +83,14 @@ async def ask_as_envoy(address):
             await call.write(ProcessingRequest(request_body={"body": body, "end_of_stream": True}))
             await call.done_writing()
             assert [one.WhichOneof("response") async for one in call] == ["request_headers", "request_body"]
+    entry = {"request": {"request_headers": {"x-predictive-scheduling-request": "forged"}}}
+    async with grpc.aio.insecure_channel(address) as channel:
+        log = channel.stream_unary(
+            f"/{ACCESS_LOGS}/StreamAccessLogs",
+            StreamAccessLogsMessage.SerializeToString,
+            StreamAccessLogsResponse.FromString,
+        )
+        await log(iter([StreamAccessLogsMessage(http_logs={"log_entry": [entry]})]))
 
 
 NUMBERS = itertools.count()

@@ -347,6 +347,13 @@ def _load() -> list[Any]:
             stacked=True,
         ),
         _lines(
+            "Told at a gateway",
+            "reqps",
+            [(_rate(f"{OWN}gateway_told_total", "outcome"), "{{outcome}}")],
+            "What access logs told of requests: settled, forwarded to who decided, or why it settles nothing",
+            stacked=True,
+        ),
+        _lines(
             "Window size",
             "short",
             [(_quantile(share, f"{OWN}window_size"), f"p{share * 100:g}") for share in (0.5, 0.99)],

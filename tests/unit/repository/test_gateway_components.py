@@ -126,7 +126,11 @@ def test_a_scheduler_listens_where_its_service_leads(folder, monkeypatch):
     assert settings.ext_proc_listen == f"0.0.0.0:{PORT}"
     (port,) = one(folder, "Service", "scheduler-gateway")["spec"]["ports"]
     assert (port["port"], port["targetPort"], port["appProtocol"]) == (PORT, "gateway", "kubernetes.io/h2c")
-    assert deployment["replicas"] == 1  # the one that decides must be the one that the access log tells
+    # Several, since what the access log tells gets to the one that decides.
+    assert deployment["replicas"] == 2
+    (store,) = (each for each in of(folder, "Service") if each["metadata"]["name"] == "valkey")
+    assert settings.shared_budget_url.get_secret_value() == f"redis://valkey:{store['spec']['ports'][0]['port']}"
+    assert (settings.budget_per, settings.objective) == ("query", "")  # which share nothing by themselves
 
 
 @BOTH
@@ -151,13 +155,32 @@ def test_only_gateways_reach_the_port_that_settles(folder):
     }
 
 
-def own_overlay(folder, base, component):
-    """An overlay of one's own in ``folder``: ``base`` with a component."""
-    (folder / "mine").mkdir()
-    (folder / "mine/kustomization.yaml").write_text(component)
-    own = {"resources": [os.path.relpath(base, folder)], "components": ["mine"], "namespace": "predictive-scheduling"}
+def own_overlay(folder, base, *components):
+    """An overlay of one's own in ``folder``: ``base`` with components of ours, by their names, or of one's own."""
+    paths = []
+    for at, component in enumerate(components):
+        if (ROOT / "components" / component.partition("\n")[0]).is_dir():
+            paths.append(os.path.relpath(ROOT / "components" / component, folder))
+        else:
+            (folder / f"mine{at}").mkdir()
+            (folder / f"mine{at}/kustomization.yaml").write_text(component)
+            paths.append(f"mine{at}")
+    own = {"resources": [os.path.relpath(base, folder)], "components": paths, "namespace": "predictive-scheduling"}
     (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
     return folder
+
+
+@pytest.mark.parametrize("gateway", ["gateway-envoy", "gateway-istio"])
+def test_without_a_store_there_is_one_scheduler_and_with_it_as_many_as_there_is_load_for(gateway, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    one_alone = own_overlay(tmp_path / "one", ROOT / "base", "vllm", gateway)
+    assert deployed(one_alone, "scheduler")["replicas"] == 1
+    assert "SCHEDULER_SHARED_BUDGET_URL" not in environment(one_alone, deployed(one_alone, "scheduler")["template"])
+    scaled = own_overlay(tmp_path / "many", ROOT / "base", "vllm", gateway, "store", "autoscaling")
+    assert "replicas" not in deployed(scaled, "scheduler")
+    assert one(scaled, "ScaledObject", "scheduler")["spec"]["maxReplicaCount"] > 1
+    assert "SCHEDULER_SHARED_BUDGET_URL" in environment(scaled, deployed(scaled, "scheduler")["template"])
 
 
 def test_several_schedulers_as_the_page_says(tmp_path):

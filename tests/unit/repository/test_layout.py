@@ -16,7 +16,6 @@ ELSEWHERE = {
     "scheduler_service/server.py": "tests/integration/test_serving.py",
     "scheduler_service/assembly.py": "tests/integration/test_scheduler.py",
     "scheduler_service/grants.py": "tests/integration/test_grants.py",
-    "scheduler_service/gateway/server.py": "tests/integration/test_envoy.py",
     "scheduler_service/generation/no_backend.py": "tests/integration/test_grants.py",
     "scheduler_service/api/servicer.py": "tests/integration/test_scheduler.py",
     "scheduler_service/api/guarded_site.py": "tests/integration/test_http_edge.py",

@@ -29,11 +29,25 @@ def test_a_flag_beats_the_environment(monkeypatch):
         ({"backend": "embedded", "policy": "price", "tenant_shares": {"a": 1}}, "policy: price"),
         ({"backend": "embedded", "policy": "envelope", "tenant_shares": {"a": 0}}, "tenant_shares"),
         ({"backend": "embedded", "policy": "exact", "window_size": 4096}, "window_size"),
+        ({"backend": "none", "shared_budget_url": "redis://store"}, "shared_budget_url"),
     ],
 )
 def test_a_wrong_setting_is_named(given, named):
     with pytest.raises(ValidationError, match=named):
         SchedulerSettings(**given)
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"budget_per": "second", "budget_tokens": 10},
+        {"objective": "total p99 1s"},
+        {"ext_proc_listen": "127.0.0.1:1"},
+        {"ext_proc_listen": "127.0.0.1:1", "budget_per": "window", "policy": "uniform", "budget_tokens": 10},
+    ],
+)
+def test_a_store_is_for_what_schedulers_share(shares):
+    SchedulerSettings(backend="none", shared_budget_url="redis://store", **shares)
 
 
 REPORTED = {"backend": "vllm", "backend_url": "http://vllm:8000"}

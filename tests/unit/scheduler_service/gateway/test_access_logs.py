@@ -38,6 +38,7 @@ def entry(status=200, counts=None, size=100, flags=None, first=1.0, last=3.0):
         (entry(), Told(None, None, 0, "", 1.0)),
         (entry(size=0), Told(0, None, 0, "", 1.0)),
         (entry(counts={"completion_tokens": -4, "events": float("nan")}), Told(None, None, 0, "", 1.0)),
+        (entry(counts={"completion_tokens": float("inf"), "prompt_tokens": 1e300}), Told(None, None, 0, "", 1.0)),
     ],
 )  # fmt: skip
 def test_an_entry_says_what_was_used_and_how_it_ended(found, told):

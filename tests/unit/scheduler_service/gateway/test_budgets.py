@@ -30,8 +30,9 @@ class FakeGrants:
         self.budget, self.error = budget, error
         self.jobs, self.told = [], {}
 
-    def open(self, key):
-        return key in {job.key for job in self.jobs} and key not in self.told
+    def number(self, key):
+        found = [at for at, job in enumerate(self.jobs, start=1) if job.key == key and at not in self.told]
+        return found[-1] if found else 0
 
     async def grant(self, job):
         if self.error:
@@ -40,10 +41,10 @@ class FakeGrants:
         prediction = Prediction(PredictionOutcome.FRESH)
         return Allocation(job.request_id, self.budget, 64, 32, 0, 256, "price", prediction, 0.5, 0.4, 40.0, 1)
 
-    def settle(self, key, told):
-        if not self.open(key):
+    def settle(self, number, told):
+        if number in self.told or not 0 < number <= len(self.jobs):
             return None
-        self.told[key] = told
+        self.told[number] = told
         return 0.0
 
 
@@ -156,12 +157,12 @@ async def test_a_grant_has_a_name_by_which_it_is_settled_once():
     headers = {"x-request-id": "one/two ü", "x-tenant-id": "a/b"}
     decision = await found.decide(seen(headers))
     assert decision.headers == {
-        "x-predictive-scheduling-request": "a%2Fb/one%2Ftwo%20%C3%BC",
+        "x-predictive-scheduling-request": f"a%2Fb/one%2Ftwo%20%C3%BC@{found.instance}.1",
         "x-predictive-scheduling-budget": "64",
     }
     assert found.settle(decision.grant, Told(3))
     assert not found.settle(decision.grant, Told(3))
-    assert grants.told == {("a/b", "one/two ü"): Told(3)}
+    assert grants.told == {1: Told(3)}
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "same"])
@@ -170,14 +171,19 @@ async def test_a_name_that_is_none_or_taken_is_made(name):
     found, _ = budgets(grants)
     first = await found.decide(seen({"x-request-id": "same"}))
     second = await found.decide(seen({"x-request-id": name}))
-    assert first.grant == "same"
-    assert len(second.grant) == 32
+    assert (first.grant, second.grant) == (1, 2)
+    assert grants.jobs[0].request_id == "same"
+    assert len(grants.jobs[1].request_id) == 32
 
 
 async def test_unknown_grants_are_nobodys():
     found, _ = budgets()
-    for name in ("", "x", "a/b/c", "%", "/"):
-        assert not found.settle(name, Told(1))
+    for number in (0, 1, -1):
+        assert not found.settle(number, Told(1))
+
+
+async def test_each_process_has_a_name_of_its_own():
+    assert budgets()[0].instance != budgets()[0].instance
 
 
 @pytest.mark.parametrize(
@@ -213,7 +219,7 @@ async def test_callers_without_a_token_pass_without_a_budget():
     found, counted = budgets(identity=Identity({_digest("secret"): "a"}))
     assert await found.decide(seen()) is None
     decision = await found.decide(seen({"authorization": "Bearer secret"}))
-    assert decision.grant.startswith("a/")
+    assert decision.headers["x-predictive-scheduling-request"].startswith("a/")
     assert counted == {"unauthenticated": 1, "decided": 1}
 
 

@@ -37,7 +37,7 @@ class FakeBudgets:
 
 
 def decision(streamed=True, usage_added=True):
-    return Decision(b"new", {"x-budget": "7"}, "a/1", streamed, usage_added)
+    return Decision(b"new", {"x-budget": "7"}, 1, streamed, usage_added)
 
 
 def headers(end=False, **values):
@@ -118,7 +118,7 @@ async def test_a_response_that_passes_is_read_and_the_usage_taken_out():
     assert not found[2].response_body.HasField("response")
     assert found[3].response_body.response.body_mutation.clear_body
     assert not found[4].response_body.HasField("response")
-    told = budgets.told["a/1"]
+    told = budgets.told[1]
     assert (told.completion_tokens, told.prompt_tokens, told.failure) == (9, 2, "")
 
 
@@ -126,14 +126,14 @@ async def test_a_stream_that_is_left_is_settled_by_its_events():
     budgets = FakeBudgets(decision())
     asked = message(request_body={"body": b"old", "end_of_stream": True})
     await through(budgets, asked, *response()[:2])
-    assert (budgets.told["a/1"].completion_tokens, budgets.told["a/1"].failure) == (1, "cancelled")
+    assert (budgets.told[1].completion_tokens, budgets.told[1].failure) == (1, "cancelled")
 
 
 async def test_a_failed_response_used_nothing():
     budgets = FakeBudgets(decision())
     asked = message(request_body={"body": b"old", "end_of_stream": True})
     await through(budgets, asked, message(response_headers=headers(end=True, _status="503")))
-    assert budgets.told == {"a/1": Told(completion_tokens=0, failure="HTTP 503")}
+    assert budgets.told == {1: Told(completion_tokens=0, failure="HTTP 503")}
 
 
 async def test_a_whole_response_is_read_at_its_end():
@@ -147,14 +147,14 @@ async def test_a_whole_response_is_read_at_its_end():
         message(response_body={"body": whole[20:], "end_of_stream": True}),
     )
     assert not any(one.response_body.HasField("response") for one in found[2:])
-    assert (budgets.told["a/1"].completion_tokens, budgets.told["a/1"].reasoning_tokens) == (5, 4)
+    assert (budgets.told[1].completion_tokens, budgets.told[1].reasoning_tokens) == (5, 4)
 
 
 async def test_a_whole_response_of_which_nothing_came_used_nothing():
     budgets = FakeBudgets(decision(streamed=False, usage_added=False))
     asked = message(request_body={"body": b"old", "end_of_stream": True})
     await through(budgets, asked, message(response_headers=headers(_status="200")))
-    assert (budgets.told["a/1"].completion_tokens, budgets.told["a/1"].failure) == (0, "cancelled")
+    assert (budgets.told[1].completion_tokens, budgets.told[1].failure) == (0, "cancelled")
 
 
 @pytest.mark.parametrize("name", ["value", "raw_value"])
@@ -181,7 +181,7 @@ async def test_a_decision_that_does_not_arrive_used_nothing():
     budgets = FakeBudgets(decision())
     with pytest.raises(asyncio.CancelledError):
         await process(budgets, OneMessage(message(request_body={"body": b"old", "end_of_stream": True})))
-    assert budgets.told == {"a/1": Told(completion_tokens=0, failure="late")}
+    assert budgets.told == {1: Told(completion_tokens=0, failure="late")}
 
 
 CHUNK = some.binary(max_size=40) | some.sampled_from([b"", b'data: {"usage":{"completion_tokens":3},"choices":[]}\n\n'])
