@@ -49,13 +49,13 @@ from scheduler_service.generation.backends.embedded import EmbeddedBackend
 from scheduler_service.generation.templates import TEMPLATES
 
 NEW_KINDS = ("lookup", "product", "largest")
-POINTS = (16, 32, 48, 64, 80, 96)
-BUDGET = 32
-_ROUND = 48  # requests of traffic between two passes
+POINTS = (16, 32, 48, 64, 96)
+BUDGET = 40  # where the mean curve's gain shows in the fewest questions
+_ROUND = 40  # requests of traffic between two passes
 _MOST_ROUNDS = 6
 _SHOWN = 10  # questions of each kind that the audience sees
 _RELOAD_SECONDS = 0.5
-_RULES = Rules(BUDGET, POINTS, least=60, look=32, tenant_share=1.0)
+_RULES = Rules(BUDGET, POINTS, least=48, look=24, tenant_share=1.0)
 _PREDICTOR = {
     "default_model": "learned",
     "default_may_be_missing": True,
@@ -78,6 +78,15 @@ class Shown:
     accuracy: float
     tokens: float
     outcomes: dict[str, int]
+
+    @classmethod
+    def of(cls, replies: Sequence[tuple[Task, pb.CompleteResponse]]) -> Shown:
+        """What these replies came to."""
+        right = [exact(task.answer, reply.answer) for task, reply in replies]
+        names = [pb.PredictionOutcome.Name(reply.allocation.prediction_outcome) for _, reply in replies]
+        outcomes = Counter(name.removeprefix("PREDICTION_OUTCOME_").lower() for name in names)
+        tokens = [reply.usage.reasoning_tokens for _, reply in replies]
+        return cls(float(np.mean(right)), float(np.mean(tokens)), dict(outcomes))
 
     def __str__(self) -> str:
         """Say it in one line."""
@@ -130,7 +139,9 @@ class _Story:
     async def tell(self) -> dict[str, Any]:
         say = self._console.print
         say("[bold]1. No predictor yet: everybody has the same budget.[/bold]")
-        cold, cold_six = await self._show(self._asked), await self._show(self._asked_six)
+        replies = await self._ask_as_audience(self._asked)
+        cold = Shown.of(replies)
+        cold_six = Shown.of([(task, reply) for task, reply in replies if task in self._asked_six])
         say(f"six kinds of questions: {cold_six}")
         say("[bold]2. Traffic of six kinds; in its pauses the loop measures it, without knowing what is right.[/bold]")
         questions = await self._until_served(self._six, above=0)
@@ -179,11 +190,14 @@ class _Story:
         return sum(example.measured is not None for example in self._pool.all())
 
     async def _show(self, tasks: Sequence[Task]) -> Shown:
+        return Shown.of(await self._ask_as_audience(tasks))
+
+    async def _ask_as_audience(self, tasks: Sequence[Task]) -> list[tuple[Task, pb.CompleteResponse]]:
         """Ask the audience's questions, as a tenant that nobody samples."""
         await asyncio.sleep(4 * _RELOAD_SECONDS)  # until the predictor has seen what was published
         return await self._ask(tasks, "audience")
 
-    async def _ask(self, tasks: Sequence[Task], tenant: str) -> Shown:
+    async def _ask(self, tasks: Sequence[Task], tenant: str) -> list[tuple[Task, pb.CompleteResponse]]:
         sampling = pb.Sampling(temperature=0.0)
 
         async def ask(task: Task) -> pb.CompleteResponse:
@@ -192,12 +206,7 @@ class _Story:
         async with asyncio.TaskGroup() as group:
             asked = [group.create_task(ask(task)) for task in tasks]
         self._requests += len(tasks)
-        done = [task.result() for task in asked]
-        right = [exact(task.answer, reply.answer) for task, reply in zip(tasks, done, strict=True)]
-        names = [pb.PredictionOutcome.Name(reply.allocation.prediction_outcome) for reply in done]
-        outcomes = Counter(name.removeprefix("PREDICTION_OUTCOME_").lower() for name in names)
-        tokens = [reply.usage.reasoning_tokens for reply in done]
-        return Shown(float(np.mean(right)), float(np.mean(tokens)), dict(outcomes))
+        return [(task, reply.result()) for task, reply in zip(tasks, asked, strict=True)]
 
     def _unseen(self) -> list[Example]:
         """Measured questions that came after the last training."""
