@@ -9,14 +9,12 @@ last heard: a balancer before the schedulers sees to that.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 import math
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
-log = logging.getLogger(__name__)
+from scheduler_service.shared_store import SharedScript
 
 _EXCHANGE = """
 local loads, beats = KEYS[1], KEYS[2]
@@ -68,36 +66,26 @@ class Load:
 class SharedLoad:
     """Exchanges loads in ``store`` (a ``redis.asyncio.Redis``) as ``replica``, a name of this process alone.
 
-    ``others``: how many other schedulers were last heard. ``away``: whether the store did not answer.
+    ``others``: how many other schedulers were last heard.
     """
 
     def __init__(self, store: Any, replica: str, key: str = "predictive-scheduling") -> None:
         """Use ``key`` for what belongs to these schedulers."""
-        self._exchange = store.register_script(_EXCHANGE)
+        self._exchange = SharedScript(store, _EXCHANGE, "load", _PATIENCE_SECONDS)
         self._keys = [f"{{{key}}}:{name}" for name in ("loads", "load-beats")]
         self._replica = replica
-        self.others, self.away = 0, False
+        self.others = 0
+
+    @property
+    def away(self) -> bool:
+        """Whether the store did not answer the last time."""
+        return self._exchange.away
 
     async def exchange(self, own: Load) -> Load:
         """Tell ``own`` and return the sum of the others'. Never raises for the store."""
-        try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                found = await self._exchange(
-                    keys=self._keys, args=[self._replica, _TTL_SECONDS, json.dumps(astuple(own))]
-                )
-        except Exception as error:  # the store's library raises its own and the system's
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # which it turns into an error of its connection
-                raise asyncio.CancelledError from None
-            if not self.away:
-                log.warning(
-                    "the store of the shared load is away, taking %d others as this one: %r", self.others, error
-                )
-            self.away = True
+        found = await self._exchange(self._keys, [self._replica, _TTL_SECONDS, json.dumps(astuple(own))])
+        if found is None:
             return own.times(self.others)
-        if self.away:
-            log.info("the store of the shared load is back; %d others share the engines", len(found))
-        self.away = False
         # Who writes what is no load, another version perhaps, is taken to have as much as this one.
         loads = [read_load(raw) or own for raw in found]
         self.others = len(loads)

@@ -15,13 +15,12 @@ that the schedulers' clocks do not matter.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-log = logging.getLogger(__name__)
+from scheduler_service.shared_store import SharedScript
 
 _BEAT = """
 local pool, leases, beats = KEYS[1], KEYS[2], KEYS[3]
@@ -106,7 +105,7 @@ class SharedBudget:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Share the budget in ``store`` (a ``redis.asyncio.Redis``) as ``replica``, a name of this process alone."""
-        self._beat = store.register_script(_BEAT)
+        self._beat = SharedScript(store, _BEAT, "budget", lease.ttl_seconds / 2)
         self._keys = [f"{{{lease.key}}}:{name}" for name in ("pool", "leases", "beats")]
         self._replica, self._lease, self._account, self._deposits = replica, lease, account, deposits
         self._clock = clock
@@ -115,15 +114,16 @@ class SharedBudget:
         self._spending = 0.0
         self._held = 0.0
         self.replicas = 1
-        self.away = False
+
+    @property
+    def away(self) -> bool:
+        """Whether the store did not answer the last time."""
+        return self._beat.away
 
     async def run(self) -> None:
         """Renew the lease every interval until cancelled."""
         while True:
             await self.beat()
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # the store's library turns it into an error of its connection
-                raise asyncio.CancelledError
             await asyncio.sleep(self._lease.interval_seconds)
 
     async def beat(self) -> None:
@@ -136,19 +136,16 @@ class SharedBudget:
         beat = self._lease.interval_seconds
         target = max(4 * beat * self._spending, beat * self._lease.rate / self.replicas)
         want = target - holding
-        try:
-            arguments = [
-                self._replica, self._lease.ttl_seconds, self._lease.rate, self._lease.limit, max(0.0, holding),
-                want, self._advanced,
-            ]  # fmt: skip
-            async with asyncio.timeout(self._lease.ttl_seconds / 2):
-                given, alive, _ = await self._beat(keys=self._keys, args=arguments)
-        except Exception as error:  # the store's library raises its own and the system's
-            self._without_store(elapsed, error)
+        lease = self._lease
+        found = await self._beat(
+            self._keys,
+            [self._replica, lease.ttl_seconds, lease.rate, lease.limit, max(0.0, holding), want, self._advanced],
+        )
+        if found is None:
+            self._advance_share(elapsed)
         else:
-            if self.away:
-                log.info("the store of the shared budget is back; %d schedulers share it", int(alive))
-            self.away, self._advanced, self.replicas = False, 0.0, int(alive)
+            given, alive, _ = found
+            self._advanced, self.replicas = 0.0, int(alive)
             self._deposits.pending += float(given)
         self._held = self._account.bank + self._deposits.pending
 
@@ -157,10 +154,7 @@ class SharedBudget:
             rate = max(0.0, self._held - holding) / elapsed
             self._spending += 0.3 * (rate - self._spending)
 
-    def _without_store(self, elapsed: float, error: Exception) -> None:
-        if not self.away:
-            log.warning("the store of the shared budget is away, going on with a fair share: %r", error)
-        self.away = True
+    def _advance_share(self, elapsed: float) -> None:
         share = self._lease.rate / self.replicas * elapsed
         room = max(0.0, self._lease.limit / self.replicas - max(0.0, self._account.bank + self._deposits.pending))
         advanced = min(share, room)

@@ -14,9 +14,7 @@ nobody tells is settled by what was expected (``grants``).
 
 from __future__ import annotations
 
-import asyncio
 import json
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, NamedTuple
@@ -25,8 +23,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from scheduler_service.gateway.grant_names import GrantName
 from scheduler_service.grants import Told
-
-log = logging.getLogger(__name__)
+from scheduler_service.shared_store import SharedScript
 
 _EXCHANGE = """
 local beats, inbox = KEYS[1], KEYS[2]
@@ -83,20 +80,24 @@ class Mailbox:
     """Exchanges letters in ``store`` (a ``redis.asyncio.Redis``) as ``instance``, a name of this process alone.
 
     ``count`` is told how many letters to others were ``forwarded``, are ``gone`` with whom they were for, or found no
-    room here or there (``full``). ``away``: whether the store did not answer.
+    room here or there (``full``).
     """
 
     def __init__(
         self, store: Any, instance: str, count: Callable[[str, int], None], key: str = "predictive-scheduling"
     ) -> None:
         """Use ``key`` for what belongs to these schedulers."""
-        self._exchange = store.register_script(_EXCHANGE)
+        self._exchange = SharedScript(store, _EXCHANGE, "grants", _PATIENCE_SECONDS)
         self._key, self._instance, self._count = key, instance, count
         self._waiting: dict[str, deque[str]] = {}
         self._held = 0
         self._missed: dict[str, int] = {}
         self._there: frozenset[str] = frozenset()
-        self.away = False
+
+    @property
+    def away(self) -> bool:
+        """Whether the store did not answer the last time."""
+        return self._exchange.away
 
     def __len__(self) -> int:
         """How many letters to others wait here."""
@@ -118,16 +119,15 @@ class Mailbox:
         arguments: list[Any] = [self._instance, _TTL_SECONDS, _KEEP_SECONDS, _MOST_WAITING, _MOST_AT_ONCE]
         for letters in sending.values():
             arguments += [len(letters), *letters]
+        answer = None
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                there, full, found = await self._exchange(keys=keys, args=arguments)
-        except BaseException as error:
-            self._put_back(sending)
-            self._without_store(error)
+            answer = await self._exchange(keys, arguments)
+        finally:
+            if answer is None:
+                self._put_back(sending)
+        if answer is None:
             return [], False
-        if self.away:
-            log.info("the store by which schedulers settle for each other is back")
-        self.away = False
+        there, full, found = answer
         for at, letters in enumerate(sending.values()):
             self._count("full" if at in full else "forwarded", len(letters))
         self._learn_who_is_there(frozenset(name.decode(errors="replace") for name in there))
@@ -153,17 +153,6 @@ class Mailbox:
         for name, letters in taken.items():
             self._waiting.setdefault(name, deque()).extendleft(reversed(letters))
             self._held += len(letters)
-
-    def _without_store(self, error: BaseException) -> None:
-        """Go on without it; raises what is no error of the store, whose library raises its own and the system's."""
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():  # which it turns into an error of its connection
-            raise asyncio.CancelledError from None
-        if not isinstance(error, Exception):
-            raise error
-        if not self.away:
-            log.warning("the store by which schedulers settle for each other is away: %r", error)
-        self.away = True
 
     def _learn_who_is_there(self, there: frozenset[str]) -> None:
         self._there = there

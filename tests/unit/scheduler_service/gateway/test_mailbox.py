@@ -180,20 +180,3 @@ async def test_a_cancelled_exchange_keeps_its_letters():
     one._exchange = script
     assert await exchanged(one, two) == [[], [Letter(1, TOLD)]]
     assert (counts, store.away) == ({"forwarded": 1}, False)
-
-
-async def test_a_cancellation_that_the_stores_library_turns_into_its_error_is_one():
-    one, _, _, _ = await both()
-
-    async def swallows(keys, args):
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            raise OSError("connection lost") from None
-
-    one._exchange = swallows
-    task = asyncio.create_task(one.exchange())
-    await asyncio.sleep(0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
