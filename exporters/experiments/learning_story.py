@@ -261,7 +261,7 @@ def story_table(stories: Sequence[Story]) -> Table:
         ["requests that earn them back", *_spread([one.requests_to_earn_back for one in stories], "{:,.0f}")],
         ["known kinds, by the first default: points", *_spread([one.gain_known for one in stories], "{:+.1f}")],
         ["new kinds, before they are learned: points", *_spread([one.gain_new_before for one in stories], "{:+.1f}")],
-        ["abstained on, of their first questions", *_spread([first_abstained(one) for one in stories], "{:.0%}")],
+        ["abstained on, of the first that come", *_spread([first_abstained(one) for one in stories], "{:.0%}")],
         ["questions until they are learned", *_spread([one.relearned for one in stories], "{:.0f}")],
         ["new kinds, after that: points", *_spread([one.gain_new_after for one in stories], "{:+.1f}")],
     ]
@@ -269,8 +269,9 @@ def story_table(stories: Sequence[Story]) -> Table:
 
 
 def first_abstained(story: Story) -> float | None:
-    """The share of new kinds' questions that are abstained on in the first round that has some under a default."""
-    return next((one.new_abstained for one in story.rounds if one.new and one.version != UNIFORM), None)
+    """The share of new kinds' questions that are abstained on when they first come; ``None`` without a default then."""
+    came = next(one for one in story.rounds if one.new)
+    return came.new_abstained if came.version != UNIFORM else None
 
 
 def _spread(values: Sequence[float | None], form: str) -> list[str]:
@@ -306,7 +307,7 @@ def story_figure(stories: Sequence[Story]) -> Figure:
     tokens.set_xlabel("requests")
     for axis in (gain, abstained, tokens):
         axis.axvline(change, color="#8a93a3", linestyle=":", linewidth=1)
-    gain.text(change, gain.get_ylim()[1], " new kinds come", va="top", fontsize="small", color="#5b6472")
+    gain.set_title(f"new kinds come after {change - _ROUND / 2:.0f} requests", fontsize="small", loc="right")
     for axis in (gain, abstained):
         axis.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return drawing

@@ -99,7 +99,8 @@ def test_the_command_tells_all_seeds(traces, tmp_path):
 
 
 def test_what_never_happened_is_left_out_of_the_table():
-    nothing = learning_story.Story(0, [])
+    came = learning_story.Round(24, 0, 0.0, 3, 0.0, 0.0, 0.0, 100)
+    nothing = learning_story.Story(0, [], [came])
     row = learning_story.story_table([nothing]).rows[0]
     assert row == ["questions until the first default", "", "", "", "0 of 1"]
     assert nothing.requests_to_earn_back == float("inf")

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporters.learning import scoring
 from exporters.learning.scoring import difference, gains, saved_at_equal_accuracy, uniform_use
 from exporters.measure.curves import Curves
 from exporters.replay.evaluate import Predicted
@@ -79,3 +80,19 @@ def test_where_a_model_abstains_the_question_has_what_uniform_gives_it():
     known = curves([[0.0, 0.2, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0]], [[16, 32, 64, 70], [10, 10, 10, 10]])
     foretold = Predicted(known.accuracy, known.used, stands=np.zeros(len(known.ids), dtype=bool))
     assert gains(foretold, known, 32).gains == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_plan_that_uses_a_little_too_much_is_made_with_whole_tokens_less(monkeypatch):
+    """A share of a token less makes the same plan again."""
+    known, tried = curves([[0.0, 0.2, 0.5, 1.0]] * 4, [[16, 32, 64, 128]] * 4), []
+    too_much = {32: 1.05, 31: 1.02, 30: 1.003}
+
+    def plan(points, predicted, used, budget, order):
+        tried.append(int(budget))
+        return np.full(4, 32 * too_much.get(int(budget), 0.99))
+
+    monkeypatch.setattr(scoring, "_plan", plan)
+    found = gains(Predicted(known.accuracy, known.used), known, 32)
+    assert found.used == pytest.approx(32 * 0.99)
+    assert found.gains.any()
+    assert list(dict.fromkeys(tried)) == [32, 30, 29]
