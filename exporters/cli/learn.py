@@ -14,6 +14,7 @@ from exporters.faults import CurvesFileError
 if TYPE_CHECKING:
     from exporters.learning.loop import Learner, Pass
 
+LEAST_PRIORITY = 2**31 - 1  # lower ones go first
 KEY_VARIABLE = "PREDICTIVE_SCHEDULING_LEARN_KEY"
 
 
@@ -33,6 +34,14 @@ def learn(
     backend: Annotated[str, typer.Option(help="As collect's: tgi, vllm, sglang, openai, llama_cpp, embedded.")] = "tgi",
     backend_url: Annotated[str, typer.Option(help="The LLM server's address; not for the embedded one.")] = "",
     backend_model: Annotated[str, typer.Option(help="Model to ask it for; empty takes its first.")] = "",
+    backend_priority: Annotated[
+        int, typer.Option(min=0, help="What vllm is told, where it serves by priority; others' 0 goes first.")
+    ] = LEAST_PRIORITY,
+    reports_listen: Annotated[
+        str, typer.Option(help="Where vllm with our connector sends hidden states: unix:/path or tcp://ip:port.")
+    ] = "",
+    reports_address: Annotated[str, typer.Option(help="The address that it is told, where it is another.")] = "",
+    layer: Annotated[int, typer.Option(min=0, help="Layer of these states, one that the engine keeps.")] = 0,
     template: TemplateOption = "deepseek-r1",
     check: Annotated[
         str, typer.Option(help="How traces' answers are compared: exact, maths, module:function.")
@@ -88,7 +97,7 @@ def learn(
     logging.getLogger("exporters").setLevel(logging.INFO)
 
     async def run() -> None:
-        server = Counting(make_backend(settings.backend_configuration))
+        server = Counting(make_backend(settings.backend_configuration), backend_priority)
         await server.start()
         async with AsyncExitStack() as closing:
             closing.push_async_callback(server.close)

@@ -1,8 +1,9 @@
 """Measures samples by extra generations, as far as the LLM server is idle.
 
 They go to the LLM server itself, not through the scheduler: they take nobody's budget, wait in nobody's queue, and are
-started only into slots that nobody uses, which is below everybody's priority. A question that was given up is measured
-again later; what was generated for it counts as spent.
+started only into slots that nobody uses. Where the server serves by priority they have the least one, so that whoever
+comes between two looks at the load goes first. A question that was given up is measured again later; what was generated
+for it counts as spent.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class Unused:
 class Counting:
     """A backend that counts the tokens that it generated, those of abandoned calls too."""
 
-    def __init__(self, backend: Backend) -> None:
-        """Count what ``backend`` generates."""
-        self._backend, self.tokens = backend, 0
+    def __init__(self, backend: Backend, priority: int = 0) -> None:
+        """Count what ``backend`` generates. ``priority``: of its calls, the lower the sooner; 0 says none."""
+        self._backend, self._priority, self.tokens = backend, priority, 0
         self.name, self.capabilities = backend.name, backend.capabilities
 
     async def start(self) -> None:
@@ -69,7 +70,7 @@ class Counting:
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
         """Run one call."""
-        async for event in self._backend.stream(call, sampling, headers):
+        async for event in self._backend.stream(replace(call, priority=self._priority), sampling, headers):
             if isinstance(event, Piece):
                 self.tokens += event.tokens
             yield event
