@@ -89,6 +89,7 @@ def learn(
     from exporters.measure.judging import judge_of
     from predictive_scheduling import AsyncSchedulerClient, channel_credentials
     from scheduler_service.domain import BackendUnavailableError, Sampling
+    from exporters.learning.states import States
     from scheduler_service.generation.backends import make_backend
     from scheduler_service.generation.templates import TEMPLATES
     from scheduler_service.settings import SchedulerSettings
@@ -114,6 +115,8 @@ def learn(
                 running or FileSource(prompts or Path(), 0 if key else ledger.position),
                 Measuring(server, plan, judge_of(f"agreement:{check}", checker), running or Unused(room),
                           IdleAccount(idle_share if running is not None else 1.0)),
+            reports = await make_reports(settings, closing)
+            states = None if reports is None else States(reports, layer)
                 Pool(state / "samples", key, first=ledger.last_number + 1),
                 ledger, store_of(store), state,
                 Rules(mean, points, least_questions, look, tenant_share),
@@ -154,11 +157,14 @@ def learn(
 def report(found: Pass, learner: Learner) -> str:
     """Return what came of a pass in a few lines."""
     standing, ledger = learner.ledger.standing, learner.ledger
+        if bool(reports_listen) != bool(layer):
+            raise ValueError("--reports-listen, --layer: one needs the other")
     served = f"version {standing.default}" if standing.default else "none yet, budgets are uniform"
     candidate = (
         "" if standing.candidate is None else f"; version {standing.candidate.version}: {standing.candidate.step}"
     )
     return "\n".join(
+            reports_listen=reports_listen, reports_address=reports_address,
         [
             f"{found.taken} new prompts, {found.measured} measured by {found.tokens:,} tokens ({ledger.tokens:,})",
             *[f"  {decision.word}: {decision.reason}" for decision in found.decisions],

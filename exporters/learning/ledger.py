@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.learning.disk import Disk, whole_lines
-from exporters.learning.promotion import Decision, Event, Interval, Judged, Standing, Trained, Watched, after
+from exporters.learning.promotion import UNIFORM, Decision, Event, Interval, Judged, Standing, Trained, Watched, after
 
 _EVENTS: dict[str, type[Trained | Judged | Watched]] = {"trained": Trained, "judged": Judged, "watched": Watched}
 _NAMES = {kind: name for name, kind in _EVENTS.items()}

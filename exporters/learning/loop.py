@@ -22,13 +22,13 @@ from exporters.learning.disk import Disk
 from exporters.learning.ledger import Ledger
 from exporters.learning.pool import Pool
 from exporters.learning.promotion import UNIFORM, Decision, Interval, Judged, Trained, Watched
-from exporters.learning.samples import Example, Source, fair
-from exporters.learning.scoring import difference, gains
+from exporters.learning.samples import Example, OnMeasured, Source, fair
+from exporters.learning.scoring import difference, foretold, gains
+from exporters.learning.states import Origin, PromptState, joined
 from exporters.learning.store import SLOTS, Store
 from exporters.measure.collect import Measured
-from exporters.measure.curves import Curves
 from exporters.predictors.export import export
-from exporters.replay.evaluate import predictions
+from predictor_service.artifact import read_manifest
 from predictor_service.model import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ Make = Callable[[Sequence[Example], int], Made]
 class Measure(Protocol):
     """Measures examples and tells of each by its key; returns the tokens that were generated."""
 
-    def __call__(self, examples: Sequence[Example], on_measured: Callable[[str, Measured], None]) -> Awaitable[int]:
+    def __call__(self, examples: Sequence[Example], on_measured: OnMeasured) -> Awaitable[int]:
         """Measure."""
         ...
 
@@ -104,8 +104,8 @@ class Learner:
         while found.taken < most and (samples := await self._source.take(most - found.taken)):
             found.taken += sum(self._pool.add(sample) is not None for sample in samples)
 
-        def measured(key: str, curves: Measured) -> None:
-            self._pool.measured(key, curves)
+        def measured(key: str, measured: Measured, state: PromptState | None = None) -> None:
+            self._pool.measured(key, measured, state)
             found.measured += 1
 
         chosen = fair(self._pool.all(), self._rules.tenant_share)
@@ -149,9 +149,8 @@ class Learner:
         block = self._look(known, standing.watched)
         if standing.default == UNIFORM or not block:
             return None
-        curves = curves_of(block)
-        own = self._gains(standing.default, curves)
-        against = {version: difference(own, self._gains(version, curves)) for version in standing.fallbacks}
+        own = self._gains(standing.default, block)
+        against = {version: difference(own, self._gains(version, block)) for version in standing.fallbacks}
         return self._record(Watched(standing.default, standing.watched, block[-1].number, against))
 
     def _judge(self, known: Sequence[Example]) -> Decision | None:
@@ -162,7 +161,7 @@ class Learner:
             return None
         until = block[-1].number
         unseen = [example for example in known if candidate.unseen < example.number <= until]
-        gain = self._difference(candidate.version, standing.default, curves_of(fair(unseen, self._rules.tenant_share)))
+        gain = self._difference(candidate.version, standing.default, fair(unseen, self._rules.tenant_share))
         return self._record(Judged(candidate.version, candidate.unseen, until, gain))
 
     def _train(self, known: Sequence[Example]) -> Decision | None:
@@ -179,10 +178,12 @@ class Learner:
             return None
         version = standing.version + 1
         made = self._make(chosen, rules.budget)
-        digest = self._write(made, version, [example.sample.prompt for example in chosen])
+        digest = self._write(made, version, chosen)
+        takes = made.trained.interface
         return self._record(
             Trained(version, part[-1].number, len(chosen)),
-            kind=made.kind, digest=digest, parent=standing.default, budget_tokens=rules.budget,
+            kind=made.kind, hidden_size=takes.hidden_size, layer=takes.layer,
+            digest=digest, parent=standing.default, budget_tokens=rules.budget,
             first=chosen[0].number, tenants=len({example.tenant for example in chosen}),
             samples=_samples(chosen), held_out_gain={kind: round(gain, 4) for kind, gain in made.held_out.items()},
         )  # fmt: skip
@@ -200,24 +201,30 @@ class Learner:
                 return block
         return []
 
-    def _difference(self, version: int, other: int, curves: Curves) -> Interval:
-        return difference(self._gains(version, curves), self._gains(other, curves))
+    def _difference(self, version: int, other: int, block: Sequence[Example]) -> Interval:
+        return difference(self._gains(version, block), self._gains(other, block))
 
-    def _gains(self, version: int, curves: Curves) -> NDArray[np.float64]:
+    def _gains(self, version: int, block: Sequence[Example]) -> NDArray[np.float64]:
         """Each question's gain over uniform by a version's plan; nothing by uniform's."""
-        if version == UNIFORM:
-            return gains(None, curves, self._rules.budget).gains
-        predicted = predictions(LoadedModel(self._folder(version)), curves, None)
+        curves, states = curves_of(block), [example.state for example in block]
+        predicted = None if version == UNIFORM else foretold(LoadedModel(self._folder(version)), curves, states)
         return gains(predicted, curves, self._rules.budget).gains
 
     def _folder(self, version: int) -> Path:
         return self._models / str(version)
 
-    def _write(self, made: Made, version: int, texts: Sequence[str]) -> str:
-        """Write a trained model as a folder, whole or not at all; returns its graph's digest."""
+    def _write(self, made: Made, version: int, examples: Sequence[Example]) -> str:
+        """Write a trained model as a folder, whole or not at all; returns its graph's digest.
+
+        It is compared with what was trained on the questions that have what it reads.
+        """
         staged = self._models / f".{version}.new"
         shutil.rmtree(staged, ignore_errors=True)
-        manifest, _ = export(made.trained, staged, texts, None, name=SLOTS["default"], version=str(version))
+        takes = made.trained.interface
+        hidden, known = joined([example.state for example in examples], (takes.layer, takes.hidden_size))
+        rows = np.flatnonzero(known).tolist() if takes.hidden_size else list(range(len(examples)))
+        texts = [examples[row].sample.prompt for row in rows]
+        manifest, _ = export(made.trained, staged, texts, hidden[rows], name=SLOTS["default"], version=str(version))
         self._disk.place(staged, self._folder(version))
         return manifest.files["model.onnx"]
 
@@ -228,3 +235,15 @@ def _maker(rules: Rules) -> Make:
 
 def _samples(examples: Sequence[Example]) -> int:
     return sum(example.measured.samples for example in examples if example.measured is not None)
+    def _has_its_inputs(self, version: int) -> bool:
+        """Whether calls bring what a version reads: schedulers send the text, and the state that the default takes."""
+        needs = self._reads(version)
+        return needs is None or needs == self._reads(self.ledger.standing.default)
+
+    def _reads(self, version: int) -> Origin | None:
+        """Where the states are from that a version reads; ``None`` where it reads none."""
+        if version == UNIFORM:
+            return None
+        manifest = read_manifest(self._folder(version))
+        return (manifest.layer, manifest.hidden_size) if manifest.hidden_size else None
+

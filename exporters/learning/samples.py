@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from exporters.faults import CurvesFileError
+from exporters.learning.states import PromptState
 from exporters.measure.collect import Measured
 
 
@@ -46,11 +47,20 @@ class Example:
     key: str
     sample: Sample
     measured: Measured | None = field(default=None, repr=False)
+    state: PromptState | None = field(default=None, repr=False)
 
     @property
     def tenant(self) -> str:
         """Whose prompt it is."""
         return self.sample.tenant
+
+
+class OnMeasured(Protocol):
+    """Is told what was measured of an example, by its key."""
+
+    def __call__(self, key: str, measured: Measured, state: PromptState | None = None) -> None:
+        """Take it."""
+        ...
 
 
 class FileSource:

@@ -1,21 +1,33 @@
 """The loop beside running services: prompts from a scheduler, its load, and a predictor that serves what is made."""
 
+import asyncio
+import itertools
 import json
+from functools import partial
 
 import grpc
 import pytest
+import numpy as np
 from typer.testing import CliRunner
 
 from exporters.cli import learn as command
 from exporters.learning.idle import Load
+from exporters.learning.candidates import make
 from exporters.learning.traffic import RunningScheduler, SchedulerUnreachableError
+from exporters.learning.pool import Pool
+from exporters.learning.samples import Sample
+from exporters.learning.store import FolderStore
 from predictive_scheduling import AsyncPredictorClient, AsyncSchedulerClient
+from exporters.predictors.export import export
 from predictive_scheduling_cli.main import app
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictor_service.model import LoadedModel
-from tests.builders.learning import PROMPTS, learner, write_prompts
-from tests.integration.running import predictor, scheduler
+from tests.builders.learning import KEY, PROMPTS, by_prompt_with_states, by_state, learner, mean_only, write_prompts
+from tests.integration.running import balanced, predictor, scheduler
 from tests.standins.backend import ScriptedBackend
 from tests.waiting import eventually
+from tests.standins.connector import ConnectorStandIn
+from tests.standins.openai import OpenAiStandIn
 
 
 async def test_a_running_scheduler_gives_samples_its_load_and_its_mean_budget():
@@ -146,6 +158,8 @@ def test_with_a_key_the_command_keeps_prompts_encrypted(tmp_path, scripted):
         (["--scheduler=unix:/nowhere.sock"], "the scheduler does not answer"),
         (["--prompts=none.jsonl", "--budget=32", "--budgets=3,2"], "--budgets"),
     ],
+        (["--prompts=none.jsonl", "--budget=32", "--layer=3"], "--reports-listen, --layer"),
+        (["--prompts=none.jsonl", "--budget=32", "--layer=3", "--reports-listen=unix:/x"], "embedded reports nothing"),
 )
 def test_what_is_missing_is_named(tmp_path, scripted, options, said):
     failed = run(tmp_path, *options)
