@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,8 +77,20 @@ class Pass:
     decisions: list[Decision] = field(default_factory=list)
 
 
+@dataclass
+class Done:
+    """What was done since the process began: samples taken, questions measured, decisions by word."""
+
+    samples: int = 0
+    measured: int = 0
+    decisions: Counter[str] = field(default_factory=Counter)
+
+
 class Learner:
-    """The loop. ``state``: its folder, with the models that it may go back to. ``make``: trains a candidate."""
+    """The loop. ``state``: its folder, with the models that it may go back to. ``make``: trains a candidate.
+
+    ``done``: for the metrics, as is ``served``, the version in each slot, 0 for none. ``clock``: seconds since 1970.
+    """
 
     def __init__(
         self,
@@ -89,12 +103,15 @@ class Learner:
         rules: Rules,
         disk: Disk | None = None,
         make_candidate: Make | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Put the parts together; nothing happens before ``one_pass``."""
         self._source, self._measure, self._pool = source, measure, pool
         self.ledger, self._store, self._rules = ledger, store, rules
         self._models, self._disk = state / "models", disk or Disk()
         self._make = make_candidate or _maker(rules)
+        self._passed, self._clock = state / "passed", clock
+        self.done, self.served = Done(), dict.fromkeys(SLOTS, UNIFORM)
 
     async def one_pass(self) -> Pass:
         """Run one pass. Raises what the source, the measuring and the store raise; it may be run again after that."""
@@ -102,11 +119,14 @@ class Learner:
         self.publish()
         most = self._rules.per_pass
         while found.taken < most and (samples := await self._source.take(most - found.taken)):
-            found.taken += sum(self._pool.add(sample) is not None for sample in samples)
+            new = sum(self._pool.add(sample) is not None for sample in samples)
+            found.taken += new
+            self.done.samples += new
 
         def measured(key: str, measured: Measured, state: PromptState | None = None) -> None:
             self._pool.measured(key, measured, state)
             found.measured += 1
+            self.done.measured += 1
 
         chosen = fair(self._pool.all(), self._rules.tenant_share)
         found.tokens = await self._measure([example for example in chosen if example.measured is None], measured)
@@ -114,23 +134,30 @@ class Learner:
             self.ledger.spent(found.measured, found.tokens, self._source.position)
         while (decision := self._next()) is not None:
             found.decisions.append(decision)
+            self.done.decisions[decision.word] += 1
             log.info("%s: %s", decision.word, decision.reason)
             self.publish()
         self._pool.forget(self._rules.keep)
+        self._disk.write(self._passed, f"{self._clock():.0f}\n".encode())
         return found
+
+    def last_pass(self) -> float | None:
+        """Return when a pass was last made to its end, by whatever process, in seconds since 1970."""
+        return float(self._passed.read_text()) if self._passed.exists() else None
 
     def publish(self) -> None:
         """Let the store hold what the ledger says, and every model's card; remove models that nothing goes back to."""
         standing = self.ledger.standing
         candidate = standing.candidate
-        wanted = {"default": standing.default, "canary": UNIFORM, "shadow": UNIFORM}
-        if candidate is not None and candidate.step in wanted:
+        wanted: dict[str, int] = {"default": standing.default, "canary": UNIFORM, "shadow": UNIFORM}
+        if candidate is not None and candidate.step in wanted and self._has_its_inputs(candidate.version):
             wanted[candidate.step] = candidate.version
         for slot in SLOTS:
             if wanted[slot] == UNIFORM:
                 self._store.withdraw(slot)
             else:
                 self._store.publish(slot, self._folder(wanted[slot]))
+        self.served = wanted
         for version in versions(self.ledger):
             self._store.write_card(version, card_of(self.ledger, version))
         needed = {standing.default, *standing.lineage, *([candidate.version] if candidate else [])}
@@ -210,6 +237,18 @@ class Learner:
         predicted = None if version == UNIFORM else foretold(LoadedModel(self._folder(version)), curves, states)
         return gains(predicted, curves, self._rules.budget).gains
 
+    def _has_its_inputs(self, version: int) -> bool:
+        """Whether calls bring what a version reads: schedulers send the text, and the state that the default takes."""
+        needs = self._reads(version)
+        return needs is None or needs == self._reads(self.ledger.standing.default)
+
+    def _reads(self, version: int) -> Origin | None:
+        """Where the states are from that a version reads; ``None`` where it reads none."""
+        if version == UNIFORM:
+            return None
+        manifest = read_manifest(self._folder(version))
+        return (manifest.layer, manifest.hidden_size) if manifest.hidden_size else None
+
     def _folder(self, version: int) -> Path:
         return self._models / str(version)
 
@@ -235,15 +274,3 @@ def _maker(rules: Rules) -> Make:
 
 def _samples(examples: Sequence[Example]) -> int:
     return sum(example.measured.samples for example in examples if example.measured is not None)
-    def _has_its_inputs(self, version: int) -> bool:
-        """Whether calls bring what a version reads: schedulers send the text, and the state that the default takes."""
-        needs = self._reads(version)
-        return needs is None or needs == self._reads(self.ledger.standing.default)
-
-    def _reads(self, version: int) -> Origin | None:
-        """Where the states are from that a version reads; ``None`` where it reads none."""
-        if version == UNIFORM:
-            return None
-        manifest = read_manifest(self._folder(version))
-        return (manifest.layer, manifest.hidden_size) if manifest.hidden_size else None
-

@@ -1,13 +1,14 @@
 """The samples that the loop works with: in memory for one run, or encrypted on disk for all.
 
-On disk each line is a token of Fernet (AES-128-CBC with HMAC-SHA-256): a sample as it came, or its measurement. Without
-a key nothing of a prompt is written anywhere. A prompt is known by a keyed digest, so that it counts once.
+On disk each line is a token of Fernet (AES-128-CBC with HMAC-SHA-256): a sample as it came, or its measurement with the
+hidden state that came beside it; a state says much of its prompt, and is kept as the prompt is. Without a key nothing
+of a prompt is written anywhere. A prompt is known by a keyed digest, so that it counts once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import base64
+import hashlib
 import json
 import secrets
 from dataclasses import asdict, replace
@@ -18,8 +19,8 @@ import numpy as np
 
 from exporters.learning.disk import Disk, whole_lines
 from exporters.learning.samples import Example, Sample
-from exporters.measure.collect import Measured
 from exporters.learning.states import PromptState
+from exporters.measure.collect import Measured
 
 
 class KeyFault(ValueError):

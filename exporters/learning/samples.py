@@ -40,7 +40,7 @@ class Source(Protocol):
 class Example:
     """A sample as it is kept. ``number``: of its arrival, rising; ``key``: a digest that only this loop can compute.
 
-    ``measured``: its curves, once they are known.
+    ``measured``: its curves, once they are known; ``state``: of its prompt, where the LLM server gave it with them.
     """
 
     number: int

@@ -1,6 +1,8 @@
 """A learner whose curves come from the prompt, for the tests of the loop."""
 
 import json
+import time
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -10,13 +12,13 @@ from exporters.learning.ledger import Ledger
 from exporters.learning.loop import Learner, Rules
 from exporters.learning.pool import Pool
 from exporters.learning.samples import FileSource
+from exporters.learning.states import PromptState
 from exporters.learning.store import FolderStore
 from exporters.measure.collect import Measured
-from exporters.learning.states import PromptState
-
-POINTS = (16, 32, 48, 64)
 from exporters.predictors.onnx_graph import GraphBuilder, hidden_state_input
 from exporters.predictors.trained import Calibration, Interface
+
+POINTS = (16, 32, 48, 64)
 KEY = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 PROMPTS = [f"secret prompt number {at}" for at in range(24)]
 # All or nothing at 64 tokens: with 32 on average, half of the requests can have 64, and uniform gets nothing.
@@ -37,8 +39,6 @@ async def by_prompt(examples, on_measured):
     return 10 * len(examples)
 
 
-def write_prompts(path, prompts, tenants=5):
-    rows = [{"prompt": prompt, "tenant": f"team-{at % tenants}"} for at, prompt in enumerate(prompts)]
 STATE_OF_STEEP, STATE_OF_FLAT = (1.0, 0.0), (0.0, 1.0)
 
 
@@ -86,6 +86,8 @@ def by_state(examples, budget):
     return Made("hidden_state_mlp", ByState(Calibration.of(held_out, curves, {})), {"hidden_state_mlp": 0.1})
 
 
+def write_prompts(path, prompts, tenants=5):
+    rows = [{"prompt": prompt, "tenant": f"team-{at % tenants}"} for at, prompt in enumerate(prompts)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -93,7 +95,7 @@ def mean_only(examples, budget):
     return make(examples, budget, least_text=10**9)
 
 
-def learner(folder, *, disk=None, key=KEY, measure=by_prompt, rules=None, make_candidate=mean_only):
+def learner(folder, *, disk=None, key=KEY, measure=by_prompt, rules=None, make_candidate=mean_only, clock=time.time):
     """A learner with its state and store below ``folder``, and the prompts of ``folder``/prompts.jsonl."""
     ledger = Ledger(folder / "state/ledger.jsonl", disk)
     return Learner(
@@ -106,4 +108,5 @@ def learner(folder, *, disk=None, key=KEY, measure=by_prompt, rules=None, make_c
         rules or Rules(32, POINTS, least=8, look=4, tenant_share=0.4),
         disk,
         make_candidate,
+        clock,
     )
