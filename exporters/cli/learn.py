@@ -122,7 +122,8 @@ def learn(
                 AsyncSchedulerClient(scheduler, timeout=10.0, token=token, credentials=secured) if scheduler else None
             )
             client = None if calls is None else await closing.enter_async_context(calls)
-            room = slots or (await server.limits()).max_concurrent_requests or 8
+            limits = await server.limits()  # which also asks the server what its model is called
+            room = slots or limits.max_concurrent_requests or 8
             running = RunningScheduler(client, room) if client is not None else None
             mean = budget or (await running.mean_budget() if running is not None else 0)
             ledger = Ledger(state / "ledger.jsonl")

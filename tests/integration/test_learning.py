@@ -271,7 +271,7 @@ async def test_the_command_makes_a_model_of_the_engine_s_states_where_they_tell_
         options = [
             f"--prompts={prompts}", "--budget=48", "--backend=vllm", f"--backend-url={engine.url}",
             f"--reports-listen=unix:{tmp_path}/learn.sock", "--layer=3", f"--key-file={tmp_path / 'key'}",
-            "--look=16", "--least-questions=24",
+            "--look=16", "--least-questions=24", "--slots=8",
         ]  # fmt: skip
         done = await asyncio.to_thread(run, tmp_path, *options)
     assert done.exit_code == 0, done.output
@@ -281,7 +281,7 @@ async def test_the_command_makes_a_model_of_the_engine_s_states_where_they_tell_
     assert card["evidence"][0]["decision"] == "promoted"
     assert not (tmp_path / "models/learned-shadow").exists()  # nobody would bring it states
     assert {example.state.origin for example in Pool(tmp_path / "state/samples", KEY).all()} == {(3, 8)}
-    assert {body["priority"] for body in engine.requests} == {command.LEAST_PRIORITY}
+    assert {(body["model"], body["priority"]) for body in engine.requests} == {("m", command.LEAST_PRIORITY)}
 
 
 def test_while_it_runs_the_command_serves_its_metrics(tmp_path, scripted, monkeypatch, caplog):
