@@ -27,7 +27,8 @@ from scheduler_service.allocation.problem import accuracy_at, used_at
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _DRAWINGS = 8
-_LOOKS = 6  # how often a plan is made with fewer tokens; after that it counts as uniform
+_LOOKS = 12  # how often a plan is made with fewer tokens; after that it counts as uniform
+_LEAST_STEP = 0.01  # of the tokens, and one of them at least: plans are made of whole ones
 _ROUNDING = 0.002  # tokens are whole
 
 
@@ -73,7 +74,7 @@ def gains(predicted: Predicted | None, curves: Curves, budget: int) -> Gains:
         if spent <= allowed * (1 + _ROUNDING):
             reached = np.mean([accuracy_at(points, curves.accuracy, plan) for plan in plans], axis=0)
             return Gains(reached - uniform, spent, allowed)
-        total *= allowed / spent
+        total = min(total * allowed / spent, total - max(1.0, _LEAST_STEP * total))
     return Gains(np.zeros(len(uniform)), allowed, allowed)
 
 

@@ -46,6 +46,17 @@ def test_uniform_gains_nothing():
     assert gains(None, known, 32).gains.tolist() == [0, 0, 0]
 
 
+def test_a_model_of_states_stands_by_the_questions_whose_state_is_known_only(tmp_path):
+    model = LoadedModel(hidden_state_model(tmp_path / "hidden", size=2))
+    points = np.arange(16, 257, 16)
+    known = Curves.measured(["a", "b", "c"], ["a", "b", "c"], points, np.random.default_rng(0).random((3, 16)))
+    found = foretold(model, known, [state([1, 1]), None, state([1, 1], layer=4)])
+    assert found.covered.tolist() == [True, False, False]
+    assert found.accuracy[0] == pytest.approx(1 / (1 + np.exp(-2.0)), abs=1e-3)
+    assert gains(found, known, 64).gains[1:] == pytest.approx([0, 0], abs=1e-12)
+    assert foretold(model, known, [None, None, state([1, 1, 1])]) is None
+
+
 def test_a_mean_curve_that_is_convex_gains_without_knowing_any_question():
     """64 tokens for half of the requests answer half of them, 32 for all none; every one has the same chance of it."""
     known = curves([[0.0, 0.0, 1.0, 1.0]] * 30)
@@ -84,14 +95,3 @@ def test_where_a_model_abstains_the_question_has_what_uniform_gives_it():
     known = curves([[0.0, 0.2, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0]], [[16, 32, 64, 70], [10, 10, 10, 10]])
     foretold = Predicted(known.accuracy, known.used, stands=np.zeros(len(known.ids), dtype=bool))
     assert gains(foretold, known, 32).gains == pytest.approx(0.0, abs=1e-12)
-
-
-def test_a_model_of_states_stands_by_the_questions_whose_state_is_known_only(tmp_path):
-    model = LoadedModel(hidden_state_model(tmp_path / "hidden", size=2))
-    points = np.arange(16, 257, 16)
-    known = Curves.measured(["a", "b", "c"], ["a", "b", "c"], points, np.random.default_rng(0).random((3, 16)))
-    found = foretold(model, known, [state([1, 1]), None, state([1, 1], layer=4)])
-    assert found.covered.tolist() == [True, False, False]
-    assert found.accuracy[0] == pytest.approx(1 / (1 + np.exp(-2.0)), abs=1e-3)
-    assert gains(found, known, 64).gains[1:] == pytest.approx([0, 0], abs=1e-12)
-    assert foretold(model, known, [None, None, state([1, 1, 1])]) is None
