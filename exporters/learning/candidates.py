@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 _FOLDS = 8
 _LEAST_TENANTS = 4  # fewer have no middle to speak of
 _FAR = 2.0
-_STEPS = 240  # of training, at least: few questions need more passes
+_STEPS = 240  # of training, at least: few questions need more passes; of states, twice as many
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +183,9 @@ def _trained(kind: str, taught: _Taught, seed: int) -> tuple[Trained, Floats]:
 
     count = len(taught.tenants)
     batch = int(np.clip(count // 8, 8, 128))
-    epochs = max(20, -(-_STEPS // -(-count // batch)))
-    dropout, power = (0.5, 0.5) if taught.states is None else (0.25, 1.0)  # as ``train`` has them for either input
+    # Dropout and power as ``exporters.predictors.train.fit`` has them for either input.
+    steps, dropout, power = (_STEPS, 0.5, 0.5) if taught.states is None else (2 * _STEPS, 0.25, 1.0)
+    epochs = max(20, -(-steps // -(-count // batch)))
     recipe = Recipe(
         members=min(8, count // 2), batch=batch, epochs=epochs, input_dropout=dropout, scale_power=power, seed=seed
     )
