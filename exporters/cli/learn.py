@@ -14,6 +14,7 @@ from exporters.faults import CurvesFileError
 if TYPE_CHECKING:
     from exporters.learning.loop import Learner, Pass
 
+LEAST_PRIORITY = 2**31 - 1  # lower ones go first
 KEY_VARIABLE = "PREDICTIVE_SCHEDULING_LEARN_KEY"
 
 
@@ -33,6 +34,14 @@ def learn(
     backend: Annotated[str, typer.Option(help="As collect's: tgi, vllm, sglang, openai, llama_cpp, embedded.")] = "tgi",
     backend_url: Annotated[str, typer.Option(help="The LLM server's address; not for the embedded one.")] = "",
     backend_model: Annotated[str, typer.Option(help="Model to ask it for; empty takes its first.")] = "",
+    backend_priority: Annotated[
+        int, typer.Option(min=0, help="What vllm is told, where it serves by priority; others' 0 goes first.")
+    ] = LEAST_PRIORITY,
+    reports_listen: Annotated[
+        str, typer.Option(help="Where vllm with our connector sends hidden states: unix:/path or tcp://ip:port.")
+    ] = "",
+    reports_address: Annotated[str, typer.Option(help="The address that it is told, where it is another.")] = "",
+    layer: Annotated[int, typer.Option(min=0, help="Layer of these states, one that the engine keeps.")] = 0,
     template: TemplateOption = "deepseek-r1",
     check: Annotated[
         str, typer.Option(help="How traces' answers are compared: exact, maths, module:function.")
@@ -58,6 +67,12 @@ def learn(
         Path | None,
         typer.Option(help=f"Key that prompts are kept with (or {KEY_VARIABLE}); without one they are not kept."),
     ] = None,
+    metrics_listen: Annotated[
+        str, typer.Option(help="host:port where Prometheus scrapes /metrics; OTEL_EXPORTER_OTLP_ENDPOINT sends them.")
+    ] = "",
+    pages_token: Annotated[
+        str, typer.Option(envvar="LEARN_PAGES_TOKEN", help="Token that this page asks for; empty asks for none.")
+    ] = "",
     once: Annotated[bool, typer.Option("--once", help="Make one pass and end.")] = False,
     every: Annotated[float, typer.Option(min=1, help="Seconds from the end of a pass to the next.")] = 600.0,
 ) -> None:
@@ -71,44 +86,62 @@ def learn(
     from exporters.learning.ledger import Ledger
     from exporters.learning.loop import Learner, Rules
     from exporters.learning.measuring import Counting, Measuring, Unused
+    from exporters.learning.metrics import watch
     from exporters.learning.pool import Pool
     from exporters.learning.samples import FileSource
+    from exporters.learning.states import States
     from exporters.learning.store import store_of
     from exporters.learning.traffic import RunningScheduler, SchedulerUnreachableError
     from exporters.measure.checkers import checker
     from exporters.measure.collect import Plan
     from exporters.measure.judging import judge_of
     from predictive_scheduling import AsyncSchedulerClient, channel_credentials
+    from predictive_scheduling.metrics_page import MetricsPage
+    from predictive_scheduling.page_access import PageAccess
+    from predictive_scheduling.telemetry import from_environment
+    from predictive_scheduling.version import VERSION
+    from scheduler_service.assembly import make_reports
     from scheduler_service.domain import BackendUnavailableError, Sampling
     from scheduler_service.generation.backends import make_backend
     from scheduler_service.generation.templates import TEMPLATES
     from scheduler_service.settings import SchedulerSettings
 
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("exporters").setLevel(logging.INFO)
+    for ours in ("exporters", "predictive_scheduling"):
+        logging.getLogger(ours).setLevel(logging.INFO)
 
     async def run() -> None:
-        server = Counting(make_backend(settings.backend_configuration))
+        server = Counting(make_backend(settings.backend_configuration), backend_priority)
         await server.start()
         async with AsyncExitStack() as closing:
             closing.push_async_callback(server.close)
+            reports = await make_reports(settings, closing)
+            states = None if reports is None else States(reports, layer)
             secured = channel_credentials(tls_ca, tls_cert or "", tls_key or "") if tls_ca is not None else None
             calls = (
                 AsyncSchedulerClient(scheduler, timeout=10.0, token=token, credentials=secured) if scheduler else None
             )
             client = None if calls is None else await closing.enter_async_context(calls)
-            room = slots or (await server.limits()).max_concurrent_requests or 8
+            limits = await server.limits()  # which also asks the server what its model is called
+            room = slots or limits.max_concurrent_requests or 8
             running = RunningScheduler(client, room) if client is not None else None
             mean = budget or (await running.mean_budget() if running is not None else 0)
             ledger = Ledger(state / "ledger.jsonl")
+            judge, account = judge_of(f"agreement:{check}", checker), IdleAccount(idle_share if running else 1.0)
+            measuring = Measuring(server, plan, judge, running or Unused(room), account, states)
             learner = Learner(
                 running or FileSource(prompts or Path(), 0 if key else ledger.position),
-                Measuring(server, plan, judge_of(f"agreement:{check}", checker), running or Unused(room),
-                          IdleAccount(idle_share if running is not None else 1.0)),
-                Pool(state / "samples", key, first=ledger.last_number + 1),
+                measuring, Pool(state / "samples", key, first=ledger.last_number + 1),
                 ledger, store_of(store), state,
                 Rules(mean, points, least_questions, look, tenant_share),
             )  # fmt: skip
+            telemetry = from_environment("learn", VERSION, scraped=bool(metrics_listen))
+            closing.callback(telemetry.shut_down)
+            watch(telemetry.meters, learner, measuring)
+            if telemetry.scraped is not None:
+                page = MetricsPage(telemetry.scraped, metrics_listen, PageAccess(pages_token))
+                page.start()
+                closing.callback(page.stop)
             while True:
                 try:
                     typer.echo(report(await learner.one_pass(), learner))
@@ -125,11 +158,14 @@ def learn(
             raise ValueError("--scheduler, --prompts: give one of them")
         if prompts is not None and not budget:
             raise ValueError("--budget: needed with --prompts; a scheduler would say it")
+        if bool(reports_listen) != bool(layer):
+            raise ValueError("--reports-listen, --layer: one needs the other")
         points = budget_points(budgets, windows)
         key = key_file.read_text() if key_file is not None else os.environ.get(KEY_VARIABLE, "")
         settings = SchedulerSettings(
             backend=backend, backend_url=backend_url, template=template, backend_model=backend_model,
             answer_tokens=answer_tokens, cap_tokens=max(128, points[-1]),
+            reports_listen=reports_listen, reports_address=reports_address,
         )  # fmt: skip
         plan = Plan(
             TEMPLATES[template], points=points, samples=samples, answer_tokens=answer_tokens,

@@ -3,6 +3,9 @@
 The choice between kinds is made inside the training part: had the scoring part chosen, the winner's luck would be in
 its score. Tenants whose curves lie far from all others' are moved nearer before anything is trained (``held``), and a
 model that reads is trained without tenants that contradict what all others teach (``contradicting``).
+
+A model of hidden states is held against the others on all questions: one whose state did not come gets the uniform
+budget by it, as the scheduler would give it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 
 from exporters.learning.samples import Example
 from exporters.learning.scoring import difference, gains
+from exporters.learning.states import joined
 from exporters.measure.curves import Curves
 from exporters.predictors import mean
 from exporters.predictors.kinds import Training
@@ -25,7 +29,7 @@ Floats = NDArray[np.float64]
 _FOLDS = 8
 _LEAST_TENANTS = 4  # fewer have no middle to speak of
 _FAR = 2.0
-_STEPS = 240  # of training, at least: few questions need more passes
+_STEPS = 240  # of training, at least: few questions need more passes; of states, twice as many
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,25 +82,29 @@ def make(
     budget: int,
     *,
     least_text: int,
-    kinds: Sequence[str] = ("mean_curve", "text_curve"),
+    kinds: Sequence[str] = ("mean_curve", "text_curve", "hidden_state_mlp"),
     seed: int = 0,
 ) -> Made:
     """Train the kinds that there are enough examples for, and return the best; of equals, the simplest.
 
-    ``least_text``: questions from which on a predictor that reads them is tried. ``kinds``: simplest first.
+    ``least_text``: questions from which on a predictor that reads them is tried; one of hidden states needs as many
+    different states of the latest origin (layer and size). ``kinds``: simplest first.
     """
     measured, tenants = curves_of(examples), [example.tenant for example in examples]
     curves = replace(measured, accuracy=np.clip(held(measured.accuracy, tenants), 0, 1))
+    used = None if curves.used is None else np.tile(curves.used.mean(axis=0), (len(examples), 1))
     found: dict[str, tuple[Trained, float]] = {}
     for kind in kinds:
+        taught, known = _taught(kind, curves, examples)
+        held_out = np.zeros_like(curves.accuracy)
         if kind == "mean_curve":
             trained, held_out = _mean(curves)
-        elif len(examples) >= least_text:
-            trained, held_out = _text(curves, tenants, seed)
+        elif taught.different >= least_text:
+            trained, held_out[known] = _reading(kind, taught, seed)
         else:
             continue
-        used = None if curves.used is None else np.tile(curves.used.mean(axis=0), (len(examples), 1))
-        found[kind] = trained, float(gains(Predicted(held_out, used), curves, budget).gains.mean())
+        gained = gains(Predicted(held_out, used, stands=known), curves, budget).gains
+        found[kind] = trained, float(gained.mean())
     best = max(found, key=lambda kind: found[kind][1])
     return Made(best, found[best][0], {kind: gain for kind, (_, gain) in found.items()})
 
@@ -126,27 +134,60 @@ def contradicting(held_out: Floats, curves: Curves, tenants: Sequence[str]) -> s
     return {name for name in names if difference(better[of == name], nothing[of == name]).high < 0}
 
 
-def _text(curves: Curves, tenants: Sequence[str], seed: int) -> tuple[Trained, Floats]:
+@dataclass(frozen=True, eq=False)
+class _Taught:
+    """What a kind that reads is trained on: curves of n questions, their tenants, and states (n, size) of ``layer``."""
+
+    curves: Curves
+    tenants: Sequence[str]
+    states: NDArray[np.float32] | None = None
+    layer: int = 0
+
+    @property
+    def different(self) -> int:
+        """How many questions; or states, where these are read: an engine may send the same for whatever prompt."""
+        return len(self.tenants) if self.states is None else len({state.tobytes() for state in self.states})
+
+    def chosen(self, rows: Sequence[int]) -> _Taught:
+        states = None if self.states is None else self.states[rows]
+        return _Taught(self.curves.chosen(rows), [self.tenants[row] for row in rows], states, self.layer)
+
+
+def _taught(kind: str, curves: Curves, examples: Sequence[Example]) -> tuple[_Taught, NDArray[np.bool_]]:
+    """What a kind is trained on, and which questions (n,) these are: where it reads states, those that have one."""
+    tenants = [example.tenant for example in examples]
+    if kind != "hidden_state_mlp":
+        return _Taught(curves, tenants), np.ones(len(tenants), bool)
+    layer, size = next((one.state.origin for one in reversed(examples) if one.state is not None), (0, 0))
+    states, known = joined([example.state for example in examples], (layer, size))
+    return _Taught(curves, tenants, states, layer).chosen(np.flatnonzero(known).tolist()), known
+
+
+def _reading(kind: str, taught: _Taught, seed: int) -> tuple[Trained, Floats]:
     """Train; where tenants contradict all others, once more without them."""
-    trained, held_out = _trained(curves, seed)
+    trained, held_out = _trained(kind, taught, seed)
+    curves, tenants = taught.curves, taught.tenants
     without = contradicting(held_out, curves, tenants)
     rows = [at for at, tenant in enumerate(tenants) if tenant not in without]
     if not without or len(rows) < 2 * _LEAST_TENANTS:
         return trained, held_out
-    trained, found = _trained(curves.chosen(rows), seed)
+    trained, found = _trained(kind, taught.chosen(rows), seed)
     held_out = np.tile(curves.accuracy[rows].mean(axis=0), (len(tenants), 1))
     held_out[rows] = found
     return trained, held_out
 
 
-def _trained(curves: Curves, seed: int) -> tuple[Trained, Floats]:
+def _trained(kind: str, taught: _Taught, seed: int) -> tuple[Trained, Floats]:
     from exporters.predictors.ensemble import Recipe  # needs torch
     from exporters.predictors.train import TextRecipe, train
 
-    count = len(curves.ids)
+    count = len(taught.tenants)
     batch = int(np.clip(count // 8, 8, 128))
-    epochs = max(20, -(-_STEPS // -(-count // batch)))
+    # Dropout and power as ``exporters.predictors.train.fit`` has them for either input.
+    steps, dropout, power = (_STEPS, 0.5, 0.5) if taught.states is None else (2 * _STEPS, 0.25, 1.0)
+    epochs = max(20, -(-steps // -(-count // batch)))
     recipe = Recipe(
-        members=min(8, count // 2), batch=batch, epochs=epochs, input_dropout=0.5, scale_power=0.5, seed=seed
+        members=min(8, count // 2), batch=batch, epochs=epochs, input_dropout=dropout, scale_power=power, seed=seed
     )
-    return train("text_curve", curves, None, recipe, TextRecipe(min_texts=int(np.clip(count // 25, 3, 8))))
+    text = TextRecipe(min_texts=int(np.clip(count // 25, 3, 8)))
+    return train(kind, taught.curves, taught.states, recipe, text, layer=taught.layer)

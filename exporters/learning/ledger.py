@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from exporters.learning.disk import Disk, whole_lines
-from exporters.learning.promotion import Decision, Event, Interval, Judged, Standing, Trained, Watched, after
+from exporters.learning.promotion import UNIFORM, Decision, Event, Interval, Judged, Standing, Trained, Watched, after
 
 _EVENTS: dict[str, type[Trained | Judged | Watched]] = {"trained": Trained, "judged": Judged, "watched": Watched}
 _NAMES = {kind: name for name, kind in _EVENTS.items()}
@@ -70,6 +70,13 @@ class Ledger:
     def last_number(self) -> int:
         """The latest question that any event is about."""
         return max((int(row.get("until", 0)) for row in self.lines), default=0)
+
+    def latest_gain(self, event: Literal["judged", "watched"]) -> Interval | None:
+        """The gain at the latest look: a candidate's over the default, or the default's over uniform budgets."""
+        for row in reversed(self.lines):
+            if row["event"] == event:
+                return Interval(**(row["gain"] if event == "judged" else row["against"][str(UNIFORM)]))
+        return None
 
     def about(self, version: int) -> list[dict[str, Any]]:
         """Return the lines about a version."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +24,13 @@ from exporters.learning.disk import Disk
 from exporters.learning.ledger import Ledger
 from exporters.learning.pool import Pool
 from exporters.learning.promotion import UNIFORM, Decision, Interval, Judged, Trained, Watched
-from exporters.learning.samples import Example, Source, fair
-from exporters.learning.scoring import difference, gains
+from exporters.learning.samples import Example, OnMeasured, Source, fair
+from exporters.learning.scoring import difference, foretold, gains
+from exporters.learning.states import Origin, PromptState, joined
 from exporters.learning.store import SLOTS, Store
 from exporters.measure.collect import Measured
-from exporters.measure.curves import Curves
 from exporters.predictors.export import export
-from exporters.replay.evaluate import predictions
+from predictor_service.artifact import read_manifest
 from predictor_service.model import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ Make = Callable[[Sequence[Example], int], Made]
 class Measure(Protocol):
     """Measures examples and tells of each by its key; returns the tokens that were generated."""
 
-    def __call__(self, examples: Sequence[Example], on_measured: Callable[[str, Measured], None]) -> Awaitable[int]:
+    def __call__(self, examples: Sequence[Example], on_measured: OnMeasured) -> Awaitable[int]:
         """Measure."""
         ...
 
@@ -75,8 +77,20 @@ class Pass:
     decisions: list[Decision] = field(default_factory=list)
 
 
+@dataclass
+class Done:
+    """What was done since the process began: samples taken, questions measured, decisions by word."""
+
+    samples: int = 0
+    measured: int = 0
+    decisions: Counter[str] = field(default_factory=Counter)
+
+
 class Learner:
-    """The loop. ``state``: its folder, with the models that it may go back to. ``make``: trains a candidate."""
+    """The loop. ``state``: its folder, with the models that it may go back to. ``make``: trains a candidate.
+
+    ``done``: for the metrics, as is ``served``, the version in each slot, 0 for none. ``clock``: seconds since 1970.
+    """
 
     def __init__(
         self,
@@ -89,12 +103,15 @@ class Learner:
         rules: Rules,
         disk: Disk | None = None,
         make_candidate: Make | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Put the parts together; nothing happens before ``one_pass``."""
         self._source, self._measure, self._pool = source, measure, pool
         self.ledger, self._store, self._rules = ledger, store, rules
         self._models, self._disk = state / "models", disk or Disk()
         self._make = make_candidate or _maker(rules)
+        self._passed, self._clock = state / "passed", clock
+        self.done, self.served = Done(), dict.fromkeys(SLOTS, UNIFORM)
 
     async def one_pass(self) -> Pass:
         """Run one pass. Raises what the source, the measuring and the store raise; it may be run again after that."""
@@ -102,11 +119,14 @@ class Learner:
         self.publish()
         most = self._rules.per_pass
         while found.taken < most and (samples := await self._source.take(most - found.taken)):
-            found.taken += sum(self._pool.add(sample) is not None for sample in samples)
+            new = sum(self._pool.add(sample) is not None for sample in samples)
+            found.taken += new
+            self.done.samples += new
 
-        def measured(key: str, curves: Measured) -> None:
-            self._pool.measured(key, curves)
+        def measured(key: str, measured: Measured, state: PromptState | None = None) -> None:
+            self._pool.measured(key, measured, state)
             found.measured += 1
+            self.done.measured += 1
 
         chosen = fair(self._pool.all(), self._rules.tenant_share)
         found.tokens = await self._measure([example for example in chosen if example.measured is None], measured)
@@ -114,23 +134,30 @@ class Learner:
             self.ledger.spent(found.measured, found.tokens, self._source.position)
         while (decision := self._next()) is not None:
             found.decisions.append(decision)
+            self.done.decisions[decision.word] += 1
             log.info("%s: %s", decision.word, decision.reason)
             self.publish()
         self._pool.forget(self._rules.keep)
+        self._disk.write(self._passed, f"{self._clock():.0f}\n".encode())
         return found
+
+    def last_pass(self) -> float | None:
+        """Return when a pass was last made to its end, by whatever process, in seconds since 1970."""
+        return float(self._passed.read_text()) if self._passed.exists() else None
 
     def publish(self) -> None:
         """Let the store hold what the ledger says, and every model's card; remove models that nothing goes back to."""
         standing = self.ledger.standing
         candidate = standing.candidate
-        wanted = {"default": standing.default, "canary": UNIFORM, "shadow": UNIFORM}
-        if candidate is not None and candidate.step in wanted:
+        wanted: dict[str, int] = {"default": standing.default, "canary": UNIFORM, "shadow": UNIFORM}
+        if candidate is not None and candidate.step in wanted and self._has_its_inputs(candidate.version):
             wanted[candidate.step] = candidate.version
         for slot in SLOTS:
             if wanted[slot] == UNIFORM:
                 self._store.withdraw(slot)
             else:
                 self._store.publish(slot, self._folder(wanted[slot]))
+        self.served = wanted
         for version in versions(self.ledger):
             self._store.write_card(version, card_of(self.ledger, version))
         needed = {standing.default, *standing.lineage, *([candidate.version] if candidate else [])}
@@ -149,9 +176,8 @@ class Learner:
         block = self._look(known, standing.watched)
         if standing.default == UNIFORM or not block:
             return None
-        curves = curves_of(block)
-        own = self._gains(standing.default, curves)
-        against = {version: difference(own, self._gains(version, curves)) for version in standing.fallbacks}
+        own = self._gains(standing.default, block)
+        against = {version: difference(own, self._gains(version, block)) for version in standing.fallbacks}
         return self._record(Watched(standing.default, standing.watched, block[-1].number, against))
 
     def _judge(self, known: Sequence[Example]) -> Decision | None:
@@ -162,7 +188,7 @@ class Learner:
             return None
         until = block[-1].number
         unseen = [example for example in known if candidate.unseen < example.number <= until]
-        gain = self._difference(candidate.version, standing.default, curves_of(fair(unseen, self._rules.tenant_share)))
+        gain = self._difference(candidate.version, standing.default, fair(unseen, self._rules.tenant_share))
         return self._record(Judged(candidate.version, candidate.unseen, until, gain))
 
     def _train(self, known: Sequence[Example]) -> Decision | None:
@@ -179,10 +205,12 @@ class Learner:
             return None
         version = standing.version + 1
         made = self._make(chosen, rules.budget)
-        digest = self._write(made, version, [example.sample.prompt for example in chosen])
+        digest = self._write(made, version, chosen)
+        takes = made.trained.interface
         return self._record(
             Trained(version, part[-1].number, len(chosen)),
-            kind=made.kind, digest=digest, parent=standing.default, budget_tokens=rules.budget,
+            kind=made.kind, hidden_size=takes.hidden_size, layer=takes.layer,
+            digest=digest, parent=standing.default, budget_tokens=rules.budget,
             first=chosen[0].number, tenants=len({example.tenant for example in chosen}),
             samples=_samples(chosen), held_out_gain={kind: round(gain, 4) for kind, gain in made.held_out.items()},
         )  # fmt: skip
@@ -200,24 +228,42 @@ class Learner:
                 return block
         return []
 
-    def _difference(self, version: int, other: int, curves: Curves) -> Interval:
-        return difference(self._gains(version, curves), self._gains(other, curves))
+    def _difference(self, version: int, other: int, block: Sequence[Example]) -> Interval:
+        return difference(self._gains(version, block), self._gains(other, block))
 
-    def _gains(self, version: int, curves: Curves) -> NDArray[np.float64]:
+    def _gains(self, version: int, block: Sequence[Example]) -> NDArray[np.float64]:
         """Each question's gain over uniform by a version's plan; nothing by uniform's."""
-        if version == UNIFORM:
-            return gains(None, curves, self._rules.budget).gains
-        predicted = predictions(LoadedModel(self._folder(version)), curves, None)
+        curves, states = curves_of(block), [example.state for example in block]
+        predicted = None if version == UNIFORM else foretold(LoadedModel(self._folder(version)), curves, states)
         return gains(predicted, curves, self._rules.budget).gains
+
+    def _has_its_inputs(self, version: int) -> bool:
+        """Whether calls bring what a version reads: schedulers send the text, and the state that the default takes."""
+        needs = self._reads(version)
+        return needs is None or needs == self._reads(self.ledger.standing.default)
+
+    def _reads(self, version: int) -> Origin | None:
+        """Where the states are from that a version reads; ``None`` where it reads none."""
+        if version == UNIFORM:
+            return None
+        manifest = read_manifest(self._folder(version))
+        return (manifest.layer, manifest.hidden_size) if manifest.hidden_size else None
 
     def _folder(self, version: int) -> Path:
         return self._models / str(version)
 
-    def _write(self, made: Made, version: int, texts: Sequence[str]) -> str:
-        """Write a trained model as a folder, whole or not at all; returns its graph's digest."""
+    def _write(self, made: Made, version: int, examples: Sequence[Example]) -> str:
+        """Write a trained model as a folder, whole or not at all; returns its graph's digest.
+
+        It is compared with what was trained on the questions that have what it reads.
+        """
         staged = self._models / f".{version}.new"
         shutil.rmtree(staged, ignore_errors=True)
-        manifest, _ = export(made.trained, staged, texts, None, name=SLOTS["default"], version=str(version))
+        takes = made.trained.interface
+        hidden, known = joined([example.state for example in examples], (takes.layer, takes.hidden_size))
+        rows = np.flatnonzero(known).tolist() if takes.hidden_size else list(range(len(examples)))
+        texts = [examples[row].sample.prompt for row in rows]
+        manifest, _ = export(made.trained, staged, texts, hidden[rows], name=SLOTS["default"], version=str(version))
         self._disk.place(staged, self._folder(version))
         return manifest.files["model.onnx"]
 

@@ -1,8 +1,9 @@
 """Measures samples by extra generations, as far as the LLM server is idle.
 
 They go to the LLM server itself, not through the scheduler: they take nobody's budget, wait in nobody's queue, and are
-started only into slots that nobody uses, which is below everybody's priority. A question that was given up is measured
-again later; what was generated for it counts as spent.
+started only into slots that nobody uses. Where the server serves by priority they have the least one, so that whoever
+comes between two looks at the load goes first. A question that was given up is measured again later; what was generated
+for it counts as spent.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from exporters.learning.idle import IdleAccount, Load
-from exporters.learning.samples import Example
+from exporters.learning.samples import Example, OnMeasured
+from exporters.learning.states import PromptState, States
 from exporters.measure.collect import Measured, Plan, measure_question
 from exporters.measure.judging import Judge
 from exporters.measure.questions import Question
@@ -26,6 +28,9 @@ from scheduler_service.generation.backends.base import Backend, Ended, Limits, P
 from scheduler_service.generation.forcing import Call
 
 log = logging.getLogger(__name__)
+
+
+_Found = tuple[Measured, PromptState | None]
 
 
 class Loads(Protocol):
@@ -48,11 +53,11 @@ class Unused:
 
 
 class Counting:
-    """A backend that counts the tokens that it generated, those of abandoned calls too."""
+    """A backend as the loop asks it: after all others, and every token counted, those of abandoned calls too."""
 
-    def __init__(self, backend: Backend) -> None:
-        """Count what ``backend`` generates."""
-        self._backend, self.tokens = backend, 0
+    def __init__(self, backend: Backend, priority: int = 0) -> None:
+        """Count what ``backend`` generates. ``priority``: of its calls, the lower the sooner; 0 says none."""
+        self._backend, self._priority, self.tokens = backend, priority, 0
         self.name, self.capabilities = backend.name, backend.capabilities
 
     async def start(self) -> None:
@@ -69,7 +74,7 @@ class Counting:
 
     async def stream(self, call: Call, sampling: Sampling, headers: Mapping[str, str]) -> AsyncIterator[Piece | Ended]:
         """Run one call."""
-        async for event in self._backend.stream(call, sampling, headers):
+        async for event in self._backend.stream(replace(call, priority=self._priority), sampling, headers):
             if isinstance(event, Piece):
                 self.tokens += event.tokens
             yield event
@@ -79,7 +84,8 @@ class Counting:
 class Measuring:
     """Measures on a started backend. ``tick``: seconds after which the load is looked at again, at the latest.
 
-    ``most_seconds``: after which a pass ends, whatever is left.
+    ``most_seconds``: after which a pass ends, whatever is left. ``states``: asks for each prompt's hidden state, where
+    the server sends them.
     """
 
     backend: Counting
@@ -87,19 +93,20 @@ class Measuring:
     judge: Judge
     loads: Loads
     account: IdleAccount
+    states: States | None = None
     tick: float = 1.0
     most_seconds: float = float("inf")
     clock: Callable[[], float] = time.monotonic
     given_up: int = 0
     unmeasurable: set[str] = field(default_factory=set)
 
-    async def __call__(self, examples: Sequence[Example], on_measured: Callable[[str, Measured], None]) -> int:
+    async def __call__(self, examples: Sequence[Example], on_measured: OnMeasured) -> int:
         """Measure examples, oldest first, and tell of each by its key; returns the tokens that were generated.
 
         Returns early where the backend cannot be reached. What a prompt is refused for is not asked again.
         """
         waiting = deque(example for example in examples if example.key not in self.unmeasurable)
-        running: dict[asyncio.Task[Measured], Example] = {}
+        running: dict[asyncio.Task[_Found], Example] = {}
         before, began = self.backend.tokens, self.clock()
         last = began
         try:
@@ -127,23 +134,28 @@ class Measuring:
             await self._cancel(running)
         return self.backend.tokens - before
 
-    def _begin(self, example: Example) -> asyncio.Task[Measured]:
-        question = Question(example.key, example.sample.prompt, None)
-        return asyncio.get_running_loop().create_task(measure_question(self.backend, self.plan, question, self.judge))
+    def _begin(self, example: Example) -> asyncio.Task[_Found]:
+        return asyncio.get_running_loop().create_task(self._measure(example))
 
-    def _take(
-        self, task: asyncio.Task[Measured], example: Example, on_measured: Callable[[str, Measured], None]
-    ) -> None:
+    async def _measure(self, example: Example) -> _Found:
+        question = Question(example.key, example.sample.prompt, None)
+        if self.states is None:
+            return await measure_question(self.backend, self.plan, question, self.judge), None
+        expected = self.states.expect()
+        measured = await measure_question(self.backend, self.plan, question, self.judge, expected.request)
+        return measured, await self.states.came(expected)
+
+    def _take(self, task: asyncio.Task[_Found], example: Example, on_measured: OnMeasured) -> None:
         try:
-            measured = task.result()
+            measured, state = task.result()
         except BackendUnavailableError:
             raise
         except SchedulingError:  # its reason may quote the prompt
             self.unmeasurable.add(example.key)
         else:
-            on_measured(example.key, measured)
+            on_measured(example.key, measured, state)
 
-    async def _cancel(self, running: dict[asyncio.Task[Measured], Example]) -> list[Example]:
+    async def _cancel(self, running: dict[asyncio.Task[_Found], Example]) -> list[Example]:
         """Give up all that runs; returns the latest first, as a queue's left end takes them."""
         given_up = list(running.values())[::-1]
         for task in running:

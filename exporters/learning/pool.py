@@ -1,20 +1,25 @@
 """The samples that the loop works with: in memory for one run, or encrypted on disk for all.
 
-On disk each line is a token of Fernet (AES-128-CBC with HMAC-SHA-256): a sample as it came, or its measurement. Without
-a key nothing of a prompt is written anywhere. A prompt is known by a keyed digest, so that it counts once.
+On disk each line is a token of Fernet (AES-128-CBC with HMAC-SHA-256): a sample as it came, or its measurement with the
+hidden state that came beside it; a state says much of its prompt, and is kept as the prompt is. Without a key nothing
+of a prompt is written anywhere. A prompt is known by a keyed digest, so that it counts once.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import secrets
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from exporters.learning.disk import Disk, whole_lines
 from exporters.learning.samples import Example, Sample
+from exporters.learning.states import PromptState
 from exporters.measure.collect import Measured
 
 
@@ -71,10 +76,10 @@ class Pool:
         self._examples[key] = example
         return example
 
-    def measured(self, key: str, measured: Measured) -> None:
-        """Keep what was measured of a sample."""
-        self._write(_measured_row(key, measured))
-        self._examples[key] = replace(self._examples[key], measured=measured)
+    def measured(self, key: str, measured: Measured, state: PromptState | None = None) -> None:
+        """Keep what was measured of a sample, and its prompt's state where it is known."""
+        self._write(_measured_row(key, measured, state))
+        self._examples[key] = replace(self._examples[key], measured=measured, state=state)
 
     def all(self) -> list[Example]:
         """Return all samples, oldest first."""
@@ -103,7 +108,7 @@ class Pool:
         if "measured" in row:
             known = self._examples[row["key"]]
             measured = Measured(**{**row["measured"], "question": known.sample.prompt})
-            self._examples[row["key"]] = replace(known, measured=measured)
+            self._examples[row["key"]] = replace(known, measured=measured, state=_state(row.get("state")))
         else:
             sample = Sample(row["prompt"], row["tenant"])
             self._examples[row["key"]] = Example(row["number"], row["key"], sample)
@@ -112,7 +117,7 @@ class Pool:
 
 def _rows(example: Example) -> list[dict[str, object]]:
     measured = example.measured
-    return [_sample_row(example), *([] if measured is None else [_measured_row(example.key, measured)])]
+    return [_sample_row(example), *([] if measured is None else [_measured_row(example.key, measured, example.state)])]
 
 
 def _sample_row(example: Example) -> dict[str, object]:
@@ -120,6 +125,16 @@ def _sample_row(example: Example) -> dict[str, object]:
     return {"number": example.number, "key": example.key, "prompt": sample.prompt, "tenant": sample.tenant}
 
 
-def _measured_row(key: str, measured: Measured) -> dict[str, object]:
+def _measured_row(key: str, measured: Measured, state: PromptState | None) -> dict[str, object]:
     """What was measured, without the question, which the sample's row has."""
-    return {"key": key, "measured": {**asdict(measured), "question": ""}}
+    row: dict[str, object] = {"key": key, "measured": {**asdict(measured), "question": ""}}
+    if state is not None:
+        values = base64.b64encode(state.values.astype("<f2").tobytes()).decode()
+        row["state"] = {"layer": state.layer, "values": values}
+    return row
+
+
+def _state(row: dict[str, Any] | None) -> PromptState | None:
+    if row is None:
+        return None
+    return PromptState(row["layer"], np.frombuffer(base64.b64decode(row["values"]), "<f2").astype(np.float16))

@@ -15,6 +15,7 @@ from typing import Literal
 
 Step = Literal["trained", "shadow", "canary", "default"]
 _NEXT: dict[Step, Step] = {"trained": "shadow", "shadow": "canary", "canary": "default"}
+Word = Literal["candidate", "promoted", "undecided", "refused", "stays", "rolled back", "ignored"]
 UNIFORM = 0  # as a version: no model at all
 
 
@@ -104,7 +105,7 @@ class Standing:
 class Decision:
     """What an event led to, in one word and in a sentence."""
 
-    word: Literal["candidate", "promoted", "undecided", "refused", "stays", "rolled back", "ignored"]
+    word: Word
     reason: str
 
 

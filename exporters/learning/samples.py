@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from exporters.faults import CurvesFileError
+from exporters.learning.states import PromptState
 from exporters.measure.collect import Measured
 
 
@@ -39,18 +40,27 @@ class Source(Protocol):
 class Example:
     """A sample as it is kept. ``number``: of its arrival, rising; ``key``: a digest that only this loop can compute.
 
-    ``measured``: its curves, once they are known.
+    ``measured``: its curves, once they are known; ``state``: of its prompt, where the LLM server gave it with them.
     """
 
     number: int
     key: str
     sample: Sample
     measured: Measured | None = field(default=None, repr=False)
+    state: PromptState | None = field(default=None, repr=False)
 
     @property
     def tenant(self) -> str:
         """Whose prompt it is."""
         return self.sample.tenant
+
+
+class OnMeasured(Protocol):
+    """Is told what was measured of an example, by its key."""
+
+    def __call__(self, key: str, measured: Measured, state: PromptState | None = None) -> None:
+        """Take it."""
+        ...
 
 
 class FileSource:

@@ -9,14 +9,17 @@ tokens that uniform did not have.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exporters.learning.promotion import Interval
+from exporters.learning.states import PromptState, joined
 from exporters.measure.curves import Curves
-from exporters.replay.evaluate import Predicted, bootstrap, plan_problem
+from exporters.replay.evaluate import Predicted, bootstrap, plan_problem, predictions
+from predictor_service.model import LoadedModel
 from scheduler_service.allocation.envelope import Envelope
 from scheduler_service.allocation.plan import make_plan
 from scheduler_service.allocation.problem import accuracy_at, used_at
@@ -36,6 +39,23 @@ class Gains:
     gains: Floats
     used: float
     uniform_used: float
+
+
+def foretold(model: LoadedModel, curves: Curves, states: Sequence[PromptState | None]) -> Predicted | None:
+    """Return what a model says of the questions of ``curves``, whose prompts have these states.
+
+    It does not stand by a question without the state that it reads, which gets the uniform budget, as the scheduler
+    gives it; ``None`` where no question has one.
+    """
+    manifest = model.manifest
+    if not manifest.hidden_size:
+        return predictions(model, curves, None)
+    hidden, known = joined(states, (manifest.layer, manifest.hidden_size))
+    if not known.any():
+        return None
+    found = predictions(model, curves, hidden)
+    used = None if found.used is None else np.where(known[:, None], found.used, found.used[known].mean(axis=0))
+    return replace(found, used=used, stands=found.covered & known)
 
 
 def gains(predicted: Predicted | None, curves: Curves, budget: int) -> Gains:

@@ -24,7 +24,7 @@ from predictive_scheduling.budget_points import check_points, evenly_spaced
 from scheduler_service.domain import Sampling, TextKind
 from scheduler_service.generation.backends.base import Backend, Piece
 from scheduler_service.generation.driver import drive
-from scheduler_service.generation.forcing import BudgetForcing
+from scheduler_service.generation.forcing import BudgetForcing, ReportRequest
 from scheduler_service.generation.templates import PromptTemplate
 
 
@@ -95,15 +95,22 @@ class _Recording:
 
 
 async def _answer(
-    backend: Backend, forcing: BudgetForcing, sampling: Sampling, on_piece: Callable[[Piece], None] | None = None
+    backend: Backend,
+    forcing: BudgetForcing,
+    sampling: Sampling,
+    on_piece: Callable[[Piece], None] | None = None,
+    report: ReportRequest | None = None,
 ) -> str:
     """Run a generation to its end; returns the answer."""
-    texts = [text async for text in drive(backend, forcing, sampling, on_piece=on_piece)]
+    texts = [text async for text in drive(backend, forcing, sampling, on_piece=on_piece, report=report)]
     return "".join(text.text for text in texts if text.kind is TextKind.ANSWER).strip()
 
 
-async def measure_trace(backend: Backend, plan: Plan, question: Question) -> Trace:
-    """Measure one trace. Raises what the backend raises."""
+async def measure_trace(backend: Backend, plan: Plan, question: Question, report: ReportRequest | None = None) -> Trace:
+    """Measure one trace. Raises what the backend raises.
+
+    ``report``: what the first call, of the prompt alone, asks for beside its text.
+    """
 
     def forcing_of(budget: int, begun: str = "") -> BudgetForcing:
         limit = backend.capabilities.call_limit
@@ -111,7 +118,7 @@ async def measure_trace(backend: Backend, plan: Plan, question: Question) -> Tra
 
     forcing = forcing_of(plan.points[-1])
     record = _Recording(forcing)
-    own_answer = await _answer(backend, forcing, plan.sampling, record.take)
+    own_answer = await _answer(backend, forcing, plan.sampling, record.take, report)
     generated = forcing.reasoning_tokens + forcing.answer_used
     answers = dict.fromkeys(plan.points, own_answer)
     before_its_end = [tokens for tokens in plan.points if tokens < forcing.reasoning_tokens]
@@ -126,9 +133,15 @@ async def measure_trace(backend: Backend, plan: Plan, question: Question) -> Tra
     return Trace(list(answers.values()), forcing.reasoning_tokens, generated)
 
 
-async def measure_question(backend: Backend, plan: Plan, question: Question, judge: Judge) -> Measured:
-    """Measure a question's curves over all its samples. Raises what the backend raises, and what the judge does."""
-    traces = [await measure_trace(backend, plan, question) for _ in range(plan.samples)]
+async def measure_question(
+    backend: Backend, plan: Plan, question: Question, judge: Judge, report: ReportRequest | None = None
+) -> Measured:
+    """Measure a question's curves over all its samples. Raises what the backend raises, and what the judge does.
+
+    ``report``: what the first call of all asks for beside its text.
+    """
+    asks = [report, *[None] * (plan.samples - 1)]
+    traces = [await measure_trace(backend, plan, question, ask) for ask in asks]
     answers = [trace.answers for trace in traces]
     lengths = [trace.reasoning_tokens for trace in traces]
     return Measured(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 from scheduler_service.domain import BackendUnavailableError, Sampling, Text
 from scheduler_service.generation.backends.base import Backend, Ended, Piece
-from scheduler_service.generation.forcing import BudgetForcing, Call
+from scheduler_service.generation.forcing import BudgetForcing, Call, ReportRequest
 
 
 class CallWatcher(Protocol):
@@ -57,17 +57,20 @@ async def drive(
     *,
     watch: Callable[[Call], AbstractContextManager[CallWatcher]] = _unwatched,
     on_piece: Callable[[Piece], None] | None = None,
+    report: ReportRequest | None = None,
 ) -> AsyncGenerator[Text]:
     """Yield the generation's text as it comes; ``forcing`` then holds its counts.
 
-    ``watch``: what accompanies each call. ``on_piece``: is given each piece before the forcing machine is. Closing the
-    iterator closes the backend's stream. A call that breaks off is gone on with from what it has brought, a few times:
-    where there are several servers, by another. Raises what the backend raises, and BackendUnavailableError for a call
-    that ends without a token, or breaks off without one.
+    ``watch``: what accompanies each call. ``on_piece``: is given each piece before the forcing machine is. ``report``:
+    what the first call asks for beside its text. Closing the iterator closes the backend's stream. A call that breaks
+    off is gone on with from what it has brought, a few times: where there are several servers, by another. Raises what
+    the backend raises, and BackendUnavailableError for a call that ends without a token, or breaks off without one.
     """
     while (call := forcing.next_call()) is not None:
         for text in forcing.take():
             yield text
+        if report is not None:
+            call, report = replace(call, report=report), None
         try:
             with watch(call) as watcher:
                 # Every backend streams from an async generator; closing it is what frees the slot.

@@ -42,7 +42,7 @@ class Call:
 
     ``turn``: the same as a chat. ``thinking_budget``: where the server is to end the thinking by itself, 0 for nowhere.
     ``report``: what the server is to say of it beside its answer, where it can. ``special_tokens``: these are part of
-    the text.
+    the text. ``priority``: where a server serves by priority, those of lower numbers go first.
     """
 
     prompt: str
@@ -52,6 +52,7 @@ class Call:
     thinking_budget: int = 0
     report: ReportRequest | None = None
     special_tokens: bool = False
+    priority: int = 0
 
 
 @dataclass(frozen=True)

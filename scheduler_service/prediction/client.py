@@ -110,15 +110,20 @@ class GrpcPredictor:
         self._timeout = timeout_seconds
         self._info_seconds, self._clock = info_seconds, clock
         self._info: PredictorInfo | None = None
-        self._info_until = 0.0
+        self._info_until = self._asks_from = 0.0
         self._ask_again = False
         self._known: OrderedDict[str, PredictorInfo] = OrderedDict()  # by name@version
         self._labels: set[str] = set()
         self._log_from, self._unsaid = 0.0, 0
 
     async def info(self) -> PredictorInfo | None:
-        """Return what is known of the model; the predictor is asked where nothing is known yet."""
-        if self._info is None:
+        """Return what is known of the model; the predictor is asked where that is nothing yet, or old.
+
+        No prediction may tell of a change: where a model's states do not come, none is asked for.
+        """
+        now = self._clock()
+        if self._info is None or now >= max(self._info_until, self._asks_from):
+            self._asks_from = now + self._info_seconds  # one asks at a time, and a predictor that is away is left alone
             with contextlib.suppress(_NotHadError):
                 await self._ask_info()
         return self._info

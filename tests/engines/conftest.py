@@ -21,7 +21,7 @@ STATES = [
     *no_drafts(LAYER), "--max-num-batched-tokens", "256",
     "--reasoning-config", '{"reasoning_start_str": "Steps:", "reasoning_end_str": "\\nFinal answer:"}',
 ]  # fmt: skip
-PARSER = ["--reasoning-parser", "demo"]
+PARSER = ["--reasoning-parser", "demo", "--scheduling-policy", "priority"]
 PLUGIN = {"PYTHONPATH": str(Path(__file__).parent / "plugin")}
 
 
@@ -53,7 +53,7 @@ async def vllm(environment, sockets, tmp_path_factory):
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def replica(environment, tmp_path_factory):
-    """A second one, which parses reasoning; the last test that uses it kills it."""
+    """A second one, which parses reasoning and serves by priority; the last test that uses it kills it."""
     log = tmp_path_factory.mktemp("replica") / "vllm.log"
     async with running_vllm(environment, log, PARSER, PLUGIN) as url:
         yield Server(url, log)

@@ -1,20 +1,33 @@
 """The loop beside running services: prompts from a scheduler, its load, and a predictor that serves what is made."""
 
+import asyncio
+import itertools
 import json
+from functools import partial
 
+import aiohttp
 import grpc
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from exporters.cli import learn as command
+from exporters.learning.candidates import make
 from exporters.learning.idle import Load
+from exporters.learning.pool import Pool
+from exporters.learning.samples import Sample
+from exporters.learning.store import FolderStore
 from exporters.learning.traffic import RunningScheduler, SchedulerUnreachableError
+from exporters.predictors.export import export
 from predictive_scheduling import AsyncPredictorClient, AsyncSchedulerClient
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling_cli.main import app
 from predictor_service.model import LoadedModel
-from tests.builders.learning import PROMPTS, learner, write_prompts
-from tests.integration.running import predictor, scheduler
+from tests.builders.learning import KEY, PROMPTS, by_prompt_with_states, by_state, learner, mean_only, write_prompts
+from tests.integration.running import balanced, predictor, scheduler
 from tests.standins.backend import ScriptedBackend
+from tests.standins.connector import ConnectorStandIn
+from tests.standins.openai import OpenAiStandIn
 from tests.waiting import eventually
 
 
@@ -88,11 +101,11 @@ def scripted(monkeypatch):
     return backend
 
 
-def run(tmp_path, *options, **environment):
+def run(tmp_path, *options, once=True, **environment):
     arguments = [
-        "learn", f"--store={tmp_path / 'models'}", f"--state={tmp_path / 'state'}", "--once", "--template=demo",
+        "learn", f"--store={tmp_path / 'models'}", f"--state={tmp_path / 'state'}", "--template=demo",
         "--backend=embedded", "--check=exact", "--windows=4", "--samples=2", "--least-questions=8", "--look=8",
-        "--tenant-share=0.4", *options,
+        "--tenant-share=0.4", *(["--once"] if once else []), *options,
     ]  # fmt: skip
     return CliRunner().invoke(app, arguments, env=environment)
 
@@ -145,9 +158,153 @@ def test_with_a_key_the_command_keeps_prompts_encrypted(tmp_path, scripted):
         (["--prompts=none.jsonl", "--budget=32"], "none.jsonl"),
         (["--scheduler=unix:/nowhere.sock"], "the scheduler does not answer"),
         (["--prompts=none.jsonl", "--budget=32", "--budgets=3,2"], "--budgets"),
+        (["--prompts=none.jsonl", "--budget=32", "--layer=3"], "--reports-listen, --layer"),
+        (["--prompts=none.jsonl", "--budget=32", "--layer=3", "--reports-listen=unix:/x"], "embedded reports nothing"),
     ],
 )
 def test_what_is_missing_is_named(tmp_path, scripted, options, said):
     failed = run(tmp_path, *options)
     assert (failed.exit_code, said in failed.output) == (1, True)
     assert not json.dumps(failed.output).count("Traceback")
+
+
+async def trained(folder):
+    """Model folders: a mean curve as versions 1 and 3, one that reads states (2,) of layer 3 as version 2."""
+    pool = Pool()
+    await by_prompt_with_states([pool.add(Sample(f"steep {at}", "t")) for at in range(6)], pool.measured)
+    examples = pool.all()
+    texts = [example.sample.prompt for example in examples]
+    hidden = np.stack([example.state.values for example in examples]).astype(np.float32)
+    for version, made in ((1, mean_only(examples, 32)), (2, by_state(examples, 32)), (3, mean_only(examples, 32))):
+        export(made.trained, folder / str(version), texts, hidden, name="learned", version=str(version))
+    return folder
+
+
+@pytest.fixture
+async def served(tmp_path):
+    """A predictor of what the loop publishes, an engine with our connector, and a scheduler that takes its states."""
+    models, trial = tmp_path / "models", {"canary": "learned=learned-canary"}
+    models.mkdir()
+    connector = ConnectorStandIn(lambda prompt: [1.0, 0.0])
+    settings = {"default_model": "learned", "default_may_be_missing": True, "reload_seconds": 0.05, **trial}
+    async with (
+        OpenAiStandIn(lambda _: ["t"] * 80, connector=connector) as engine,
+        predictor(models, **settings) as predictions,
+        scheduler(
+            backend="vllm", backend_url=engine.url, template="demo", predictor=predictions, policy="price",
+            tokens_per_query=32, floor_tokens=8, cap_tokens=64, reports_listen=f"unix:{tmp_path}/states.sock",
+        ) as address,
+        AsyncSchedulerClient(address) as client,
+    ):  # fmt: skip
+        yield FolderStore(models), await trained(tmp_path / "trained"), client, connector
+
+
+async def test_defaults_that_read_texts_and_states_follow_each_other_and_each_gets_what_it_reads(served):
+    store, models, client, connector = served
+    numbers = itertools.count()
+
+    async def predicted_by(label):
+        done = (await client.complete(f"question {next(numbers)}")).allocation
+        return done.prediction_outcome == pb.PREDICTION_OUTCOME_FRESH and done.predictor == label
+
+    for version, layers in ((1, []), (2, [3]), (3, [])):
+        store.publish("default", models / str(version))
+        await eventually(lambda version=version: predicted_by(f"learned@{version}"))
+        await balanced(client)
+        connector.asked.clear()
+        assert await predicted_by(f"learned@{version}")  # from here on each request, not only one
+        await balanced(client)
+        assert connector.asked[0]["layers"] == layers
+
+
+async def test_a_text_s_candidate_is_tried_beside_states_and_one_of_states_cannot_be_beside_a_text(served):
+    """So the loop publishes the first as a trial and not the second."""
+    store, models, client, _ = served
+    numbers = itertools.count()
+
+    async def predictor_of_one():
+        done = (await client.complete(f"question {next(numbers)}")).allocation
+        return done.predictor if done.prediction_outcome == pb.PREDICTION_OUTCOME_FRESH else ""
+
+    async def is_predicted_by(label):
+        return await predictor_of_one() == label
+
+    store.publish("default", models / "2")
+    await eventually(lambda: is_predicted_by("learned@2"))
+    store.publish("canary", models / "3")
+    await eventually(lambda: is_predicted_by("learned-canary@3"))
+    store.withdraw("canary")
+    store.publish("default", models / "1")
+    await eventually(lambda: is_predicted_by("learned@1"))
+    store.publish("canary", models / "2")
+    for _ in range(8):
+        assert await predictor_of_one() == "learned@1"
+
+
+DRAWN = np.random.default_rng(0).normal(size=(100, 7))  # what else is in a state
+
+
+def number(prompt):
+    return int(prompt.split("secret ")[1].split()[0])
+
+
+def hard(prompt):
+    """Whether a question, "secret" and a number, needs 50 tokens; its number is all that tells."""
+    return number(prompt) % 2 == 0
+
+
+def thinks_for_the_hard(prompt):
+    thought = prompt.count("t") - prompt.split("\n")[0].count("t")
+    if prompt.endswith("Final answer:"):
+        return [" no" if hard(prompt) and thought < 50 else " yes", "\n\n"]
+    return [*["t"] * (60 if hard(prompt) else 10), "Final answer:", " yes", "\n\n"]
+
+
+async def test_the_command_makes_a_model_of_the_engine_s_states_where_they_tell_more(tmp_path, monkeypatch):
+    kinds = ("mean_curve", "hidden_state_mlp")
+    monkeypatch.setattr("exporters.learning.loop._maker", lambda _: partial(make, least_text=20, kinds=kinds))
+    prompts = tmp_path / "prompts.jsonl"
+    write_prompts(prompts, [f"secret {at}" for at in range(60)])
+    (tmp_path / "key").write_text(KEY)
+    connector = ConnectorStandIn(lambda prompt: [4.0 if hard(prompt) else -4.0, *DRAWN[number(prompt)]])
+    async with OpenAiStandIn(thinks_for_the_hard, connector=connector) as engine:
+        options = [
+            f"--prompts={prompts}", "--budget=48", "--backend=vllm", f"--backend-url={engine.url}",
+            f"--reports-listen=unix:{tmp_path}/learn.sock", "--layer=3", f"--key-file={tmp_path / 'key'}",
+            "--look=16", "--least-questions=24", "--slots=8",
+        ]  # fmt: skip
+        done = await asyncio.to_thread(run, tmp_path, *options)
+    assert done.exit_code == 0, done.output
+    card = json.loads((tmp_path / "models/cards/1.json").read_text())
+    assert (card["kind"], card["hidden_size"], card["layer"]) == ("hidden_state_mlp", 8, 3)
+    assert card["held_out_gain"]["hidden_state_mlp"] > card["held_out_gain"]["mean_curve"]
+    assert card["evidence"][0]["decision"] == "promoted"
+    assert not (tmp_path / "models/learned-shadow").exists()  # nobody would bring it states
+    assert {example.state.origin for example in Pool(tmp_path / "state/samples", KEY).all()} == {(3, 8)}
+    assert {(body["model"], body["priority"]) for body in engine.requests} == {("m", command.LEAST_PRIORITY)}
+
+
+def test_while_it_runs_the_command_serves_its_metrics(tmp_path, scripted, monkeypatch, caplog):
+    prompts, pages, sleep = tmp_path / "prompts.jsonl", [], asyncio.sleep
+    write_prompts(prompts, [f"secret {at}" for at in range(32)])
+
+    async def scrape(seconds):
+        """The pause between two passes, in which Prometheus comes by."""
+        if seconds != 7:
+            return await sleep(seconds)
+        port = next(record.args[0] for record in caplog.records if record.msg == "metrics on port %d")
+        async with aiohttp.ClientSession() as session:
+            for token in ("", "open sesame"):
+                headers = {"Authorization": f"Bearer {token}"}
+                async with session.get(f"http://127.0.0.1:{port}/metrics", headers=headers) as reply:
+                    pages.append((reply.status, await reply.text()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("asyncio.sleep", scrape)
+    options = [f"--prompts={prompts}", "--budget=32", "--metrics-listen=127.0.0.1:0", "--pages-token=open sesame"]
+    assert run(tmp_path, *options, "--every=7", once=False).exit_code == 130
+    (refused, _), (status, page) = pages
+    assert (refused, status) == (401, 200)
+    assert 'predictive_scheduling_learn_questions_total{outcome="measured"} 32' in page
+    assert 'predictive_scheduling_learn_version{slot="default"} 1' in page
+    assert "secret" not in page

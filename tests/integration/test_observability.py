@@ -16,7 +16,13 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
+from exporters.learning.idle import IdleAccount
+from exporters.learning.measuring import Counting, Measuring, Unused
+from exporters.learning.metrics import watch
+from exporters.measure.collect import Plan
+from exporters.measure.judging import judge_of
 from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling.metrics_page import MetricsPage
 from predictive_scheduling.telemetry import Telemetry
 from scheduler_service.gateway.envoy_messages import (
     ACCESS_LOGS,
@@ -26,9 +32,12 @@ from scheduler_service.gateway.envoy_messages import (
     StreamAccessLogsMessage,
     StreamAccessLogsResponse,
 )
+from scheduler_service.generation.templates import TEMPLATES
+from tests.builders.learning import PROMPTS, learner, write_prompts
 from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
 from tests.programs import needs
+from tests.standins.backend import ScriptedBackend
 from tests.standins.tgi import TgiStandIn
 from tests.waiting import PATIENCE
 from tools.local_envoy import free_port
@@ -91,6 +100,23 @@ async def ask_as_envoy(address):
             StreamAccessLogsResponse.FromString,
         )
         await log(iter([StreamAccessLogsMessage(http_logs={"log_entry": [entry]})]))
+
+
+@asynccontextmanager
+async def learning(folder):
+    """A loop that has made a pass; yields where its metrics are."""
+    write_prompts(folder / "prompts.jsonl", PROMPTS)
+    loop, server = learner(folder), Counting(ScriptedBackend(lambda _: []))
+    judge = judge_of("agreement:exact", lambda _: None)
+    report = reporting()
+    watch(report.meters, loop, Measuring(server, Plan(TEMPLATES["demo"]), judge, Unused(8), IdleAccount(1.0)))
+    await loop.one_pass()
+    page = MetricsPage(report.scraped, "127.0.0.1:0")
+    page.start()
+    try:
+        yield page.port
+    finally:
+        page.stop()
 
 
 NUMBERS = itertools.count()
@@ -158,7 +184,8 @@ def queries():
 
 @needs("prometheus")
 async def test_every_query_of_the_dashboard_has_data(tmp_path, caplog, unused_tcp_port_factory):
-    async with services(caplog) as (client, ports):
+    async with services(caplog) as (client, ports), learning(tmp_path) as page:
+        ports["learn"] = page
         async with prometheus(tmp_path, ports, unused_tcp_port_factory()) as ask:
             async with asyncio.timeout(5 * PATIENCE):
                 await client.complete("Tell me of the sea.")  # which the predictor abstains on

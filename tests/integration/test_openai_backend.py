@@ -11,9 +11,9 @@ from predictive_scheduling.scheduler.v1 import scheduler_pb2
 from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
 from scheduler_service.generation.backends.base import Ended, EndpointBusyError, Piece
 from scheduler_service.generation.backends.http import HttpServer
-from scheduler_service.generation.backends.openai import OpenAiBackend
+from scheduler_service.generation.backends.openai import DIALECTS, OpenAiBackend
 from scheduler_service.generation.backends.pool import BackendPool
-from scheduler_service.generation.forcing import Call, CallEnd
+from scheduler_service.generation.forcing import Call, CallEnd, Turn
 from tests.integration.running import scheduler
 from tests.standins.backend import ScriptedBackend
 from tests.standins.openai import OpenAiStandIn
@@ -53,6 +53,19 @@ async def test_generations_are_read_and_counted_whatever_the_server_says_of_usag
     assert tokens_of(cut) == 10
     assert cut[-1].end is CallEnd.LENGTH
     assert server.requests[0]["model"] == "m"
+
+
+@pytest.mark.parametrize(("kind", "sent"), [("vllm", 7), ("sglang", None), ("openai", None)])
+@pytest.mark.parametrize("chat", [False, True])
+async def test_a_priority_is_told_to_servers_of_which_lower_ones_go_first(kind, sent, chat):
+    async with OpenAiStandIn(thinker) as server:
+        backend = OpenAiBackend(HttpServer(server.url), DIALECTS[kind], chat=chat)
+        await backend.start()
+        for priority in (0, 7):
+            call = Call("q", 5, (), Turn("q", "", "</think>"), priority=priority)
+            assert [piece async for piece in backend.stream(call, Sampling(), {})]
+        await backend.close()
+    assert [body.get("priority") for body in server.requests] == [None, sent]
 
 
 async def test_chunks_of_several_tokens_are_counted_by_the_running_usage():

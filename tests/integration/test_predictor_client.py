@@ -221,6 +221,22 @@ async def test_what_a_model_takes_is_asked_again_after_a_while():
         assert await outcomes(predictor, job(hidden_state=HiddenState((1.0, 2.0)))) == [FRESH]
 
 
+async def test_what_a_model_takes_is_asked_again_also_where_no_prediction_is_asked_for_and_once_where_nobody_answers():
+    server, now = Scripted(), [0.0]
+    async with server.running() as address, grpc.aio.insecure_channel(address) as channel:
+        predictor = GrpcPredictor(channel, model="", timeout_seconds=10.0, info_seconds=60.0, clock=lambda: now[0])
+        assert (await predictor.info()).hidden_size == 0
+        server.model = model(takes_text=False, hidden_size=2)
+        assert (await predictor.info()).hidden_size == 0
+        now[0] = 61.0
+        assert (await predictor.info()).hidden_size == 2
+        server.model = grpc.StatusCode.UNAVAILABLE
+        now[0] = 122.0
+        before = len(server.calls)
+        assert [(await predictor.info()).hidden_size for _ in range(3)] == [2] * 3
+        assert len(server.calls) == before + 1
+
+
 def endless(prompt):
     return [" 7", "\n\n"] if prompt.endswith("Final answer:") else ["t"] * 4000
 

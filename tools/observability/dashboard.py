@@ -62,6 +62,7 @@ def _rows() -> list[tuple[str, list[Any]]]:
         ("Predictions", _predictions()),
         ("Load and backend", _load()),
         ("Predictor", _predictor()),
+        ("Learning", _learning()),
     ]
 
 
@@ -402,6 +403,50 @@ def _predictor() -> list[Any]:
             "short",
             [(f"{own}trial_queries", "{{trial}}, {{kind}}"), (f"{own}trial_failures", "{{trial}} failed")],
             "What models on trial predicted, and could not",
+        ),
+    ]
+
+
+def _learning() -> list[Any]:
+    own = f"{OWN}learn_"
+
+    def in_a_day(metric: str, by: str) -> str:  # the loop is another job than $job, and does little in a minute
+        return f"sum by ({by}) (increase({own}{metric}[1d]))"
+
+    return [
+        _lines(
+            "Questions in a day",
+            "short",
+            [
+                (in_a_day("samples_total", "job"), "taken"),
+                (in_a_day("questions_total", "outcome"), "{{outcome}}"),
+            ],
+            "Samples taken, and what became of measuring them",
+        ),
+        _lines(
+            "Tokens spent on learning in a day",
+            "short",
+            [(in_a_day("tokens_total", "job"), "{{job}}")],
+            "Generated in slots that nobody used",
+        ),
+        _lines(
+            "Decisions in a day",
+            "short",
+            [(in_a_day("decisions_total", "decision"), "{{decision}}")],
+            "Why each was taken is in the model's card",
+        ),
+        _lines("Versions", "short", [(f"{own}version", "{{slot}}")], "What each slot holds; 0 is none"),
+        _lines(
+            "Gain at the latest look",
+            "percentunit",
+            [(f"{own}gain_ratio", "{{slot}}"), (f"{own}gain_low_ratio", "{{slot}}, lower bound")],
+            "Of the candidate over the default, and of the default over uniform budgets",
+        ),
+        _lines(
+            "Since the last whole pass",
+            "s",
+            [(f"{own}pass_age_seconds", "{{instance}}")],
+            "Long: the LLM server is never idle, or something that it needs is away",
         ),
     ]
 

@@ -127,6 +127,14 @@ def _states() -> list[dict[str, Any]]:
             "model {{ $labels.trial }}, on trial beside {{ $labels.model }}, fails",
             "{{ $value | humanize }} queries in a quarter of an hour; the model in service answered them.",
         ),
+        _state(
+            "LearningStalls",
+            f"{OWN}learn_pass_age_seconds > 6 * 3600",
+            "10m",
+            "ticket",
+            "{{ $labels.job }} makes no pass to its end",
+            "The last one ended {{ $value | humanizeDuration }} ago; what is served stays, and is not watched.",
+        ),
     ]
 
 

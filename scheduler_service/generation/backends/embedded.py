@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,9 @@ from scheduler_service.generation.forcing import Call
 
 log = logging.getLogger(__name__)
 
+# How often llama.cpp's threads look for each other before they sleep. By default (300,000 times) they wait on their cores
+# for one that somebody else's work keeps off its own, and generation all but stops on a machine with something else to do.
+_SPINS = "200"
 # What a slot holds beside what is generated: a prompt of some 500 words.
 PROMPT_TOKENS = 736
 
@@ -94,6 +98,7 @@ class EmbeddedBackend:
         return self._backend
 
     def _load(self) -> Any:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
         try:
             import xllamacpp
         except ImportError as error:

@@ -28,19 +28,21 @@ class Dialect:
     """Where the servers differ.
 
     ``abort_path``: where a call that was abandoned is named (SGLang may go on with it otherwise). ``continues``: the
-    chat parameters that make the server go on with the assistant's last message.
+    chat parameters that make the server go on with the assistant's last message. ``has_priority``: it takes a call's
+    priority, of which lower numbers go first.
     """
 
     name: str
     abort_path: str = ""
     continues: Mapping[str, bool] | None = None
+    has_priority: bool = False
 
 
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
         Dialect("openai"),  # TGI goes on with the assistant's message unasked
-        Dialect("vllm", continues={"continue_final_message": True, "add_generation_prompt": False}),
+        Dialect("vllm", continues={"continue_final_message": True, "add_generation_prompt": False}, has_priority=True),
         Dialect("sglang", abort_path="/abort_request", continues={"continue_final_message": True}),
     )
 }
@@ -128,6 +130,8 @@ class OpenAiBackend(HttpBackend):
             body["prompt"] = call.prompt
         if self._dialect.abort_path:
             body["rid"] = uuid.uuid4().hex
+        if call.priority and self._dialect.has_priority:
+            body["priority"] = call.priority
         bounds = self._server.bounds(call)
         prompt_tokens: int | None = None
         end: CallEnd | None = None

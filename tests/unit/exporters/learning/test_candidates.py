@@ -1,5 +1,6 @@
 """What is trained, and that one tenant cannot spoil it for the others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from exporters.learning.scoring import gains
 from exporters.measure.collect import Measured
 from exporters.measure.curves import read_curves
 from exporters.replay.evaluate import Predicted
+from tests.builders.learning import state
 
 BUDGET = 32
 DEMO = read_curves(Path(exporters.demo.__file__).parent / "data/curves.parquet")
@@ -115,3 +117,55 @@ def test_of_several_kinds_the_one_that_is_best_on_held_out_questions_is_taken():
 def test_one_question_makes_a_mean_of_itself():
     made = make(HONEST[:1], BUDGET, least_text=60)
     assert made.trained.reference(["any"], None)[0] == pytest.approx(HONEST[0].measured.accuracy)
+
+
+def with_states(examples, tells, layer=8):
+    """The examples with a state of 24 numbers in which the curve is hidden, where it ``tells``; else with noise."""
+    rng = np.random.default_rng(5)
+    mixed = rng.normal(size=(len(DEMO.points), 24))
+    found = []
+    for one in examples:
+        values = rng.normal(0, 0.05, 24) + (np.array(one.measured.accuracy) @ mixed if tells else 0)
+        found.append(replace(one, state=state(values, layer)))
+    return found
+
+
+def test_where_the_state_tells_more_than_the_text_the_kind_that_reads_it_is_taken():
+    taught = with_states(HONEST[:120], tells=True)
+    made = make(taught, BUDGET, least_text=60)
+    assert set(made.held_out) == {"mean_curve", "text_curve", "hidden_state_mlp"}
+    assert made.kind == max(made.held_out, key=made.held_out.get) == "hidden_state_mlp"
+    assert (made.trained.interface.hidden_size, made.trained.interface.layer) == (24, 8)
+    assert not made.trained.interface.takes_text
+
+
+def test_where_the_state_tells_nothing_the_text_is_read():
+    made = make(with_states(HONEST, tells=False), BUDGET, least_text=60)
+    assert made.kind == "text_curve"
+
+
+def test_an_engine_that_sends_the_same_state_of_all_prompts_is_not_learned_from():
+    same = [replace(one, state=state(np.ones(24))) for one in HONEST[:80]]
+    assert set(make(same, BUDGET, least_text=60, kinds=("mean_curve", "hidden_state_mlp")).held_out) == {"mean_curve"}
+
+
+def test_states_are_read_where_enough_are_of_the_origin_of_the_latest():
+    """Of 100 questions the first 40 have states of another layer, and 10 none: 50 are left."""
+    taught = [*with_states(HONEST[:40], True, layer=4), *HONEST[40:50], *with_states(HONEST[50:100], True)]
+    kinds = ("mean_curve", "hidden_state_mlp")
+    assert set(make(taught, BUDGET, least_text=51, kinds=kinds).held_out) == {"mean_curve"}
+    made = make(taught, BUDGET, least_text=50, kinds=kinds)
+    assert set(made.held_out) == set(kinds)
+    whole = make(with_states(HONEST[:100], True), BUDGET, least_text=50, kinds=kinds)
+    assert made.held_out["hidden_state_mlp"] < whole.held_out["hidden_state_mlp"]  # half get the uniform budget by it
+
+
+def test_a_tenant_that_teaches_the_contrary_is_left_out_of_what_reads_states():
+    bad = with_states([example(2000 + at, ORDER[270 + at], "bad") for at in range(28)], True)
+    inverted = [[1 - value for value in one.measured.accuracy] for one in bad]
+    false = [
+        replace(one, measured=replace(one.measured, accuracy=curve)) for one, curve in zip(bad, inverted, strict=True)
+    ]
+    taught = [*with_states(HONEST[:140], True), *false]
+    made = make(taught, BUDGET, least_text=60, kinds=("hidden_state_mlp",))
+    assert made.trained.calibration.validation["questions"] == 140

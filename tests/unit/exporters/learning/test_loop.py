@@ -2,13 +2,30 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from exporters.learning.disk import Disk
 from exporters.learning.loop import Rules
+from exporters.learning.promotion import Interval, Judged, Trained
+from exporters.learning.store import SLOTS
+from exporters.predictors.trained import manifest_of
+from predictor_service.artifact import write_manifest
 from predictor_service.model import LoadedModel
-from tests.builders.learning import KEY, POINTS, PROMPTS, STEEP, by_prompt, learner, mean_only, measured, write_prompts
+from tests.builders.learning import (
+    KEY,
+    POINTS,
+    PROMPTS,
+    STEEP,
+    by_prompt,
+    by_prompt_with_states,
+    by_state,
+    learner,
+    mean_only,
+    measured,
+    write_prompts,
+)
 
 
 class Killed(BaseException):
@@ -60,13 +77,16 @@ async def test_a_second_pass_without_new_traffic_changes_nothing(tmp_path):
     assert content(tmp_path) == before
 
 
-async def test_killed_at_any_write_it_goes_on_and_ends_where_an_undisturbed_run_ends(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "kind", [{}, {"measure": by_prompt_with_states, "make_candidate": by_state}], ids=["text", "states"]
+)
+async def test_killed_at_any_write_it_goes_on_and_ends_where_an_undisturbed_run_ends(kind, tmp_path, monkeypatch):
     """The process is killed, not the machine: what it wrote is there whether it was synced or not."""
     monkeypatch.setattr("os.fsync", lambda _: None)
     rules = Rules(32, POINTS, least=4, look=2, tenant_share=0.5)
     (tmp_path / "whole").mkdir()
     write_prompts(tmp_path / "whole/prompts.jsonl", PROMPTS[:12])
-    await learner(tmp_path / "whole", rules=rules).one_pass()
+    await learner(tmp_path / "whole", rules=rules, **kind).one_pass()
     wanted = content(tmp_path / "whole")
     at = 0
     while True:
@@ -83,17 +103,17 @@ async def test_killed_at_any_write_it_goes_on_and_ends_where_an_undisturbed_run_
             left -= 1
 
         try:
-            await learner(folder, disk=Disk(before), rules=rules).one_pass()
+            await learner(folder, disk=Disk(before), rules=rules, **kind).one_pass()
             break
         except Killed:
             models = folder / "models"
             for name in ("learned", "learned-canary", "learned-shadow"):
                 if (models / name).exists():
                     LoadedModel(models / name)  # whole, or not there
-        await learner(folder, rules=rules).one_pass()
+        await learner(folder, rules=rules, **kind).one_pass()
         assert content(folder) == wanted, f"killed at write {at}"
         at += 1
-    assert at >= 40  # every sample, measurement, decision, model and card was a write
+    assert at >= 30  # every sample, measurement, decision, model and card was a write
 
 
 async def test_without_a_key_nothing_of_a_prompt_is_written_and_the_models_stay(tmp_path):
@@ -193,3 +213,71 @@ async def test_a_folder_of_somebody_elses_is_not_replaced(tmp_path, name):
     with pytest.raises(ValueError, match="somebody else's"):
         await learner(tmp_path).one_pass()
     assert (tmp_path / "models" / name).is_dir()
+
+
+MIXED = [f"{'flat' if at % 3 else 'steep'} {at}" for at in range(96)]
+LOOKS = Rules(32, POINTS, least=12, look=16, tenant_share=0.4)  # enough of them for an interval
+
+
+async def test_a_model_that_reads_states_becomes_the_default_and_its_card_says_what_it_reads(tmp_path):
+    write_prompts(tmp_path / "prompts.jsonl", MIXED)
+    loop = learner(tmp_path, measure=by_prompt_with_states, make_candidate=by_state, rules=LOOKS)
+    await loop.one_pass()
+    assert loop.ledger.standing.default == 1
+    manifest = LoadedModel(tmp_path / "models/learned").manifest
+    assert (manifest.kind, manifest.hidden_size, manifest.layer) == ("hidden_state_mlp", 2, 3)
+    card = json.loads((tmp_path / "models/cards/1.json").read_text())
+    assert (card["kind"], card["hidden_size"], card["layer"]) == ("hidden_state_mlp", 2, 3)
+    # Which of the two it is, the state alone tells: a third of the questions gain all that is to be had.
+    assert card["evidence"][0]["gain"]["mean"] == pytest.approx(1 / 3, abs=0.1)
+
+
+async def test_where_no_state_comes_any_more_a_model_of_states_gains_nothing_and_is_refused(tmp_path):
+    async def measure(examples, on_measured):
+        await by_prompt_with_states(examples[:48], on_measured)
+        await by_prompt(examples[48:], on_measured)
+        return 1
+
+    write_prompts(tmp_path / "prompts.jsonl", MIXED)
+    loop = learner(tmp_path, measure=measure, make_candidate=by_state, rules=LOOKS)
+    await loop.one_pass()
+    assert loop.ledger.standing.default == 0
+    assert 1 in loop.ledger.standing.retired
+
+
+@pytest.mark.parametrize(
+    ("default", "candidate", "on_trial"),
+    [
+        (None, "text", True),
+        (None, 3, False),
+        ("text", "text", True),
+        ("text", 3, False),
+        (3, "text", True),
+        (3, 3, True),
+        (3, 4, False),
+    ],
+)
+async def test_a_model_of_states_is_on_trial_only_where_schedulers_send_them_for_the_default(
+    default, candidate, on_trial, tmp_path
+):
+    """``default``, ``candidate``: one that reads the text, or the layer whose states it reads; ``None`` for none."""
+    write_prompts(tmp_path / "prompts.jsonl", MIXED)
+    loop = learner(tmp_path)
+    added = [loop._pool.add(sample) for sample in await loop._source.take(24)]
+    await by_prompt_with_states(added, loop._pool.measured)
+    steps = [(default, 3), (candidate, 1)] if default is not None else [(candidate, 1)]
+    for version, (reads, looks) in enumerate(steps, start=1):
+        made = mean_only(loop._pool.all(), 32) if reads == "text" else by_state(loop._pool.all(), 32)
+        if reads != "text":
+            made = replace(made, trained=replace(made.trained, layer=reads))
+        loop._models.mkdir(parents=True, exist_ok=True)
+        made.trained.write(loop._models, "float32")
+        (loop._models / str(version)).mkdir()
+        (loop._models / "model.onnx").rename(loop._models / str(version) / "model.onnx")
+        write_manifest(loop._models / str(version), manifest_of(made.trained, "learned", str(version)))
+        loop.ledger.record(Trained(version, 8, 8))
+        for at in range(looks):
+            loop.ledger.record(Judged(version, 8, 9 + at, Interval(0.1, 0.05, 0.15, 10)))
+    loop.publish()
+    served = {name for name in SLOTS.values() if (tmp_path / "models" / name).exists()}
+    assert served == {name for name, there in (("learned", default), ("learned-shadow", on_trial)) if there}

@@ -43,7 +43,7 @@ def _checker(_name):
 
 async def measure(found, examples=EXAMPLES):
     got = {}
-    tokens = await found(examples, got.__setitem__)
+    tokens = await found(examples, lambda key, measured, state: got.__setitem__(key, measured))
     return got, tokens
 
 

@@ -1,12 +1,14 @@
 """Samples in memory, or encrypted on disk."""
 
+import base64
 import sys
 
+import numpy as np
 import pytest
 
 from exporters.learning.pool import KeyFault, Pool, cipher_of
 from exporters.learning.samples import Sample
-from tests.builders.learning import KEY, STEEP, measured
+from tests.builders.learning import KEY, STEEP, measured, state
 
 OTHER = "b3RoZXIga2V5IG90aGVyIGtleSBvdGhlciBrZXkgISE="
 
@@ -61,6 +63,24 @@ def test_without_a_key_nothing_is_written_and_keys_differ_from_run_to_run(tmp_pa
 
 def test_numbers_go_on_after_those_of_an_earlier_run():
     assert Pool(first=8).add(Sample("a", "b")).number == 8
+
+
+@pytest.mark.parametrize("forgetting", [False, True])
+def test_a_prompt_s_state_is_kept_as_the_prompt_is(tmp_path, forgetting):
+    values = np.random.default_rng(0).normal(0, 100, 64).astype(np.float16)
+    pool = Pool(tmp_path / "samples", KEY)
+    for at in range(3):
+        example = pool.add(Sample(f"secret {at}", "team-x"))
+        pool.measured(example.key, measured(example.key, STEEP), state(values, layer=16) if at else None)
+    if forgetting:
+        pool.forget(2)
+    written = (tmp_path / "samples").read_bytes()
+    assert values.tobytes() not in written
+    assert base64.b64encode(values.tobytes()) not in written
+    found = [example.state for example in Pool(tmp_path / "samples", KEY).all()]
+    assert [one and one.origin for one in found] == [*[None] * (not forgetting), (16, 64), (16, 64)]
+    assert (found[-1].values == values).all()
+    assert found[-1].values.dtype == np.float16
 
 
 @pytest.mark.parametrize("most", [0, 2, 9])

@@ -6,9 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporters.learning import scoring
-from exporters.learning.scoring import difference, gains, saved_at_equal_accuracy, uniform_use
+from exporters.learning.scoring import difference, foretold, gains, saved_at_equal_accuracy, uniform_use
 from exporters.measure.curves import Curves
 from exporters.replay.evaluate import Predicted
+from predictor_service.model import LoadedModel
+from tests.builders.learning import state
+from tests.integration.models import hidden_state_model
 
 POINTS = np.array([16, 32, 64, 128])
 
@@ -42,6 +45,17 @@ def test_a_plan_never_uses_more_than_uniform_does_whatever_is_predicted(made, bu
 def test_uniform_gains_nothing():
     known = curves([[0.1, 0.2, 0.5, 1.0]] * 3)
     assert gains(None, known, 32).gains.tolist() == [0, 0, 0]
+
+
+def test_a_model_of_states_stands_by_the_questions_whose_state_is_known_only(tmp_path):
+    model = LoadedModel(hidden_state_model(tmp_path / "hidden", size=2))
+    points = np.arange(16, 257, 16)
+    known = Curves.measured(["a", "b", "c"], ["a", "b", "c"], points, np.random.default_rng(0).random((3, 16)))
+    found = foretold(model, known, [state([1, 1]), None, state([1, 1], layer=4)])
+    assert found.covered.tolist() == [True, False, False]
+    assert found.accuracy[0] == pytest.approx(1 / (1 + np.exp(-2.0)), abs=1e-3)
+    assert gains(found, known, 64).gains[1:] == pytest.approx([0, 0], abs=1e-12)
+    assert foretold(model, known, [None, None, state([1, 1, 1])]) is None
 
 
 def test_a_mean_curve_that_is_convex_gains_without_knowing_any_question():

@@ -5,7 +5,7 @@ import pytest
 from scheduler_service.domain import BackendUnavailableError, Sampling, TextKind
 from scheduler_service.generation.backends.base import Ended, Piece
 from scheduler_service.generation.driver import drive
-from scheduler_service.generation.forcing import BudgetForcing, CallEnd
+from scheduler_service.generation.forcing import BudgetForcing, CallEnd, ReportRequest
 from scheduler_service.generation.templates import TEMPLATES
 from tests.standins.backend import ScriptedBackend
 
@@ -60,6 +60,13 @@ async def test_a_call_that_breaks_off_is_gone_on_with_from_what_it_brought():
     assert [call.max_tokens for call in backend.calls] == [16, 12, 8]
     assert "".join(text.text for text in texts if text.kind is TextKind.ANSWER) == " 42"
     assert machine.reasoning_tokens + machine.answer_used == 11
+
+
+async def test_the_first_call_alone_asks_for_the_report():
+    backend = ScriptedBackend(lambda _: ["x"] * 20)
+    report = ReportRequest("unix:/r.sock", "a" * 32, (3,))
+    [text async for text in drive(backend, forcing(budget=16), Sampling(), report=report)]
+    assert [call.report for call in backend.calls] == [report, None]
 
 
 async def test_a_generation_whose_every_call_breaks_off_fails_after_a_few():
