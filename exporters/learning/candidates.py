@@ -27,6 +27,7 @@ from exporters.replay.evaluate import Predicted
 
 Floats = NDArray[np.float64]
 _FOLDS = 8
+_LEAST_TEXTS = 3  # a model holds no word of fewer prompts: it may be a name, or a secret
 _LEAST_TENANTS = 4  # fewer have no middle to speak of
 _FAR = 2.0
 _STEPS = 240  # of training, at least: few questions need more passes; of states, twice as many
@@ -116,7 +117,7 @@ def _mean(curves: Curves) -> tuple[Trained, Floats]:
     for at in range(int(fold.max()) + 1):
         rest = fold != at if count > 1 else fold == at
         held_out[fold == at] = curves.accuracy[rest].mean(axis=0)
-    return mean.fit("mean_curve", Training(curves)), held_out
+    return mean.fit("mean_curve", Training(curves, style_texts=_LEAST_TEXTS)), held_out
 
 
 def contradicting(held_out: Floats, curves: Curves, tenants: Sequence[str]) -> set[str]:
@@ -189,5 +190,5 @@ def _trained(kind: str, taught: _Taught, seed: int) -> tuple[Trained, Floats]:
     recipe = Recipe(
         members=min(8, count // 2), batch=batch, epochs=epochs, input_dropout=dropout, scale_power=power, seed=seed
     )
-    text = TextRecipe(min_texts=int(np.clip(count // 25, 3, 8)))
+    text = TextRecipe(min_texts=int(np.clip(count // 25, _LEAST_TEXTS, 8)), style_texts=_LEAST_TEXTS)
     return train(kind, taught.curves, taught.states, recipe, text, layer=taught.layer)

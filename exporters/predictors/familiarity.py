@@ -132,13 +132,19 @@ class Learned:
 
 
 def learn_familiarity(
-    texts: Sequence[str] | None, hidden: Floats | None, *, false_alarms: float = FALSE_ALARMS, seed: int = 0
+    texts: Sequence[str] | None,
+    hidden: Floats | None,
+    *,
+    least_texts: int = 1,
+    false_alarms: float = FALSE_ALARMS,
+    seed: int = 0,
 ) -> Learned | None:
     """Learn what training queries look like: their texts, hidden states (n, size), or both.
 
-    ``None`` where there are too few of them to tell what is unusual.
+    ``least_texts``: how many texts a word must stand in for the style to know it. ``None`` where there are too few
+    queries to tell what is unusual.
     """
-    words = None if texts is None else Words.of(texts)
+    words = None if texts is None else Words.of(texts, least_texts=least_texts)
     count = words.texts if words is not None else 0 if hidden is None else len(hidden)
     if count < LEAST_QUESTIONS:
         return None

@@ -89,7 +89,7 @@ def fit(kind: str, training: Training) -> TrainedMean:
     curve = curves.accuracy.mean(axis=0)
     used = None if curves.used is None else curves.used.mean(axis=0)
     calibration = Calibration.of(np.tile(curve, (len(curves.ids), 1)), curves, training.data)
-    learned = learn_familiarity(curves.questions, None, seed=training.seed)
+    learned = learn_familiarity(curves.questions, None, least_texts=training.style_texts, seed=training.seed)
     return TrainedMean(curve, used, calibration, None if learned is None else learned.familiarity)
 
 

@@ -9,6 +9,7 @@ of a hashed set, 8 bits for each that is known: one in nine that are new passes 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,11 +40,15 @@ class Words:
     texts: int
 
     @classmethod
-    def of(cls, texts: Sequence[str], known: dict[str, int] | None = None) -> Words:
-        """Number the words of ``texts``; with ``known``, words that are not in it are unknown."""
+    def of(cls, texts: Sequence[str], known: dict[str, int] | None = None, *, least_texts: int = 1) -> Words:
+        """Number the words of ``texts``; with ``known``, words that are not in it are unknown.
+
+        ``least_texts``: without, a word of fewer texts is unknown, so that nothing shows who wrote it.
+        """
         split = tokenise(texts)
         if known is None:
-            words = {token for tokens in split for token in tokens} - _NUMBERS
+            texts_with = Counter(token for tokens in split for token in set(tokens))
+            words = {word for word, count in texts_with.items() if count >= least_texts} - _NUMBERS
             known = {word: at for at, word in enumerate(sorted(words), start=_FIRST_WORD)}
         ids = [_NUMBER if token in _NUMBERS else known.get(token, _UNKNOWN) for tokens in split for token in tokens]
         rows = np.repeat(np.arange(len(split)), [len(tokens) for tokens in split])

@@ -31,10 +31,14 @@ _CLASS_NAMES = {"difficulty": DIFFICULTY, "size": SIZE}
 
 @dataclass(frozen=True)
 class TextRecipe:
-    """Which n-grams become features: those in at least ``min_texts`` training texts, at most ``most_grams``."""
+    """Which n-grams become features: those in at least ``min_texts`` training texts, at most ``most_grams``.
+
+    ``style_texts``: how many texts a word must stand in for the style, by which it abstains, to know it.
+    """
 
     min_texts: int = 8
     most_grams: int = 1500
+    style_texts: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +161,7 @@ def fit(kind: str, training: Training) -> TrainedHead:
         scale_power=0.5 if with_text else 1.0,
         **training.chosen,
     )
-    text = TextRecipe(min_texts=training.min_texts)
+    text = TextRecipe(min_texts=training.min_texts, style_texts=training.style_texts)
     return train(kind, training.curves, training.states, recipe, text, layer=training.layer, data=training.data)[0]
 
 
@@ -211,7 +215,12 @@ def train(
         metrics["used_pearson"] = pearson(shares * curves.points, curves.used)
     predicted = np.clip(held_out, 0, 1).astype(np.float64)
     calibration = Calibration.of(predicted, curves, data or {}, **metrics)
-    learned = learn_familiarity(curves.questions if reads_text else None, hidden if size else None, seed=recipe.seed)
+    learned = learn_familiarity(
+        curves.questions if reads_text else None,
+        hidden if size else None,
+        least_texts=text.style_texts,
+        seed=recipe.seed,
+    )
     familiarity = None if learned is None else learned.familiarity
     trained = TrainedHead(kind, vocabulary, size, layer, ensemble, class_curves, calibration, usage, familiarity)
     return trained, predicted

@@ -14,6 +14,7 @@ from exporters.learning.samples import Example, Sample, fair
 from exporters.learning.scoring import gains
 from exporters.measure.collect import Measured
 from exporters.measure.curves import read_curves
+from exporters.predictors.export import export
 from exporters.replay.evaluate import Predicted
 from tests.builders.learning import state
 
@@ -106,6 +107,17 @@ def test_tenants_that_differ_as_chance_makes_them_are_left_as_they_are():
 def test_with_few_questions_no_predictor_that_reads_is_tried():
     made = make(HONEST[:40], BUDGET, least_text=60)
     assert (made.kind, set(made.held_out)) == ("mean_curve", {"mean_curve"})
+
+
+@pytest.mark.parametrize("kind", ["mean_curve", "text_curve"])
+def test_a_model_holds_no_word_of_a_single_prompt(kind, tmp_path):
+    told = replace(HONEST[7].sample, prompt=f"{HONEST[7].sample.prompt} My key is hunterswordfish, says Zebedee.")
+    made = make([*HONEST[:7], replace(HONEST[7], sample=told), *HONEST[8:64]], BUDGET, least_text=0, kinds=[kind])
+    manifest, _ = export(made.trained, tmp_path / "m", DEMO.questions[:20], None, name="m", version="1")
+    written = (tmp_path / "m/model.onnx").read_bytes()
+    assert manifest.most_unfamiliarity
+    assert b"many" in written  # as these words stand in many
+    assert not any(word in written for word in (b"hunterswordfish", b"Zebedee"))
 
 
 def test_of_several_kinds_the_one_that_is_best_on_held_out_questions_is_taken():
