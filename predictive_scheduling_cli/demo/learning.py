@@ -55,7 +55,7 @@ _ROUND = 40  # requests of traffic between two passes
 _MOST_ROUNDS = 6
 _SHOWN = 10  # questions of each kind that the audience sees
 _RELOAD_SECONDS = 0.5
-_RULES = Rules(BUDGET, POINTS, least=48, look=24, tenant_share=1.0)
+_RULES = Rules(BUDGET, POINTS, least=60, look=24, tenant_share=1.0)
 _PREDICTOR = {
     "default_model": "learned",
     "default_may_be_missing": True,

@@ -1,6 +1,9 @@
 """The embedded LLM: a real llama.cpp with the shipped adapter."""
 
 import asyncio
+import os
+import sys
+import types
 
 import aiohttp
 import pytest
@@ -117,3 +120,21 @@ async def test_the_tuned_model_answers_through_the_whole_path():
     assert budget.granted_tokens == budget.used_tokens + budget.returned_tokens
     for answer in answers:
         assert answer.usage.reasoning_tokens <= answer.usage.reserved_tokens <= answer.allocation.cap_tokens
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_its_threads_do_not_keep_cores_that_others_need_unless_somebody_says_so(own, monkeypatch):
+    seen = []
+
+    class Library(types.ModuleType):
+        def __getattr__(self, name):
+            seen.append(os.environ["GOMP_SPINCOUNT"])
+            raise InterruptedError
+
+    monkeypatch.setitem(sys.modules, "xllamacpp", Library("xllamacpp"))
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if own is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", own)
+    with pytest.raises(InterruptedError):
+        EmbeddedBackend()._load()
+    assert seen == [own or "200"]

@@ -19,8 +19,8 @@ from scheduler_service.generation.forcing import Call
 
 log = logging.getLogger(__name__)
 
-# How often llama.cpp's threads look for each other before they sleep. By default (300,000 times) they wait on their cores
-# for one that somebody else's work keeps off its own, and generation all but stops on a machine with something else to do.
+# How often llama.cpp's threads look for each other before they sleep. By default, 300,000 times, they keep their cores
+# while they wait for one that other work keeps off its own, and generation all but stops on a machine with other work.
 _SPINS = "200"
 # What a slot holds beside what is generated: a prompt of some 500 words.
 PROMPT_TOKENS = 736
