@@ -20,7 +20,7 @@ class Training:
 
     ``states``: hidden states (n, size) of the questions of ``curves``, where there are any. ``encoder``: a model folder
     or GGUF. ``layer``: of the states, 0 if not known. ``chosen``: epochs, batch, learning_rate and dropout, as far as
-    they were given. ``style_texts``: as of ``TextRecipe``. ``data``: curves file's name and digest, for the manifest.
+    they were given. ``data``: the curves file's name and digest, for the manifest. ``style_texts``: as of ``TextRecipe``.
     """
 
     curves: Curves
@@ -33,10 +33,10 @@ class Training:
     input_dropout: float | None = None
     mixup: float = 0.4
     min_texts: int = 8
-    style_texts: int = 1
     seed: int = 0
     chosen: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    style_texts: int = 1
 
 
 class KindModule(Protocol):
