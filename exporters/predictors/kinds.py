@@ -20,7 +20,7 @@ class Training:
 
     ``states``: hidden states (n, size) of the questions of ``curves``, where there are any. ``encoder``: a model folder
     or GGUF. ``layer``: of the states, 0 if not known. ``chosen``: epochs, batch, learning_rate and dropout, as far as
-    they were given. ``data``: the curves file's name and digest, for the manifest. ``style_texts``: as of ``TextRecipe``.
+    they were given. ``data``: the curves file's name and digest, for the manifest. ``style_texts``: of ``TextRecipe``.
     """
 
     curves: Curves
