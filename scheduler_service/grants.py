@@ -21,6 +21,7 @@ from scheduler_service.pipeline import Pipeline
 _LOOK_SECONDS = 1.0
 _MOST_REASONS = 50  # that are told apart: callers choose the words, and metrics and journal count by them
 _OTHER = "other"
+MOST_TOKENS = 2**31  # of a request: a count beyond is none, whoever tells it
 _NUMBER_BITS = 48
 
 

@@ -23,8 +23,8 @@ from exporters.learning.candidates import Made, make
 from exporters.learning.ledger import Ledger
 from exporters.learning.loop import Learner, Rules
 from exporters.learning.pool import Pool
-from exporters.learning.promotion import UNIFORM
-from exporters.learning.samples import Example, Sample
+from exporters.learning.promotion import UNIFORM, Standing
+from exporters.learning.samples import Example, OnMeasured, Sample
 from exporters.learning.scoring import gains, saved_at_equal_accuracy
 from exporters.learning.store import SLOTS, FolderStore
 from exporters.measure.checkers import Checker
@@ -111,7 +111,7 @@ class _Replay:
         self._traces, self._is_same = traces, is_same
         self._row = {question: row for row, question in enumerate(traces.questions)}
 
-    async def __call__(self, examples: Sequence[Example], on_measured: Callable[[str, Measured], None]) -> int:
+    async def __call__(self, examples: Sequence[Example], on_measured: OnMeasured) -> int:
         traces, tokens = self._traces, 0
         for example in examples:
             row = self._row[example.sample.prompt]
@@ -180,11 +180,11 @@ class _Telling:
         shuffled = [replace(one, measured=examples[at].measured) for one, at in zip(examples, order, strict=True)]
         return make(shuffled, budget, least_text=0, kinds=["text_curve"])
 
-    def _served(self, rows: Sequence[int], slot: str = SLOTS["default"]) -> Predicted | None:
+    def _served(self, rows: Sequence[int]) -> Predicted | None:
         """What the served model says of questions; ``None`` where none is served."""
         if self._learner.ledger.standing.default == UNIFORM:
             return None
-        return predictions(LoadedModel(self._models / slot), self._truth.chosen(rows), None)
+        return predictions(LoadedModel(self._models / SLOTS["default"]), self._truth.chosen(rows), None)
 
     def _round(self, rows: Sequence[int], served: Predicted | None, come: int, version: int) -> Round:
         gain = _points_over_uniform(served, self._truth.chosen(rows))
@@ -247,7 +247,7 @@ def _points_over_uniform(predicted: Predicted | None, truth: Curves) -> Floats:
     return found
 
 
-def _fate(version: int, standing: Any) -> str:
+def _fate(version: int, standing: Standing) -> str:
     if version in standing.retired:
         return "refused"
     return "served" if version in (standing.default, *standing.lineage) else "undecided"

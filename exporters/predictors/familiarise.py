@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from exporters.predictors.familiarity import LEAST_QUESTIONS, add_familiarity, learn_familiarity
+from exporters.predictors.familiarity import LEAST_QUESTIONS, add_familiarity, learn_familiarity, limits_of
 from exporters.predictors.onnx_graph import GraphBuilder, with_half_weights
 from predictor_service.artifact import Manifest, read_manifest, write_manifest
 from predictor_service.model import LoadedModel
@@ -43,8 +43,7 @@ def familiarise(folder: Path, version: str, texts: Sequence[str], hidden: NDArra
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         staged = Path(scratch)
         onnx.save(with_half_weights(build.extend(graph, {_OUTPUT: 1})), staged / "model.onnx")
-        limits = {"most_unfamiliarity": round(known.limit, 4), "false_alarm_rate": known.false_alarms}
-        taught = Manifest(**{**manifest.model_dump(), **limits, "version": version})
+        taught = Manifest(**{**manifest.model_dump(), **limits_of(known), "version": version})
         written = write_manifest(staged, taught)
         LoadedModel(staged)
         for name in ("model.onnx", "manifest.json"):

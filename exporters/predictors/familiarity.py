@@ -26,6 +26,7 @@ FALSE_ALARMS = 0.02
 LEAST_QUESTIONS = 40
 _LEAST_ALARMS = 3  # of as many questions: a smaller share than that of them cannot be told
 _FOLDS = 5
+_FILE = "familiarity.npz"
 _COMPONENTS = 64
 _CLUSTERS = 8
 _CLUSTER_QUESTIONS = 16  # a cluster has as many on average, or more
@@ -121,6 +122,25 @@ class Familiarity:
         style = {name.removeprefix("style_"): value for name, value in arrays.items() if name.startswith("style_")}
         limit, false_alarms = arrays["limits"].tolist()
         return cls(TextStyle.from_arrays(style) if style else None, part("text"), part("states"), limit, false_alarms)
+
+
+def limits_of(known: Familiarity | None) -> dict[str, Any]:
+    """What a manifest says of it, as its fields; nothing where there is nothing known."""
+    if known is None:
+        return {}
+    return {"most_unfamiliarity": round(known.limit, 4), "false_alarm_rate": known.false_alarms}
+
+
+def keep(known: Familiarity | None, folder: Path) -> None:
+    """Write it beside a checkpoint, where there is any."""
+    if known is not None:
+        known.save(folder / _FILE)
+
+
+def kept(folder: Path) -> Familiarity | None:
+    """Return what ``keep`` wrote."""
+    path = folder / _FILE
+    return Familiarity.load(path) if path.exists() else None
 
 
 @dataclass(frozen=True, eq=False)

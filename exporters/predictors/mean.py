@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from exporters.predictors.familiarity import Familiarity, add_familiarity, learn_familiarity
+from exporters.predictors.familiarity import Familiarity, add_familiarity, keep, kept, learn_familiarity, limits_of
 from exporters.predictors.kinds import Training
 from exporters.predictors.onnx_graph import TEXT, GraphBuilder
 from exporters.predictors.text_graph import add_numbers, add_tokens
@@ -40,13 +40,7 @@ class TrainedMean:
     @property
     def interface(self) -> Interface:
         """Return that it takes a text, and how far off one may be."""
-        known = self.familiarity
-        return Interface(
-            kind="mean_curve",
-            takes_text=True,
-            most_unfamiliarity=None if known is None else round(known.limit, 4),
-            false_alarm_rate=None if known is None else known.false_alarms,
-        )
+        return Interface(kind="mean_curve", takes_text=True, **limits_of(self.familiarity))
 
     def write(self, folder: Path, precision: str) -> None:
         """Write ``model.onnx``; its few numbers stay in float32. Raises ValueError for a precision that is none."""
@@ -77,8 +71,7 @@ class TrainedMean:
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Return the curve; write what it is the mean of, where it knows."""
-        if self.familiarity is not None:
-            self.familiarity.save(folder / "familiarity.npz")
+        keep(self.familiarity, folder)
         used = None if self.used is None else self.used.tolist()
         return {"kind": "mean_curve", "curve": self.curve.tolist(), "used": used}
 
@@ -96,7 +89,4 @@ def fit(kind: str, training: Training) -> TrainedMean:
 def load(folder: Path, saved: dict[str, Any], calibration: Calibration) -> TrainedMean:
     """Return the predictor that ``save`` described."""
     used = None if saved["used"] is None else np.array(saved["used"])
-    familiarity = folder / "familiarity.npz"
-    return TrainedMean(
-        np.array(saved["curve"]), used, calibration, Familiarity.load(familiarity) if familiarity.exists() else None
-    )
+    return TrainedMean(np.array(saved["curve"]), used, calibration, kept(folder))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from exporters.measure.classes import DIFFICULTY, SIZE, class_means, size_of, soft_difficulty
 from exporters.measure.curves import Curves, pearson
 from exporters.predictors.ensemble import Ensemble, Recipe, add_ensemble, predict, train_ensemble
-from exporters.predictors.familiarity import Familiarity, add_familiarity, learn_familiarity
+from exporters.predictors.familiarity import Familiarity, add_familiarity, keep, kept, learn_familiarity, limits_of
 from exporters.predictors.kinds import KINDS, Training
 from exporters.predictors.onnx_graph import TEXT, GraphBuilder, hidden_state_input, with_half_weights
 from exporters.predictors.text_graph import add_features, add_tokens, text_features, vocabulary_of
@@ -70,8 +70,7 @@ class TrainedHead:
             hidden_size=self.hidden_size,
             layer=self.layer,
             class_curves=lookup(_CLASS_NAMES.get(self.kind, ()), curves),
-            most_unfamiliarity=None if self.familiarity is None else round(self.familiarity.limit, 4),
-            false_alarm_rate=None if self.familiarity is None else self.familiarity.false_alarms,
+            **limits_of(self.familiarity),
         )
 
     def graph(self) -> onnx.ModelProto:
@@ -122,8 +121,7 @@ class TrainedHead:
     def save(self, folder: Path) -> dict[str, Any]:
         """Write the arrays of the ensemble."""
         self.ensemble.save(folder / "head.npz")
-        if self.familiarity is not None:
-            self.familiarity.save(folder / "familiarity.npz")
+        keep(self.familiarity, folder)
         if self.usage is not None:
             self.usage.save(folder / "usage.npz")
         curves = None if self.class_curves is None else self.class_curves.tolist()
@@ -134,7 +132,7 @@ class TrainedHead:
     def load(cls, folder: Path, saved: dict[str, Any], calibration: Calibration) -> TrainedHead:
         """Return the predictor that ``save`` wrote."""
         grams, curves = saved["vocabulary"], saved["class_curves"]
-        usage, familiarity = folder / "usage.npz", folder / "familiarity.npz"
+        usage = folder / "usage.npz"
         return cls(
             saved["kind"],
             None if grams is None else [tuple(gram) for gram in grams],
@@ -144,7 +142,7 @@ class TrainedHead:
             None if curves is None else np.array(curves),
             calibration,
             Ensemble.load(usage) if usage.exists() else None,
-            Familiarity.load(familiarity) if familiarity.exists() else None,
+            kept(folder),
         )
 
 

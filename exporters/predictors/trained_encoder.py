@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from exporters.measure.classes import DIFFICULTY
 from exporters.predictors.ensemble import Ensemble
-from exporters.predictors.familiarity import FURTHEST, Familiarity
+from exporters.predictors.familiarity import FURTHEST, Familiarity, keep, kept, limits_of
 from exporters.predictors.onnx_graph import with_half_weights
 from exporters.predictors.trained import Calibration, Interface, lookup
 
@@ -172,7 +172,6 @@ class TrainedEncoder:
     @property
     def interface(self) -> Interface:
         """Return the inputs that the graph takes, and its kind."""
-        known = self.net.familiarity
         return Interface(
             kind=self.net.kind,
             takes_text=True,
@@ -180,8 +179,7 @@ class TrainedEncoder:
             max_tokens=self.max_tokens,
             prompt=self.prompt,
             class_curves=lookup(DIFFICULTY, self.class_curves),
-            most_unfamiliarity=None if known is None else round(known.limit, 4),
-            false_alarm_rate=None if known is None else known.false_alarms,
+            **limits_of(self.net.familiarity),
         )
 
     def write(self, folder: Path, precision: str) -> None:
@@ -225,8 +223,7 @@ class TrainedEncoder:
         encoder = net.encoder if isinstance(net, LayerCurves) else net.net.encoder  # type: ignore[attr-defined]
         encoder.save_pretrained(folder / "encoder")
         self.tokenizer.save_pretrained(folder / "encoder")
-        if net.familiarity is not None:
-            net.familiarity.save(folder / "familiarity.npz")
+        keep(net.familiarity, folder)
         if isinstance(net, LayerCurves):
             arrays = net.ensemble.arrays()
         else:
@@ -250,9 +247,7 @@ class TrainedEncoder:
         if saved["kind"] == "layer_mlp":
             if saved["cut"]:
                 encoder.norm = torch.nn.Identity()
-            known = folder / "familiarity.npz"
-            familiarity = Familiarity.load(known) if known.exists() else None
-            net = LayerCurves(encoder, Ensemble.from_arrays(arrays), familiarity)
+            net = LayerCurves(encoder, Ensemble.from_arrays(arrays), kept(folder))
         else:
             classifier = DifficultyNet(encoder)
             classifier.head.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})

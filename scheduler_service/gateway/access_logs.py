@@ -13,10 +13,9 @@ import grpc.aio
 from scheduler_service.gateway.budgets import REQUEST_HEADER
 from scheduler_service.gateway.envoy_messages import StreamAccessLogsResponse
 from scheduler_service.gateway.settling import Settling
-from scheduler_service.grants import Told
+from scheduler_service.grants import MOST_TOKENS, Told
 
 NAMESPACE = "predictive_scheduling"
-_MOST_TOKENS = 2**31
 
 
 async def follow(settling: Settling, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
@@ -33,7 +32,7 @@ def told_by(entry: Any) -> Told:
     common, response = entry.common_properties, entry.response
     fields = common.metadata.filter_metadata[NAMESPACE].fields if NAMESPACE in common.metadata.filter_metadata else {}
     numbers = {
-        name: int(value.number_value) for name, value in fields.items() if 0 <= value.number_value <= _MOST_TOKENS
+        name: int(value.number_value) for name, value in fields.items() if 0 <= value.number_value <= MOST_TOKENS
     }
     completion, status = numbers.get("completion_tokens"), response.response_code.value
     flags = common.response_flags

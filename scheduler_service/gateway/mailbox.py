@@ -22,7 +22,7 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import Field, TypeAdapter, ValidationError
 
 from scheduler_service.gateway.grant_names import GrantName
-from scheduler_service.grants import Told
+from scheduler_service.grants import MOST_TOKENS, Told
 from scheduler_service.shared_store import SharedScript
 
 _EXCHANGE = """
@@ -53,8 +53,7 @@ _MOST_WAITING = 10_000
 _MOST_AT_ONCE = 1000
 _PATIENT = 50
 
-_MOST_TOKENS = 2**31
-_Tokens = Annotated[int, Field(strict=True, ge=0, le=_MOST_TOKENS)]
+_Tokens = Annotated[int, Field(strict=True, ge=0, le=MOST_TOKENS)]
 _Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
 _LETTER: TypeAdapter[Any] = TypeAdapter(
     tuple[
