@@ -15,6 +15,10 @@ from exporters.learning.samples import FileSource
 from exporters.learning.states import PromptState
 from exporters.learning.store import FolderStore
 from exporters.measure.collect import Measured
+from exporters.measure.curves import Curves
+from exporters.predictors.export import export
+from exporters.predictors.kinds import Training
+from exporters.predictors.mean import fit
 from exporters.predictors.onnx_graph import GraphBuilder, hidden_state_input
 from exporters.predictors.trained import Calibration, Interface
 
@@ -84,6 +88,13 @@ def by_state(examples, budget):
     curves = curves_of(examples)
     held_out = np.tile(curves.accuracy.mean(axis=0), (len(examples), 1))
     return Made("hidden_state_mlp", ByState(Calibration.of(held_out, curves, {})), {"hidden_state_mlp": 0.1})
+
+
+def mean_model(folder, version):
+    """A mean curve's model in ``folder``, another one for each version; returns the folder."""
+    curves = Curves.measured(["a"], ["one"], np.array([16, 32]), np.array([[0.1 * version, 0.5]]))
+    export(fit("mean_curve", Training(curves)), folder, ["one"], None, name="learned", version=str(version))
+    return folder
 
 
 def write_prompts(path, prompts, tenants=5):

@@ -5,17 +5,13 @@ import sys
 from uuid import uuid4
 
 import fsspec
-import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
 from exporters.learning.store import store_of
-from exporters.measure.curves import Curves
-from exporters.predictors.export import export
-from exporters.predictors.kinds import Training
-from exporters.predictors.mean import fit
 from predictor_service.artifact import ArtifactError
 from predictor_service.model import LoadedModel
+from tests.builders.learning import mean_model
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,12 +36,6 @@ def url():
     return f"s3://{bucket}/learned/here"
 
 
-def model(folder, version):
-    curves = Curves.measured(["a"], ["one"], np.array([16, 32]), np.array([[0.1 * version, 0.5]]))
-    export(fit("mean_curve", Training(curves)), folder, ["one"], None, name="learned", version=str(version))
-    return folder
-
-
 def mounted(url, folder):
     """What somebody sees who mounts the bucket now: a copy by a client of its own."""
     files = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
@@ -57,7 +47,7 @@ def mounted(url, folder):
 def test_models_are_published_exchanged_and_withdrawn(url, tmp_path):
     store = store_of(url)
     for version in (1, 2):
-        store.publish("default", model(tmp_path / str(version), version))
+        store.publish("default", mean_model(tmp_path / str(version), version))
         store.publish("shadow", tmp_path / str(version))
         seen = mounted(url, tmp_path / f"seen-{version}")
         assert LoadedModel(seen / "learned").manifest.version == str(version)
@@ -77,16 +67,16 @@ def test_what_another_process_published_is_exchanged_as_well(url, tmp_path):
         "import sys; from pathlib import Path; from exporters.learning.store import store_of;"
         "store_of(sys.argv[1]).publish('default', Path(sys.argv[2]))"
     )
-    subprocess.run([sys.executable, "-c", other, url, str(model(tmp_path / "1", 1))], check=True)
+    subprocess.run([sys.executable, "-c", other, url, str(mean_model(tmp_path / "1", 1))], check=True)
     store.withdraw("default")
     assert not (mounted(url, tmp_path / "gone") / "learned").exists()
-    store.publish("default", model(tmp_path / "2", 2))
+    store.publish("default", mean_model(tmp_path / "2", 2))
     assert LoadedModel(mounted(url, tmp_path / "back") / "learned").manifest.version == "2"
 
 
 def test_a_part_of_a_model_is_not_served(url, tmp_path):
     store, files = store_of(url), fsspec.filesystem("s3", skip_instance_cache=True)
-    store.publish("default", model(tmp_path / "1", 1))
+    store.publish("default", mean_model(tmp_path / "1", 1))
     files.pipe_file(f"{url}/learned/model.onnx", b"half of the next one")
     with pytest.raises(ArtifactError):
         LoadedModel(mounted(url, tmp_path / "seen") / "learned")
@@ -94,4 +84,4 @@ def test_a_part_of_a_model_is_not_served(url, tmp_path):
 
 def test_a_bucket_that_is_not_there_is_said_so(tmp_path):
     with pytest.raises(FileNotFoundError, match="bucket"):
-        store_of("s3://not-here/models").publish("default", model(tmp_path / "1", 1))
+        store_of("s3://not-here/models").publish("default", mean_model(tmp_path / "1", 1))

@@ -1,21 +1,11 @@
 """A slot holds a whole model or none."""
 
 import fsspec
-import numpy as np
 import pytest
 
 from exporters.learning.store import FolderStore, ObjectStore, store_of
-from exporters.measure.curves import Curves
-from exporters.predictors.export import export
-from exporters.predictors.kinds import Training
-from exporters.predictors.mean import fit
 from predictor_service.model import LoadedModel
-
-
-def model(folder, version):
-    curves = Curves.measured(["a"], ["one"], np.array([16, 32]), np.array([[0.1 * version, 0.5]]))
-    export(fit("mean_curve", Training(curves)), folder, ["one"], None, name="learned", version=str(version))
-    return folder
+from tests.builders.learning import mean_model
 
 
 @pytest.fixture
@@ -25,7 +15,7 @@ def store(tmp_path):
 
 def test_the_name_stays_and_the_model_changes(store, tmp_path):
     for version in (1, 2):
-        store.publish("canary", model(tmp_path / str(version), version))
+        store.publish("canary", mean_model(tmp_path / str(version), version))
         served = LoadedModel(tmp_path / "models/learned-canary")
         assert (served.name, served.manifest.version) == ("learned-canary", str(version))
     assert [path.name for path in (tmp_path / "models/.learned").iterdir()] == ["learned-canary@2"]
@@ -36,7 +26,7 @@ def test_the_name_stays_and_the_model_changes(store, tmp_path):
 
 
 def test_publishing_again_touches_nothing_and_mends_what_is_damaged(store, tmp_path):
-    folder = model(tmp_path / "1", 1)
+    folder = mean_model(tmp_path / "1", 1)
     store.publish("default", folder)
     graph = tmp_path / "models/learned/model.onnx"
     before = graph.stat()
@@ -48,7 +38,7 @@ def test_publishing_again_touches_nothing_and_mends_what_is_damaged(store, tmp_p
 
 
 def test_one_version_may_be_in_two_slots(store, tmp_path):
-    folder = model(tmp_path / "1", 1)
+    folder = mean_model(tmp_path / "1", 1)
     store.publish("default", folder)
     store.publish("shadow", folder)
     store.withdraw("shadow")
@@ -83,7 +73,7 @@ def test_in_an_object_store_the_manifest_comes_last_and_goes_first(objects, tmp_
         monkeypatch.setattr(type(objects), name, noted)
     for version in (1, 2):
         for _again in range(2):
-            store.publish("default", model(tmp_path / str(version), version))
+            store.publish("default", mean_model(tmp_path / str(version), version))
     assert written == [("pipe_file", "model.onnx"), ("pipe_file", "manifest.json")] * 2
     objects.get("/bucket/models/learned", str(tmp_path / "copy"), recursive=True)
     assert LoadedModel(tmp_path / "copy").manifest.version == "2"
