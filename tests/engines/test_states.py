@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import uuid
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -27,6 +29,8 @@ QUESTIONS = [
     Question("blocks", "What is 3" + " + 1" * 90 + "?", "", ""),
     Question("chunks", "What is 3" + " + 7" * 250 + "?", "", ""),
 ]
+
+DATAGRAMS = (socket.AF_UNIX, socket.SOCK_DGRAM)
 
 
 @pytest.fixture
@@ -112,6 +116,28 @@ async def test_a_file_holds_the_state_and_the_end(vllm, session, sockets):
     assert isinstance(state, State)
     assert state.layers == (LAYER,)
     assert end == Generated(name, 5)
+
+
+async def test_a_receiver_that_is_busy_for_a_second_still_gets_what_was_generated(vllm, session, sockets):
+    path, name = str(sockets / "busy.sock"), uuid.uuid4().hex
+    with socket.socket(*DATAGRAMS) as busy, socket.socket(*DATAGRAMS) as other:
+        busy.bind(path)
+        busy.setblocking(False)
+        other.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                other.sendto(b"filled", path)
+        asked = {"prompt_state": {"to": f"unix:{path}", "id": name, "layers": []}}
+        assert await complete(session, vllm, asked, tokens=5) == 200
+        await asyncio.sleep(1.0)
+
+        async def read():
+            with suppress(BlockingIOError):
+                while (data := busy.recv(65536)) == b"filled":
+                    pass
+                return parse_frame(data)
+
+        assert await eventually(read) == Generated(name, 5)
 
 
 def frames(data):

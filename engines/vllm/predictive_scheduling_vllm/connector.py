@@ -40,6 +40,10 @@ log = logging.getLogger("vllm.predictive_scheduling")
 
 _METHOD = "extract_hidden_states"
 
+# What was generated is worth knowing a while later; a state is not. A receiver that stays silent for as long is then
+# left alone for as long, so that it holds up the others' counts at most half of the time.
+_COUNT_SECONDS = 10.0
+
 
 @dataclass
 class StepStates(KVConnectorMetadata):
@@ -68,7 +72,8 @@ class PromptStateConnector(KVConnectorBase_V1, SupportsHMA):
         self._allowed = Allowed(options.get("destinations", ()))
         self._layers = tuple(speculative.draft_model_config.hf_config.eagle_aux_hidden_state_layer_ids)
         self._group, block_size = _states_cache(vllm_config, kv_cache_config)
-        self._sender = Sender(most=int(options.get("queue", 1024)))
+        patience = {"seconds": _COUNT_SECONDS, "rest": _COUNT_SECONDS} if role == KVConnectorRole.SCHEDULER else {}
+        self._sender = Sender(most=int(options.get("queue", 1024)), **patience)
         self._counted: dict[str, int] = {}
         self._failed = False
         # Beside the scheduler.

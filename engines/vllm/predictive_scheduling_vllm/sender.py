@@ -3,7 +3,7 @@
 Theory of operation. The engine's thread calls ``send``, which returns at once. A frame whose bytes are there goes out
 in the same call where its destination is a Unix socket with room; every other frame waits in a bounded queue for one
 thread. That thread waits for the frame's bytes where they are still to come (from a GPU), keeps one connection for each
-TCP address, and gives no frame more than ``seconds``. What is late is of no use to who asked for it. A destination that
+TCP address, and gives no frame more than ``seconds``: as long as it is of use to who asked for it. A destination that
 let a frame be late is left alone for ``rest`` seconds, so that it does not make the others' frames late, too.
 
 What always holds: ``send`` neither waits nor raises; frames of one destination keep their order, except where one is
