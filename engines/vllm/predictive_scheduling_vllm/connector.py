@@ -40,9 +40,9 @@ log = logging.getLogger("vllm.predictive_scheduling")
 
 _METHOD = "extract_hidden_states"
 
-# What was generated is worth knowing a while later; a state is not. A receiver that stays silent for as long is then
-# left alone for as long, so that it holds up the others' counts at most half of the time.
-_COUNT_SECONDS = 10.0
+# How long a frame may take, and how long a receiver that let one be late is left alone, in seconds. What was generated
+# is worth knowing a while later, a state is not. One silent receiver may hold up the others' counts half of the time.
+_STATE_PATIENCE, _COUNT_PATIENCE = (0.25, 1.0), (10.0, 10.0)
 
 
 @dataclass
@@ -72,8 +72,8 @@ class PromptStateConnector(KVConnectorBase_V1, SupportsHMA):
         self._allowed = Allowed(options.get("destinations", ()))
         self._layers = tuple(speculative.draft_model_config.hf_config.eagle_aux_hidden_state_layer_ids)
         self._group, block_size = _states_cache(vllm_config, kv_cache_config)
-        patience = {"seconds": _COUNT_SECONDS, "rest": _COUNT_SECONDS} if role == KVConnectorRole.SCHEDULER else {}
-        self._sender = Sender(most=int(options.get("queue", 1024)), **patience)
+        seconds, rest = _COUNT_PATIENCE if role == KVConnectorRole.SCHEDULER else _STATE_PATIENCE
+        self._sender = Sender(most=int(options.get("queue", 1024)), seconds=seconds, rest=rest)
         self._counted: dict[str, int] = {}
         self._failed = False
         # Beside the scheduler.

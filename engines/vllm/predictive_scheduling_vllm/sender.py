@@ -37,9 +37,9 @@ class Sender:
     def __init__(
         self,
         *,
-        most: int = 1024,
-        seconds: float = 0.25,
+        seconds: float,
         rest: float = 1.0,
+        most: int = 1024,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open no connection yet; the thread starts with the first frame that needs it."""

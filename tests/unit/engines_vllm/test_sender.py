@@ -428,11 +428,11 @@ def test_closing_a_full_queue_ends_the_thread_too(datagrams):
 
 
 def test_closing_what_never_sent_is_nothing():
-    Sender().close()
+    Sender(seconds=PATIENCE).close()
 
 
 def test_threads_lose_no_count(tmp_path):
-    sender = Sender(most=10)
+    sender = Sender(seconds=PATIENCE, most=10)
     nowhere = Address("unix", path=str(Path(tmp_path) / "no"))
 
     def work():
