@@ -5,7 +5,8 @@ their 64 largest components) are whitened by their spread within clusters, and a
 the nearest centre, as a multiple of what held-out training questions have on average. A predictor of both inputs takes
 the larger of the two. The limit is what two in a hundred held-out training questions exceed: those are the false
 alarms. Of few questions that is the furthest one, and the rate that is stated is three in as many. It says nothing of
-how many strange queries are found; ``docs/experiments.md`` measures that.
+how many strange queries are found; ``docs/experiments.md`` measures that. States of an encoder that was trained itself
+lie nearer to their centres where it saw the question, so that only questions it never saw say what is usual.
 """
 
 from __future__ import annotations
@@ -178,9 +179,9 @@ def learn_familiarity(
             held.setdefault("text", np.zeros(count))[own] = distance.measure(figures)
         if hidden is not None:
             held.setdefault("states", np.zeros(count))[own] = _of_states(hidden[rest], seed).measure(hidden[own])
-    units = {name: max(float(found.mean()), _LEAST_UNIT) for name, found in held.items()}
+    units = {name: _unit(found) for name, found in held.items()}
     distances = np.max([held[name] / units[name] for name in held], axis=0)
-    limit = max(1.0, float(np.quantile(distances, 1 - false_alarms)))
+    limit = _limit(distances, false_alarms)
     style, text = (None, None) if words is None else _of_texts(words, seed)
     states = None if hidden is None else _of_states(hidden, seed)
     known = Familiarity(
@@ -188,9 +189,35 @@ def learn_familiarity(
         None if text is None else _in_units(text, units["text"]),
         None if states is None else _in_units(states, units["states"]),
         limit,
-        max(false_alarms, _LEAST_ALARMS / count),
+        _alarms_stated(false_alarms, count),
     )
     return Learned(known, distances > limit)
+
+
+def familiarity_of_states(hidden: Floats, held_out: Floats, *, seed: int = 0) -> Familiarity | None:
+    """Learn states (n, size) of an encoder that was trained on the same questions; ``held_out``: (m, size) of others.
+
+    ``None`` where there are too few of either to tell what is unusual.
+    """
+    if min(len(hidden), len(held_out)) < LEAST_QUESTIONS:
+        return None
+    distance = _of_states(hidden, seed)
+    found = distance.measure(held_out)
+    unit = _unit(found)
+    alarms = _alarms_stated(FALSE_ALARMS, len(held_out))
+    return Familiarity(None, None, _in_units(distance, unit), _limit(found / unit, FALSE_ALARMS), alarms)
+
+
+def _unit(distances: NDArray[np.float64]) -> float:
+    return max(float(distances.mean()), _LEAST_UNIT)
+
+
+def _limit(distances: NDArray[np.float64], false_alarms: float) -> float:
+    return max(1.0, float(np.quantile(distances, 1 - false_alarms)))
+
+
+def _alarms_stated(false_alarms: float, count: int) -> float:
+    return max(false_alarms, _LEAST_ALARMS / count)
 
 
 def _of_texts(words: Words, seed: int) -> tuple[TextStyle, Distance]:

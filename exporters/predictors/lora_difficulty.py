@@ -40,16 +40,21 @@ class LoraRecipe:
     seed: int = 0
 
 
-def probabilities_of(
-    net: DifficultyNet, tokenizer: Any, texts: Sequence[str], recipe: LoraRecipe
-) -> NDArray[np.float64]:
-    """Class probabilities of texts: (n, 3)."""
+def states_of(net: DifficultyNet, tokenizer: Any, texts: Sequence[str], recipe: LoraRecipe) -> NDArray[np.float32]:
+    """What the encoder makes of texts, before the head: (n, size)."""
     rows = []
     with torch.no_grad():
         for at in range(0, len(texts), recipe.batch):
             batch = _encode(tokenizer, texts[at : at + recipe.batch], recipe.max_tokens)
-            rows.append(torch.softmax(net(**batch), dim=1).double().numpy())
+            rows.append(net.states(**batch).numpy())
     return np.concatenate(rows)
+
+
+def probabilities_of(net: DifficultyNet, states: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Class probabilities (n, 3) of ``states_of`` texts."""
+    with torch.no_grad():
+        found: NDArray[np.float64] = torch.softmax(net.head(torch.from_numpy(states)), dim=1).double().numpy()
+    return found
 
 
 def train_lora(curves: Curves, encoder: Path, recipe: LoraRecipe) -> tuple[DifficultyNet, Any]:

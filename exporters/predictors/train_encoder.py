@@ -12,8 +12,9 @@ from exporters.measure.classes import class_means
 from exporters.measure.curves import Curves
 from exporters.measure.features import StateReader
 from exporters.predictors.ensemble import Recipe
+from exporters.predictors.familiarity import familiarity_of_states
 from exporters.predictors.kinds import Training
-from exporters.predictors.lora_difficulty import LoraRecipe, probabilities_of, train_lora
+from exporters.predictors.lora_difficulty import LoraRecipe, probabilities_of, states_of, train_lora
 from exporters.predictors.train import train
 from exporters.predictors.trained import Calibration
 from exporters.predictors.trained_encoder import DifficultyCurves, LayerCurves, TrainedEncoder, cut_after
@@ -56,13 +57,15 @@ def train_layer_mlp(
 
 
 def train_lora_difficulty(curves: Curves, encoder: Path, recipe: LoraRecipe, data: dict[str, str]) -> TrainedEncoder:
-    """Fit the classifier on nine tenths of the questions and score it on the last."""
+    """Fit the classifier on nine tenths of the questions; the last says how good it is, and how far off is unusual."""
     held = np.random.default_rng(recipe.seed).permutation(len(curves.ids)) % 10 == 0
     kept, rest = (curves.chosen(np.flatnonzero(rows)) for rows in (~held, held))
     net, tokenizer = train_lora(kept, encoder, recipe)
     means = class_means(kept.accuracy, kept.difficulty, 3)
-    probabilities = probabilities_of(net, tokenizer, rest.questions, recipe)
+    seen, unseen = (states_of(net, tokenizer, part.questions, recipe) for part in (kept, rest))
+    probabilities = probabilities_of(net, unseen)
     right = float((probabilities.argmax(axis=1) == rest.difficulty).mean())
     calibration = Calibration.of(probabilities @ means, rest, data, class_accuracy=right)
-    served: Any = DifficultyCurves(net, means).eval()
+    familiarity = familiarity_of_states(seen, unseen, seed=recipe.seed)
+    served: Any = DifficultyCurves(net, means, familiarity).eval()
     return TrainedEncoder(served, tokenizer, calibration, recipe.max_tokens, class_curves=means)

@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from exporters.measure.classes import DIFFICULTY
 from exporters.predictors.ensemble import Ensemble
-from exporters.predictors.familiarity import FURTHEST, Familiarity, keep, kept, limits_of
+from exporters.predictors.familiarity import FURTHEST, Distance, Familiarity, keep, kept, limits_of
 from exporters.predictors.onnx_graph import with_half_weights
 from exporters.predictors.trained import Calibration, Interface, lookup
 
@@ -58,32 +58,62 @@ class DifficultyNet(torch.nn.Module):  # type: ignore[misc]  # torch is not foll
             torch.nn.Linear(size, len(DIFFICULTY)),
         )
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the logits of the classes (n, 3)."""
+    def states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the mean of each text's token states: (n, size)."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        logits: torch.Tensor = self.head(((states * mask).sum(1) / mask.sum(1)).float())
+        pooled: torch.Tensor = ((states * mask).sum(1) / mask.sum(1)).float()
+        return pooled
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the classes (n, 3)."""
+        logits: torch.Tensor = self.head(self.states(input_ids, attention_mask))
         return logits
 
 
+class FarOff(torch.nn.Module):  # type: ignore[misc]  # as above
+    """States (n, size) to their distance from training, (n, 1), in units."""
+
+    def __init__(self, known: Distance) -> None:
+        """Measure as ``known`` does."""
+        super().__init__()
+        self.unit = known.unit
+        for name in ("centre", "scale", "whiten", "centres"):
+            self.register_buffer(name, torch.from_numpy(getattr(known, name)))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the distances."""
+        z = ((states - self.centre) / self.scale).clamp(-FURTHEST, FURTHEST)
+        apart = (z @ self.whiten).unsqueeze(1) - self.centres
+        return (apart * apart).sum(dim=2).amin(dim=1, keepdim=True) / self.unit
+
+
+def _far_off(familiarity: Familiarity | None) -> FarOff | None:
+    return None if familiarity is None or familiarity.states is None else FarOff(familiarity.states)
+
+
 class DifficultyCurves(torch.nn.Module):  # type: ignore[misc]  # as above
-    """Tokens to the class-weighted mean curve (n, K) and the class probabilities (n, 3)."""
+    """Tokens to the class-weighted mean curve (n, K) and the class probabilities (n, 3).
+
+    Where it knows its training, its last output is the distance of the pooled state from that, (n, 1).
+    """
 
     kind = "lora_difficulty"
-    outputs = ("curve", "difficulty")
-    familiarity = None  # its encoder was trained on the same questions, which are near to it for that alone
 
-    def __init__(self, net: DifficultyNet, class_curves: Floats) -> None:
+    def __init__(self, net: DifficultyNet, class_curves: Floats, familiarity: Familiarity | None = None) -> None:
         """Look the curves (3, K) of a trained classifier's classes up."""
         super().__init__()
-        self.net = net
+        self.net, self.familiarity, self.far_off = net, familiarity, _far_off(familiarity)
+        self.outputs = ("curve", "difficulty") if self.far_off is None else ("curve", "difficulty", "unfamiliarity")
         self.register_buffer("class_curves", torch.from_numpy(class_curves.astype(np.float32)))
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return curve and difficulty."""
-        probabilities = torch.softmax(self.net(input_ids, attention_mask), dim=1)
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return curve, difficulty, and the distance."""
+        states = self.net.states(input_ids, attention_mask)
+        probabilities = torch.softmax(self.net.head(states), dim=1)
         # No matrix product, so that quantisation leaves the look-up alone.
-        return (probabilities.unsqueeze(-1) * self.class_curves).sum(dim=1), probabilities
+        curve = (probabilities.unsqueeze(-1) * self.class_curves).sum(dim=1)
+        return (curve, probabilities) if self.far_off is None else (curve, probabilities, self.far_off(states))
 
 
 class LayerCurves(torch.nn.Module):  # type: ignore[misc]  # as above
@@ -98,12 +128,8 @@ class LayerCurves(torch.nn.Module):  # type: ignore[misc]  # as above
         """Put a head on ``llm``, a transformers model without its own, already cut (``cut_after``)."""
         super().__init__()
         self.encoder = llm
-        self.ensemble, self.familiarity = ensemble, familiarity
-        self.known = None if familiarity is None else familiarity.states
-        self.outputs = ("curve",) if self.known is None else ("curve", "unfamiliarity")
-        if self.known is not None:
-            for name in ("centre", "scale", "whiten", "centres"):
-                self.register_buffer(f"known_{name}", torch.from_numpy(getattr(self.known, name)))
+        self.ensemble, self.familiarity, self.far_off = ensemble, familiarity, _far_off(familiarity)
+        self.outputs = ("curve",) if self.far_off is None else ("curve", "unfamiliarity")
         members = ensemble.members
         for name, value in {
             "centre": ensemble.centre,
@@ -134,11 +160,7 @@ class LayerCurves(torch.nn.Module):  # type: ignore[misc]  # as above
         hidden = torch.nn.functional.layer_norm(hidden, hidden.shape[-1:]) * self.norm_scale + self.norm_bias
         curves = torch.sigmoid(torch.nn.functional.gelu(hidden) @ self.second + self.second_bias)
         curve = self.mean_curve + keep * (curves.mean(dim=0) - self.mean_curve)
-        if self.known is None:
-            return (curve,)
-        z = ((states - self.known_centre) / self.known_scale).clamp(-FURTHEST, FURTHEST)
-        apart = (z @ self.known_whiten).unsqueeze(1) - self.known_centres
-        return curve, (apart * apart).sum(dim=2).amin(dim=1, keepdim=True) / self.known.unit
+        return (curve,) if self.far_off is None else (curve, self.far_off(states))
 
 
 def cut_after(llm: Any, layers: int) -> Any:
@@ -252,7 +274,7 @@ class TrainedEncoder:
             classifier = DifficultyNet(encoder)
             classifier.head.load_state_dict({name: torch.from_numpy(value) for name, value in arrays.items()})
             curves = np.array(saved["class_curves"])
-            net = DifficultyCurves(classifier, curves)
+            net = DifficultyCurves(classifier, curves, kept(folder))
         return cls(net.eval(), tokenizer, calibration, saved["max_tokens"], saved["prompt"], saved["layer"], curves)
 
 

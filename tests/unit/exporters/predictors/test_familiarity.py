@@ -4,18 +4,24 @@ import numpy as np
 import pytest
 
 from exporters.demo.tasks import split_tasks
-from exporters.predictors.familiarity import FALSE_ALARMS, LEAST_QUESTIONS, Familiarity, learn_familiarity
+from exporters.predictors.familiarity import (
+    FALSE_ALARMS,
+    LEAST_QUESTIONS,
+    Familiarity,
+    familiarity_of_states,
+    learn_familiarity,
+)
 
 TASKS = split_tasks().curves[:360]
 SOME = [task.question for task in TASKS if task.family != "lookup"]
 OTHERS = [task.question for task in TASKS if task.family == "lookup"]
 
 
-def states(rows, seed=0):
+def states(rows, seed=0, spread=1.0):
     """Hidden states around two centres."""
     rng = np.random.default_rng(seed)
     centres = np.array([[3.0] * 6, [-3.0] * 6])
-    return (centres[rng.integers(0, 2, rows)] + rng.normal(size=(rows, 6))).astype(np.float32)
+    return (centres[rng.integers(0, 2, rows)] + spread * rng.normal(size=(rows, 6))).astype(np.float32)
 
 
 def test_another_kind_of_text_is_beyond_the_limit_and_known_ones_are_within():
@@ -53,6 +59,21 @@ def test_too_few_questions_tell_nothing():
 def test_of_few_questions_no_small_rate_is_stated():
     few, many = (learn_familiarity(None, states(count)).familiarity for count in (50, 400))
     assert (few.false_alarms, many.false_alarms) == (3 / 50, FALSE_ALARMS)
+
+
+def test_of_an_encoder_that_knows_its_questions_only_others_say_what_is_usual():
+    learnt_by_heart, others, asked = states(600, 0, 0.3), states(400, 1), states(2000, 2)
+    known = familiarity_of_states(learnt_by_heart, others)
+    assert (known.measure([], asked) > known.limit).mean() == pytest.approx(FALSE_ALARMS, abs=0.02)
+    assert (known.measure([], np.zeros((1, 6), np.float32)) > known.limit).all()
+    deceived = learn_familiarity(None, learnt_by_heart).familiarity
+    assert (deceived.measure([], asked) > deceived.limit).mean() > 0.9
+    assert familiarity_of_states(learnt_by_heart, others[:50]).false_alarms == 3 / 50
+
+
+@pytest.mark.parametrize(("seen", "others"), [(LEAST_QUESTIONS, LEAST_QUESTIONS - 1), (LEAST_QUESTIONS - 1, 400)])
+def test_an_encoder_of_too_few_questions_tells_nothing(seen, others):
+    assert familiarity_of_states(states(seen), states(others)) is None
 
 
 def test_states_that_never_vary_and_those_beyond_all_bounds_give_a_number():

@@ -16,7 +16,7 @@ from exporters.predictors.checkpoint import load_checkpoint, save_checkpoint
 from exporters.predictors.ensemble import Recipe
 from exporters.predictors.export import export
 from exporters.predictors.familiarity import LEAST_QUESTIONS
-from exporters.predictors.lora_difficulty import LoraRecipe, probabilities_of, train_lora
+from exporters.predictors.lora_difficulty import LoraRecipe, probabilities_of, states_of, train_lora
 from exporters.predictors.train_encoder import train_layer_mlp, train_lora_difficulty
 from predictor_service.artifact import ArtifactError, read_manifest
 from predictor_service.inputs.features import Query
@@ -30,12 +30,16 @@ TEMPLATE = PromptTemplate("t", "Q {prompt} A", "</t>", "</t>")
 
 @pytest.fixture(scope="module")
 def curves():
+    return questions(COUNT)
+
+
+def questions(count):
     """Questions of one to twelve words, whose first word says how hard they are."""
     rng = np.random.default_rng(0)
-    hard = rng.integers(0, 10, COUNT)
+    hard = rng.integers(0, 10, count)
     texts = [" ".join([f"w{h}", *(f"w{w}" for w in rng.integers(0, 10, rng.integers(0, 12)))]) for h in hard]
-    accuracy = np.clip((np.arange(1, 17)[None, :] - hard[:, None]) / 16 + rng.normal(0, 0.01, (COUNT, 16)), 0, 1)
-    return Curves.measured([f"q{n}" for n in range(COUNT)], texts, window_points(accuracy.shape[1]), accuracy)
+    accuracy = np.clip((np.arange(1, 17)[None, :] - hard[:, None]) / 16 + rng.normal(0, 0.01, (count, 16)), 0, 1)
+    return Curves.measured([f"q{n}" for n in range(count)], texts, window_points(accuracy.shape[1]), accuracy)
 
 
 def save(path, model):
@@ -126,11 +130,30 @@ def test_a_difficulty_classifier_serves_probabilities_and_their_curve(tmp_path, 
     assert np.allclose(again.reference(texts, None), trained.reference(texts, None), atol=1e-6)
 
 
+@QUIET
+@PRECISIONS
+def test_a_difficulty_classifier_abstains_on_what_its_encoder_was_not_trained_on(tmp_path, bert, precision):
+    many = questions(10 * LEAST_QUESTIONS)  # a tenth of them says what is usual
+    trained = train_lora_difficulty(many, bert, LoraRecipe(epochs=1, rank=4, target_modules=("query", "value")), {})
+    manifest, parity = export(
+        trained, tmp_path / "m", many.questions[:60], None, name="d", version="1", precision=precision
+    )
+    assert manifest.false_alarm_rate == 3 / LEAST_QUESTIONS
+    assert parity.unfamiliarity < {"float32": 1e-4, "float16": 5e-3, "int8": 0.05}[precision]
+    model = LoadedModel(tmp_path / "m")
+    assert (model.run([Query(text) for text in many.questions]).abstained == 0).mean() > 0.8
+    assert model.run([Query("A A Q Q A Q A A Q Q A A Q A A A Q")]).abstained.all()
+    save_checkpoint(trained, tmp_path / "c")
+    again = load_checkpoint(tmp_path / "c")
+    texts = many.questions[:8]
+    assert np.allclose(again.unfamiliarity(texts, None), trained.unfamiliarity(texts, None), rtol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_classifier_learns_what_can_be_known(curves, bert):
     recipe = LoraRecipe(epochs=60, batch=16, learning_rate=1e-2, target_modules=("query", "value", "dense"))
     net, tokenizer = train_lora(curves, bert, recipe)
-    probabilities = probabilities_of(net, tokenizer, curves.questions, recipe)
+    probabilities = probabilities_of(net, states_of(net, tokenizer, curves.questions, recipe))
     best = soft_difficulty(curves.accuracy).argmax(axis=1)
     assert (probabilities.argmax(axis=1) == best).mean() > 0.7
 
