@@ -26,6 +26,7 @@ from scheduler_service.allocation.problem import accuracy_at, used_at
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_MOST_SHOWN, _WHOLE = 100, 0.01
 ADAPTIVE: tuple[Policy, ...] = (POLICIES["greedy"], POLICIES["envelope"], Price())
 
 
@@ -50,15 +51,16 @@ class AtBudget:
 
     ``uniform_used_tokens_per_query``: what uniform used, by measured lengths; ``None`` where none were measured.
     ``oracle`` plans with the curves that score it, ``oracle_split`` with one half of their samples and is scored on the
-    other: the part of the oracle's gain that is no luck. ``policies`` and oracles are at equal used tokens where the
-    predictor says what budgets use, else at equal reserved tokens; ``policies_at_equal_reserved`` always.
+    other: the part of the oracle's gain that is no luck; ``None`` where a question has a single sample. ``policies``
+    and oracles are at equal used tokens where the predictor says what budgets use, else at equal reserved tokens;
+    ``policies_at_equal_reserved`` always.
     """
 
     tokens_per_query: int
     uniform: float
     uniform_used_tokens_per_query: float | None
     oracle: float
-    oracle_split: float
+    oracle_split: float | None
     policies: dict[str, Scored]
     policies_at_equal_reserved: dict[str, Scored]
 
@@ -146,12 +148,11 @@ def _points(points: tuple[int, ...] | Ints) -> str:
     return f"{len(points)} points from {points[0]} to {points[-1]} tokens"
 
 
-def evaluate(
-    predicted: Predicted, curves: Curves, model: dict[str, str], *, samples: int = 100, seed: int = 0
-) -> Evaluation:
-    """Score predicted curves against measured ones; ``samples``: how many a measured value averages."""
+def evaluate(predicted: Predicted, curves: Curves, model: dict[str, str], *, seed: int = 0) -> Evaluation:
+    """Score predicted curves against measured ones."""
     rng = np.random.default_rng(seed)
-    halves = [split_samples(curves.accuracy, samples, rng) for _ in range(4)]
+    samples = np.full(len(curves.ids), _samples_shown(curves.accuracy)) if curves.samples is None else curves.samples
+    halves = [split_samples(curves.accuracy, samples, rng) for _ in range(4)] if samples.min() > 1 else []
     known = predicted.used is not None and curves.used is not None
     budgets = [
         _at_budget(budget, predicted, curves, halves, rng, by_use=known) for budget in curves.points.tolist() if budget
@@ -175,12 +176,22 @@ def reliability(predicted: Floats, measured: Floats, bins: int = 20) -> list[tup
     return [(float(predicted.ravel()[part].mean()), float(measured.ravel()[part].mean())) for part in parts]
 
 
-def split_samples(measured: Floats, samples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Split each value's samples at random into two halves; returns both halves' curves."""
-    right = np.rint(measured * samples).astype(np.int64)
-    half = samples // 2
-    first = rng.hypergeometric(right, samples - right, half)
-    return first / half, (right - first) / (samples - half)
+def split_samples(measured: Floats, samples: Ints, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Split at random the samples, two or more, that each row of values averages; returns both halves' curves."""
+    count = samples[:, None]
+    right = np.rint(measured * count).astype(np.int64)
+    half = np.broadcast_to(count // 2, right.shape)
+    first = rng.hypergeometric(right, count - right, half)
+    return first / half, (right - first) / (count - half)
+
+
+def _samples_shown(measured: Floats) -> int:
+    """How many samples the values show, where the file does not say: the least that all are shares of, or a hundred."""
+    for samples in range(1, _MOST_SHOWN):
+        whole = measured * samples
+        if np.abs(whole - np.rint(whole)).max() < _WHOLE:
+            return samples
+    return _MOST_SHOWN
 
 
 def plan_problem(points: Ints, accuracy: Floats, budget: int, used: Floats | None = None) -> Problem:
@@ -224,7 +235,7 @@ def _at_budget(
         if curves.used is None
         else float(used_at(curves.points, curves.used, budget).mean()),
         oracle=oracle(curves.accuracy, curves.accuracy),
-        oracle_split=float(uniform.mean() + np.mean(split)),
+        oracle_split=float(uniform.mean() + np.mean(split)) if split else None,
         policies=scored,
         policies_at_equal_reserved=reserved,
     )

@@ -21,12 +21,16 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
         f"<b>{100 * best.policies['envelope'].gain:+.1f} points</b> over uniform, at {best.tokens_per_query} tokens a "
         "question.</p>"
     )
+    split = _split_oracle(evaluation)
+    shares = [] if split is None else [
+        figure(_shares(evaluation, split), "Share of the split-half oracle's gain that the policy reaches.")
+    ]  # fmt: skip
     parts = [
         f"<h1>{model['name']} {model['version']}</h1>",
         headline,
         figure(_accuracy(evaluation), "Accuracy against the mean budget, with both oracles."),
         figure(_gains(evaluation), "Gain over uniform at equal tokens; bands: 95 % bootstrap over questions."),
-        figure(_shares(evaluation), "Share of the split-half oracle's gain that the policy reaches."),
+        *shares,
         figure(_reliability(evaluation), "Reliability: measured accuracy where so much was predicted."),
         _numbers(evaluation),
     ]
@@ -41,13 +45,19 @@ def _numbers(evaluation: Evaluation) -> str:
             str(at.tokens_per_query),
             f"{at.uniform:.1%}",
             f"{100 * (at.oracle - at.uniform):+.1f}",
-            f"{100 * (at.oracle_split - at.uniform):+.1f}",
+            "" if at.oracle_split is None else f"{100 * (at.oracle_split - at.uniform):+.1f}",
             *(f"{100 * at.policies[name].gain:+.1f}" for name in names),
             *(f"{at.policies[name].tokens_per_query:.1f}" for name in names),
         ]
         for at in evaluation.budgets
     ]
     return table(head, rows)
+
+
+def _split_oracle(evaluation: Evaluation) -> list[float] | None:
+    """What the oracle reaches that is scored on other samples than it plans on; ``None`` where there are none."""
+    found = [at.oracle_split for at in evaluation.budgets if at.oracle_split is not None]
+    return found if len(found) == len(evaluation.budgets) else None
 
 
 def _tokens(evaluation: Evaluation) -> list[int]:
@@ -60,7 +70,8 @@ def _accuracy(evaluation: Evaluation) -> Figure:
     axis = drawing.subplots()
     tokens = _tokens(evaluation)
     axis.plot(tokens, [100 * at.oracle for at in evaluation.budgets], ":", color="black", label="oracle")
-    axis.plot(tokens, [100 * at.oracle_split for at in evaluation.budgets], "--", color="black", label="split oracle")
+    if (split := _split_oracle(evaluation)) is not None:
+        axis.plot(tokens, [100 * share for share in split], "--", color="black", label="split oracle")
     for name in _COLOURS:
         accuracy = [100 * at.policies[name].accuracy for at in evaluation.budgets]
         axis.plot(tokens, accuracy, color=_COLOURS[name], label=name)
@@ -74,15 +85,16 @@ def _accuracy(evaluation: Evaluation) -> Figure:
 def overview_figure(evaluation: Evaluation, policy: str = "envelope") -> Figure:
     """Accuracy against the mean budget for a first look: scheduled, uniform, and what knowing the curves would give.
 
-    The arrow stands where the policy gains most. The oracle is the split one: planned on half of the samples, scored on
-    the other half.
+    The arrow stands where the policy gains most. The oracle is the split one, where there is one: planned on half of
+    the samples, scored on the other half.
     """
     drawing = Figure(figsize=(8, 3.8))
     axis = drawing.subplots()
     tokens = _tokens(evaluation)
     scheduled = [at.policies[policy].accuracy for at in evaluation.budgets]
+    oracle = _split_oracle(evaluation) or [at.oracle for at in evaluation.budgets]
     lines = (
-        ("oracle: plans with the measured curves", [at.oracle_split for at in evaluation.budgets], ":", "black"),
+        ("oracle: plans with the measured curves", oracle, ":", "black"),
         ("scheduled: plans with predicted curves", scheduled, "-", BLUE),
         ("uniform: the same limit for every question", [at.uniform for at in evaluation.budgets], "-", GREY),
     )
@@ -118,13 +130,14 @@ def _gains(evaluation: Evaluation) -> Figure:
     return drawing
 
 
-def _shares(evaluation: Evaluation) -> Figure:
+def _shares(evaluation: Evaluation, split_oracle: list[float]) -> Figure:
     drawing = Figure(figsize=(9, 2.6))
     axis = drawing.subplots()
-    wide = [at for at in evaluation.budgets if at.oracle_split - at.uniform > 0.01]  # else a ratio of two noises
+    reached = [(at, split - at.uniform) for at, split in zip(evaluation.budgets, split_oracle, strict=True)]
+    wide = [(at, gain) for at, gain in reached if gain > 0.01]  # else a ratio of two noises
     for name, colour in _COLOURS.items():
-        share = [100 * at.policies[name].gain / (at.oracle_split - at.uniform) for at in wide]
-        axis.plot([at.tokens_per_query for at in wide], share, color=colour, label=name)
+        share = [100 * at.policies[name].gain / gain for at, gain in wide]
+        axis.plot([at.tokens_per_query for at, _ in wide], share, color=colour, label=name)
     axis.set_xlabel("mean reasoning tokens a question")
     axis.set_ylabel("% of the oracle's gain")
     axis.legend(frameon=False)

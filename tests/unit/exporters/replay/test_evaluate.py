@@ -1,5 +1,7 @@
 """Evaluation: what predictions are worth, and what noise is worth."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -52,9 +54,43 @@ def test_noise_gains_nothing_much_and_costs_little(measured):
 
 
 def test_samples_are_split_without_losing_any(measured):
-    first, second = split_samples(measured, 100, np.random.default_rng(0))
+    first, second = split_samples(measured, np.full(len(measured), 100), np.random.default_rng(0))
     assert np.allclose((first + second) / 2, measured)
     assert not np.allclose(first, second)
+
+
+def test_rows_of_different_samples_are_each_split_by_their_own():
+    samples = np.array([2, 3, 7, 100])
+    measured = np.array([[1.0, 0.5], [1 / 3, 1.0], [3 / 7, 0.0], [0.37, 0.99]])
+    first, second = split_samples(measured, samples, np.random.default_rng(0))
+    half = (samples // 2)[:, None]
+    assert np.allclose(first * half + second * (samples[:, None] - half), measured * samples[:, None])
+    assert np.allclose(first * half, np.rint(first * half))
+
+
+def drawn(samples, *, told):
+    """The evaluation of what a few samples show of some questions, by an oracle's predictions."""
+    rng = np.random.default_rng(1)
+    curve = np.linspace(0, 1, 16)[None, :] ** rng.uniform(0.3, 3, 300)[:, None]
+    accuracy = rng.binomial(samples, curve) / samples
+    names = [str(n) for n in range(300)]
+    counts = np.full(300, samples) if told else None
+    curves = replace(Curves.measured(names, names, window_points(16), accuracy), samples=counts)
+    return evaluate(Predicted(curve), curves, {"name": "m"})
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_the_oracle_of_a_few_samples_is_lucky_and_the_split_one_is_not(told):
+    """What a file does not say of its samples its values show."""
+    one = at(drawn(4, told=told), 64)
+    known = one.policies["envelope"].gain  # by the true curves: no plan can expect more
+    assert one.oracle - one.uniform > 1.5 * known
+    assert one.oracle_split - one.uniform < 1.1 * known
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_one_sample_has_no_halves(told):
+    assert {one.oracle_split for one in drawn(1, told=told).budgets} == {None}
 
 
 def test_where_use_is_known_plans_are_compared_at_equal_used_tokens(measured):
