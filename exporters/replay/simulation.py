@@ -126,7 +126,7 @@ def simulate(predicted: Predicted, measured: Curves, traffic: Traffic, scenario:
     """Replay ``traffic`` over questions with predicted and measured curves, at the same points."""
     rng = np.random.default_rng(seed)
     count = len(traffic.arrivals)
-    fresh = rng.random(count) >= scenario.faults
+    fresh = (rng.random(count) >= scenario.faults) & predicted.covered[traffic.questions]
     budgets, used, waits = np.zeros(count, np.int64), np.zeros(count), np.zeros(count)
     windows, granted, trace = 0, 0.0, []
     for replica in range(scenario.replicas):

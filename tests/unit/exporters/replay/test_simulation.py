@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from exporters.measure.curves import window_points
+from exporters.replay.evaluate import Predicted
 from exporters.replay.simulation import Scenario, Traffic, bursts, poisson
-from tests.builders.simulating import COUNT, simulate, three_sorts, traffic
+from exporters.replay.simulation import simulate as replay
+from tests.builders.simulating import COUNT, known, simulate, three_sorts, traffic
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,18 @@ def test_a_rate_of_tokens_holds_when_the_traffic_changes(curves, shape):
     assert result.tokens_per_query * COUNT <= most
     assert result.tokens_per_query * COUNT >= 0.9 * 3200 * busy
     assert result.gain > 0
+
+
+@pytest.mark.parametrize("policy", ["price", "envelope"])
+def test_what_the_predictor_abstains_on_gets_the_uniform_budget(curves, policy):
+    half = np.arange(len(curves)) % 2 == 0
+    trusted, partly, never = (
+        replay(Predicted(curves, stands=stands), known(curves), traffic(curves), Scenario(policy))
+        for stands in (None, half, np.zeros(len(curves), dtype=bool))
+    )
+    assert partly.coverage == pytest.approx(0.5, abs=0.05)
+    assert never.coverage == 0
+    assert trusted.gain > partly.gain > never.gain == pytest.approx(0, abs=0.001)
 
 
 def test_faults_cost_gain_and_coverage_never_the_budget(curves):
