@@ -81,19 +81,25 @@ def collect(
                 raise ValueError(
                     f"--budgets: {plan.points[-1]} tokens leave no room for a prompt; the server takes {room}"
                 )
-            began = time.monotonic()
+            began, new = time.monotonic(), list[collecting.Measured]()
             with typer.progressbar(length=pilot or len(wanted), label="measured") as bar:
 
-                def advance(_: object, rest: collecting.Estimate) -> None:
+                def advance(measured: collecting.Measured, rest: collecting.Estimate) -> None:
+                    new.append(measured)
                     bar.label = f"measured; left {rest}"
                     bar.update(1)
 
                 found = await collecting.collect(
                     server, plan, wanted, judge, out,
                     concurrency=concurrency, on_measured=advance, pilot=min(pilot, len(wanted)),
+                    known_as={
+                        "backend-model": limits.model, "check": check, "adapter": adapter,
+                        "adapter-scale": f"{adapter_scale:g}",
+                    },
                 )  # fmt: skip
             if pilot:
-                typer.echo(str(collecting.estimate(found, time.monotonic() - began, len(wanted))))
+                seconds = time.monotonic() - began if new else None  # an earlier run took the time of the others
+                typer.echo(str(collecting.estimate(new or found, seconds, len(wanted))))
             return len(found)
         finally:
             await server.close()
@@ -112,7 +118,7 @@ def collect(
             sampling=Sampling(temperature=temperature), settled=settled,
         )  # fmt: skip
         count = asyncio.run(measure())
-    except (CurvesFileError, ValueError, BackendUnavailableError) as error:
+    except (CurvesFileError, ValueError, OSError, BackendUnavailableError) as error:
         raise failed(error) from None
     except ExceptionGroup as errors:  # the workers' faults; what they measured is kept
         raise failed(errors.exceptions[0]) from None
@@ -130,7 +136,7 @@ def merge(
 
     try:
         merging.merge(parts, read_questions(questions), out)
-    except CurvesFileError as error:
+    except (CurvesFileError, OSError) as error:
         raise failed(error) from None
     typer.echo(f"{len(parts)} parts in {out}")
 

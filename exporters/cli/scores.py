@@ -160,4 +160,6 @@ def _arrivals(kind: str, count: int, rate: float, rng: np.random.Generator) -> N
     try:
         return np.loadtxt(kind, dtype=np.float64, ndmin=1)[:count]
     except (OSError, ValueError) as error:
-        raise ValueError(f"--arrivals: neither poisson nor bursts nor a file with a time a line: {error}") from None
+        raise ValueError(
+            f"--arrivals: {kind!r} is neither poisson nor bursts nor a file with a time a line: {error}"
+        ) from None

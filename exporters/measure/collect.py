@@ -5,7 +5,8 @@ answer of every point continues a prefix of it. The longest prefix goes first, s
 state computes none of them again. From the point on at which the reasoning ended by itself, the answer is the model's
 own. Where it is enough to know from when on the answer no longer changes, the shortest prefix goes first, and what
 follows some answers in a row that are the model's own is taken to be so, too. Progress is kept line by line beside the
-output, so that a killed run goes on where it stopped.
+output, so that a killed run goes on where it stopped; its first line says by what settings, so that no run goes on by
+others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from scheduler_service.generation.backends.base import Backend, Piece
 from scheduler_service.generation.driver import drive
 from scheduler_service.generation.forcing import BudgetForcing, ReportRequest
 from scheduler_service.generation.templates import PromptTemplate
+
+_SETTINGS = "settings"  # of a progress file, in its first line
 
 
 @dataclass(frozen=True)
@@ -161,22 +164,29 @@ async def measure_question(
 
 @dataclass(frozen=True)
 class Estimate:
-    """What measuring costs, by what some questions have cost: of so many ``questions``, tokens and seconds."""
+    """What measuring costs, by what some questions have cost: of so many ``questions``, tokens and seconds.
+
+    ``seconds``: ``None`` where nobody took the time.
+    """
 
     questions: int
     tokens: float
-    seconds: float
+    seconds: float | None
 
     def __str__(self) -> str:
         """Say it in words."""
+        cost = f"{self.questions} questions: about {self.tokens:,.0f} tokens"
+        if self.seconds is None:
+            return cost
         hours, minutes = divmod(round(self.seconds / 60), 60)
-        return f"{self.questions} questions: about {self.tokens:,.0f} tokens and {hours} h {minutes:02} min"
+        return f"{cost} and {hours} h {minutes:02} min"
 
 
-def estimate(measured: Sequence[Measured], seconds: float, questions: int) -> Estimate:
+def estimate(measured: Sequence[Measured], seconds: float | None, questions: int) -> Estimate:
     """Expect of ``questions`` what the ``measured`` ones took in ``seconds``, as many of them at once."""
     share = questions / max(1, len(measured))
-    return Estimate(questions, share * sum(item.generated_tokens for item in measured), share * seconds)
+    tokens = share * sum(item.generated_tokens for item in measured)
+    return Estimate(questions, tokens, None if seconds is None else share * seconds)
 
 
 async def collect(
@@ -189,13 +199,16 @@ async def collect(
     concurrency: int = 8,
     on_measured: Callable[[Measured, Estimate], None] = lambda *_: None,
     pilot: int = 0,
+    known_as: Mapping[str, str] | None = None,
 ) -> list[Measured]:
     """Measure all ``questions`` against a started backend and write ``out`` (parquet).
 
-    Questions already in ``out``'s progress file are not measured again. ``on_measured`` is told of each, with what the
+    Questions already in ``out``'s progress file are not measured again; ``known_as``: what else than the plan a run
+    must share with the one that it goes on with, such as the model. ``on_measured`` is told of each, with what the
     rest is expected to cost. ``pilot``: measure so many questions, evenly chosen, and write no output yet. Returns the
     measurements, in the order of the questions. Raises what the backend raises; what was measured until then is kept.
-    Raises ValueError, before anything is generated, for questions that ``judge`` cannot judge by so few samples.
+    Raises ValueError, before anything is generated, for questions that ``judge`` cannot judge by so few samples, and
+    for progress by other settings.
     """
     asked = list(questions)
     if "agreement" in {judge.judged_by(question) for question in asked} and plan.samples < 2:
@@ -203,10 +216,13 @@ async def collect(
     progress = out.with_suffix(".progress.jsonl")
     progress.parent.mkdir(parents=True, exist_ok=True)
     wanted = asked[:: max(1, len(asked) // pilot)][:pilot] if pilot else asked
-    done = {item.question_id: item for item in _read_progress(progress, plan)}
+    settings = {**_settings(plan), **(known_as or {})}
+    done = {item.question_id: item for item in _read_progress(progress, plan, settings)}
     missing = [question for question in wanted if question.question_id not in done]
     waiting, new, began = iter(missing), [], time.monotonic()
     with progress.open("a") as file:
+        if not file.tell():
+            file.write(json.dumps({_SETTINGS: settings}) + "\n")
 
         async def worker() -> None:
             for question in waiting:
@@ -227,16 +243,45 @@ async def collect(
     return measured
 
 
-def _read_progress(path: Path, plan: Plan) -> list[Measured]:
-    """Read the measurements of an earlier run at the same points; a line that a kill cut short is ignored."""
+def _settings(plan: Plan) -> dict[str, str]:
+    """What decides the answers, by the names of the command's options."""
+    return {
+        "budgets": ",".join(map(str, plan.points)),
+        "samples": str(plan.samples),
+        "template": plan.template.name,
+        "answer-tokens": str(plan.answer_tokens),
+        "temperature": f"{plan.sampling.temperature:g}",
+        "settled": str(plan.settled),
+    }
+
+
+def _read_progress(path: Path, plan: Plan, settings: Mapping[str, str]) -> list[Measured]:
+    """Read the measurements of an earlier run; a line that a kill cut short is ignored.
+
+    Raises ValueError for a run by other settings.
+    """
     if not path.exists():
         return []
     items = []
     for line in path.read_text().splitlines():
         try:
-            item = Measured(**json.loads(line))
-        except (ValueError, TypeError):
+            read = json.loads(line)
+            if isinstance(read, dict) and isinstance(before := read.get(_SETTINGS), dict):
+                _check_same(path, before, settings)
+                continue
+            item = Measured(**read)
+        except (json.JSONDecodeError, TypeError):
             continue
         if tuple(item.budget_tokens) == plan.points and item.samples == plan.samples:
             items.append(item)
     return items
+
+
+def _check_same(path: Path, before: Mapping[str, object], now: Mapping[str, str]) -> None:
+    """Raise ValueError where a run would go on with another's measurements."""
+    for name, value in now.items():
+        if before.get(name, value) != value:
+            raise ValueError(
+                f"--{name}: is {value}, but {path} was begun with {before[name]}; go on with that, delete the file, "
+                "or choose another --out"
+            )

@@ -21,11 +21,14 @@ class StateReader:
     """Runs an LLM from a GGUF file or a model folder, and reads its hidden states."""
 
     def __init__(self, model: Path) -> None:
-        """Load the model; a GGUF is dequantised. Raises OSError where it cannot be read."""
+        """Load the model; a GGUF is dequantised. Raises OSError or ValueError, naming it, where it cannot be read."""
         gguf = model.suffix == ".gguf"
         folder, options = (model.parent, {"gguf_file": model.name}) if gguf else (model, {})
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
-        self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            self.model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
+        except ValueError as error:  # which speaks of what it tried, not of where
+            raise ValueError(f"{model}: no GGUF file, nor a folder of a transformers model: {error}") from None
         self.layers: int = self.model.config.num_hidden_layers
         if gguf:  # it is dequantised now, but would refuse to be saved as what it has become
             self.model.hf_quantizer = None

@@ -25,20 +25,24 @@ class Question:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Read a questions file. Raises CurvesFileError with the line of the first fault.
+    """Read a questions file. Raises CurvesFileError with the line of the first fault, or why it cannot be read.
 
     Whether an ``expected`` is needed depends on what is done with the questions: who needs it says so.
     """
     questions: list[Question] = []
     lines: dict[str, int] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CurvesFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            name, text = (str(row[key]) for key in ("question_id", "question"))
+            name, asked = (str(row[key]) for key in ("question_id", "question"))
             expected = row.get("expected")
-            question = Question(name, text, None if expected is None else str(expected), str(row.get("group", "")))
+            question = Question(name, asked, None if expected is None else str(expected), str(row.get("group", "")))
         except (ValueError, TypeError, AttributeError) as error:
             raise CurvesFileError(f"{path}: line {number}: not a JSON object: {error}") from None
         except KeyError as error:

@@ -9,7 +9,7 @@ from exporters.measure.curves import read_curves
 from exporters.measure.judging import Agreeing
 from exporters.measure.questions import Question
 from predictive_scheduling.budget_points import evenly_spaced
-from scheduler_service.domain import BackendUnavailableError
+from scheduler_service.domain import BackendUnavailableError, Sampling
 from scheduler_service.generation.templates import TEMPLATES
 from tests.builders.collecting import LABELLED, PLAN, thinks
 from tests.standins.backend import ScriptedBackend
@@ -125,6 +125,43 @@ async def test_what_was_measured_before_a_failure_is_not_measured_again(tmp_path
     assert len(again.calls) == 4 * per_question
     assert not progress.exists()
     assert read_curves(out).ids == [f"q{n}" for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"answer_tokens": 5}, "--answer-tokens: is 5"),
+        ({"sampling": Sampling(temperature=0.6)}, "--temperature: is 0.6"),
+        ({"settled": 2}, "--settled: is 2"),
+        ({"samples": 3}, "--samples: is 3"),
+        ({"points": (16, 32)}, "--budgets: is 16,32"),
+        ({}, "--backend-model: is other"),
+    ],
+)
+async def test_no_run_goes_on_with_what_was_measured_otherwise(tmp_path, change, named):
+    out, model = tmp_path / "c.parquet", {"backend-model": "one"}
+    await collect(ScriptedBackend(thinks(10)), PLAN, questions(6), LABELLED, out, pilot=2, known_as=model)
+    backend = ScriptedBackend(thinks(10))
+    now = model if change else {"backend-model": "other"}
+    with pytest.raises(ValueError, match=named):
+        await collect(backend, replace(PLAN, **change), questions(6), LABELLED, out, known_as=now)
+    assert not backend.calls
+    measured = await collect(backend, PLAN, questions(6), LABELLED, out, known_as=model)
+    assert len(measured) == 6
+
+
+async def test_progress_that_does_not_say_its_settings_is_gone_on_with(tmp_path):
+    out = tmp_path / "c.parquet"
+    await collect(ScriptedBackend(thinks(10)), PLAN, questions(6), LABELLED, out, pilot=6)
+    progress = out.with_suffix(".progress.jsonl")
+    progress.write_text("".join(line for line in progress.read_text().splitlines(True)[1:]) + "[1]\n7\n")
+    backend = ScriptedBackend(thinks(10))
+    await collect(backend, PLAN, questions(6), LABELLED, out)
+    assert not backend.calls
+
+
+def test_a_cost_whose_time_nobody_took_has_none():
+    assert str(estimate([], None, 12)) == "12 questions: about 0 tokens"
 
 
 async def test_samples_are_averaged(tmp_path):
