@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
+import grpc.aio
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,20 @@ class Renewals:
         self._known = now
         log.info("certificate %s was renewed", self._files.cert)
         return found
+
+
+def bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None) -> int:
+    """Let a gRPC server listen at ``address``, with TLS where there is some; returns its port.
+
+    Raises RuntimeError where the address is taken or none, ValueError for a port that there is not, OSError where a
+    file of TLS cannot be read.
+    """
+    port = address.rpartition(":")[2]
+    if port.isdecimal() and int(port) > 65535:  # which gRPC takes modulo 65536
+        raise ValueError(f"{address}: the last port is 65535")
+    if tls is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, server_credentials(tls))
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:

@@ -1,7 +1,8 @@
-"""Listening when file descriptors run out: the log says so now and then, and accepting continues once some are free.
+"""Listening: what is said of an address that is taken, and what is done when file descriptors run out.
 
-asyncio removes a listening socket from its selector for a second where ``accept`` fails so, but first tries again as
-often as its backlog is long, with a traceback each, and each of those tries begins the next second's.
+Then the log says so now and then, and accepting continues once some are free. asyncio removes a listening socket from
+its selector for a second where ``accept`` fails so, but first tries again as often as its backlog is long, with a
+traceback each, and each of those tries begins the next second's.
 """
 
 from __future__ import annotations
@@ -11,18 +12,43 @@ import errno
 import logging
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 REST_SECONDS = 0.5  # asyncio waits for a second before it accepts again
 _EVERY_SECONDS = 10.0
+_LAST_PORT = 65535
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 def is_scarcity(error: object) -> bool:
     """Whether the process or the machine has run out of what a connection takes."""
     return isinstance(error, OSError) and error.errno in _SCARCE
+
+
+class ListenError(OSError):
+    """An address cannot be listened at; the text names the setting, the address and the reason."""
+
+
+@contextmanager
+def listens(setting: str, address: str) -> Iterator[None]:
+    """Name the setting that an address is of, where listening there fails. Raises ListenError."""
+    try:
+        yield
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
+        raise ListenError(f"{setting}: cannot listen at {address}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RuntimeError):  # gRPC's, which has none
+        return "it is taken, no address of this machine, or the certificate is of no use"
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror.partition(" (while")[0]
+        return reason if error.filename is None else f"{error.filename}: {reason}"
+    return "it is no host:port"
 
 
 class Scarcity:
@@ -71,9 +97,11 @@ class _Listening(socket.socket):
 def listening(address: str) -> socket.socket:
     """Return a socket bound to ``host:port``, for IPv4 and IPv6 where there is no host.
 
-    Raises OSError where the address is taken.
+    Raises OSError where the address is taken, ValueError for none.
     """
     host, _, port = address.rpartition(":")
+    if int(port) > _LAST_PORT:
+        raise ValueError(f"{address}: the last port is {_LAST_PORT}")
     host = host.removeprefix("[").removesuffix("]")
     both = not host and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both or ":" in host else socket.AF_INET

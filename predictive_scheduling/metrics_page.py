@@ -13,7 +13,7 @@ from typing import Any
 
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from predictive_scheduling.listening import REST_SECONDS, Scarcity, is_scarcity
+from predictive_scheduling.listening import REST_SECONDS, Scarcity, is_scarcity, listens
 from predictive_scheduling.openmetrics import OPENMETRICS, PLAIN, render
 from predictive_scheduling.page_access import CHALLENGE, PageAccess
 
@@ -83,9 +83,10 @@ class MetricsPage:
         self.port = 0
 
     def start(self) -> None:
-        """Listen. Raises OSError where the address is taken."""
+        """Listen. Raises ListenError where the address is taken."""
         host, _, port = self._address.rpartition(":")
-        self._server = _Server((host, int(port)), self._handler())
+        with listens("metrics_listen", self._address):
+            self._server = _Server((host, int(port)), self._handler())
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="metrics-page", daemon=True).start()
         log.info("metrics on port %d", self.port)

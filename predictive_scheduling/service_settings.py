@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from predictive_scheduling.credentials import TlsFiles
@@ -24,6 +24,16 @@ PLATFORM, RELIABILITY, SECURITY, EXPERIMENTS = "platform team", "SRE", "security
 def setting(default: Any, who: str, description: str, **rules: Any) -> Any:
     """Return the field of a setting: its default, who would set it, what it says, and pydantic's rules for values."""
     return Field(default, description=description, json_schema_extra={"who": who}, **rules)
+
+
+def faults(error: ValidationError) -> list[str]:
+    """What is wrong with settings, a line each, with the setting's name in front."""
+    found = []
+    for fault in error.errors():
+        place = ".".join(map(str, fault["loc"]))
+        message = fault["msg"].removeprefix("Value error, ")  # which names the settings itself
+        found.append(f"{place}: {message}" if place else message)
+    return found
 
 
 class ServiceSettings(BaseSettings):

@@ -12,9 +12,9 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from predictive_scheduling.credentials import TlsFiles, server_credentials
+from predictive_scheduling.credentials import TlsFiles, bind
 from predictive_scheduling.interceptors import ServerTracing
-from predictive_scheduling.listening import Scarcity
+from predictive_scheduling.listening import Scarcity, listens
 from predictive_scheduling.malformed import RefuseMalformed
 from predictive_scheduling.metrics_page import MetricsPage
 from predictive_scheduling.page_access import PageAccess
@@ -104,11 +104,9 @@ class Serving:
             reflection.enable_server_reflection(known, self.server)
 
     async def start(self) -> None:
-        """Bind and serve; not ready yet. Raises RuntimeError where the address is taken, OSError without its files."""
-        if self.tls is None:
-            self.port = self.server.add_insecure_port(self.address)
-        else:
-            self.port = self.server.add_secure_port(self.address, server_credentials(self.tls))
+        """Bind and serve; not ready yet. Raises ListenError where an address is taken, or a file of TLS not there."""
+        with listens("listen", self.address):
+            self.port = bind(self.server, self.address, self.tls)
         Scarcity().watch(asyncio.get_running_loop())
         if self.metrics is not None:
             self.metrics.start()
@@ -117,7 +115,8 @@ class Serving:
         if self.health_address:
             self._health_server = grpc.aio.server()
             health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
-            self.health_port = self._health_server.add_insecure_port(self.health_address)
+            with listens("health_listen", self.health_address):
+                self.health_port = bind(self._health_server, self.health_address, None)
             await self._health_server.start()
         await self.server.start()
         log.info("listening on %s", self.address if self.address.startswith("unix:") else f"port {self.port}")

@@ -47,7 +47,10 @@ def allocate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show how a window of prompts would share the budget. Nothing is generated or spent."""
-    lines = (sys.stdin.read() if str(prompts) == "-" else prompts.read_text()).splitlines()
+    try:
+        lines = (sys.stdin.read() if str(prompts) == "-" else prompts.read_text()).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"cannot be read: {error}", param_hint=str(prompts)) from None
     items = [pb.PlanItem(prompt=line) for line in lines if line.strip()]
     with SchedulerClient(scheduler, timeout=60.0) as client:
         try:

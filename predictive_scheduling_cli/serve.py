@@ -14,7 +14,8 @@ import typer
 from pydantic import SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
-from predictive_scheduling.service_settings import ServiceSettings
+from predictive_scheduling.listening import ListenError
+from predictive_scheduling.service_settings import ServiceSettings, faults
 from predictor_service.settings import PredictorSettings
 from scheduler_service.domain import BackendUnavailableError
 from scheduler_service.settings import SchedulerSettings
@@ -69,8 +70,12 @@ def _command(
         except ModuleNotFoundError as error:
             extra = prefix.lower().rstrip("_")
             _fail(f"{error.name} is not installed: pip install 'predictive-scheduling[{extra}]'", 1)
-        except (BackendUnavailableError, ValueError, RuntimeError) as error:
+        except (BackendUnavailableError, ListenError, ValueError, RuntimeError) as error:
             _fail(str(error), 1)
+        except ExceptionGroup as errors:  # of the tasks that were to serve; any other fault keeps its traceback
+            if errors.split(ListenError)[1] is not None:
+                raise
+            _fail(str(errors.exceptions[0]), 1)
 
     parameters = [_flag(name, field, prefix) for name, field in settings.model_fields.items()]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # where typer reads the flags
@@ -96,11 +101,7 @@ def _load(settings: type[S], given: dict[str, Any]) -> S:
     try:
         return settings(**given)
     except ValidationError as error:
-        for fault in error.errors():
-            place = ".".join(map(str, fault["loc"]))
-            message = fault["msg"].removeprefix("Value error, ")
-            typer.secho(f"{place}: {message}" if place else message, err=True, fg="red")
-        raise typer.Exit(2) from None
+        _fail("\n".join(faults(error)), 2)
     except ValueError as error:
         _fail(str(error), 2)
 

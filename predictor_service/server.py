@@ -41,8 +41,9 @@ async def serve(
 ) -> None:
     """Serve until a signal, or until ``Serving.draining`` is set by the caller that got it through ``on_started``.
 
-    Raises ProviderError where the execution provider cannot be had, and ArtifactError where no model folder can be
-    served, or none of them has the default model, which is not allowed to be missing.
+    Raises ProviderError where the execution provider cannot be had, ArtifactError where no model folder can be
+    served, or none of them has the default model, which is not allowed to be missing, and ListenError, in a group,
+    where an address is taken.
     """
     settings.log_masked()
     execution = await asyncio.to_thread(available, _execution(settings))

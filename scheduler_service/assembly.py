@@ -16,6 +16,7 @@ from opentelemetry.trace import SpanKind
 from predictive_scheduling.connection import channel_options
 from predictive_scheduling.credentials import channel_credentials
 from predictive_scheduling.interceptors import StreamedCalls, client_tracing
+from predictive_scheduling.listening import listens
 from predictive_scheduling.telemetry import Telemetry
 from scheduler_service.admission.admission import Admission
 from scheduler_service.admission.rates import Rate, TenantRates
@@ -92,14 +93,12 @@ def _predictor_channel(settings: SchedulerSettings, reporting: Telemetry) -> grp
 
 
 async def make_reports(settings: SchedulerSettings, closing: AsyncExitStack) -> EngineReports | None:
-    """What takes engines' reports, listening, where the settings say so. Raises ValueError where it cannot listen."""
+    """What takes engines' reports, listening, where the settings say so. Raises ListenError where it cannot listen."""
     if not settings.reports_listen:
         return None
     reports = EngineReports(settings.reports_listen, settings.reports_address)
-    try:
+    with listens("reports_listen", settings.reports_listen):
         await reports.start()
-    except OSError as error:
-        raise ValueError(f"reports_listen: {settings.reports_listen}: {error.strerror or error}") from None
     closing.push_async_callback(reports.close)
     return reports
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 from predictive_scheduling import telemetry
+from predictive_scheduling.listening import listens
 from predictive_scheduling.page_access import PageAccess
 from predictive_scheduling.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from predictive_scheduling.serving import Serving
@@ -62,7 +63,8 @@ async def serve(
     """Serve until a signal, or until ``Serving.draining`` is set by the caller that got it through ``on_started``.
 
     It listens once its backend answers, and needs no predictor to start. Raises BackendUnavailableError where the
-    backend takes longer than ``backend_ready_seconds``, ValueError where its context is too short for the cap.
+    backend takes longer than ``backend_ready_seconds``, ValueError where its context is too short for the cap, and
+    ListenError, in a group, where an address is taken.
     """
     settings.log_masked()
     reporting = reporting or telemetry.from_environment("scheduler", VERSION, scraped=bool(settings.metrics_listen))
@@ -120,7 +122,8 @@ async def serve(
                     tls=settings.tls,
                 )
                 serving.also_drains.append(front.stop)
-                await front.start(settings.http_listen)
+                with listens("http_listen", settings.http_listen):
+                    await front.start(settings.http_listen)
             if settings.ext_proc_listen:
                 decides = GatewayBudgets(grants, intake, way_of(settings), measured.passed)
                 mailbox = make_mailbox(settings, decides.instance, measured.told, closing)
@@ -129,12 +132,14 @@ async def serve(
                     working.append(group.create_task(settling.run()))
                 gateway = GatewayServer(decides, settling, settings.ext_proc_listen, settings.tls)
                 serving.also_drains.append(gateway.stop)
-                await gateway.start()
+                with listens("ext_proc_listen", settings.ext_proc_listen):
+                    await gateway.start()
                 log.info("external processor on port %d", gateway.port)
             if settings.status_listen:
                 page = StatusPage(board, PageAccess(settings.pages_token.get_secret_value()))
                 serving.also_drains.append(page.stop)
-                await page.start(settings.status_listen)
+                with listens("status_listen", settings.status_listen):
+                    await page.start(settings.status_listen)
             await serving.ready()
             on_started(serving)
             await serving.run_until_signal()

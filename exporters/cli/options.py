@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+
+from predictive_scheduling.service_settings import faults
 
 CurvesOption = Annotated[Path, typer.Option("--curves", help="Measured curves, a parquet file.")]
 QuestionsOption = Annotated[
@@ -18,5 +21,6 @@ TemplateOption = Annotated[str, typer.Option("--template", help="Prompt template
 
 def failed(error: Exception) -> typer.Exit:
     """Print an error; returns the exception that ends the command with it."""
-    typer.secho(str(error), err=True, fg="red")
+    said = "\n".join(faults(error)) if isinstance(error, ValidationError) else str(error)
+    typer.secho(said, err=True, fg="red")
     return typer.Exit(1)

@@ -26,7 +26,9 @@ def demo(
     ample: Annotated[
         int | None, typer.Option(min=0, max=1024, help="A second, ample budget; 96, long none (0).")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the summary, the report and the telemetry go.")] = Path("out/demo"),
+    out: Annotated[
+        Path, typer.Option(file_okay=False, writable=True, help="Folder for the summary, the report and the telemetry.")
+    ] = Path("out/demo"),
     engine: Annotated[
         str,
         typer.Option(help="The LLM server: embedded, or vllm of the environment that 'make demo ENGINE=vllm' makes."),

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from predictive_scheduling.credentials import TlsFiles, server_credentials
+from predictive_scheduling.credentials import TlsFiles, bind
 from scheduler_service.gateway.access_logs import follow
 from scheduler_service.gateway.budgets import GatewayBudgets
 from scheduler_service.gateway.envoy_messages import (
@@ -56,10 +56,7 @@ class GatewayServer:
 
     async def start(self) -> None:
         """Listen. Raises RuntimeError where the address is taken, OSError without the files of TLS."""
-        if self._tls is None:
-            self.port = self._server.add_insecure_port(self._address)
-        else:
-            self.port = self._server.add_secure_port(self._address, server_credentials(self._tls))
+        self.port = bind(self._server, self._address, self._tls)
         await self._server.start()
 
     async def stop(self) -> None:
