@@ -141,9 +141,12 @@ class DualPrice:
 def buy(segments: Sequence[Segment], price: float, floor: int, limit: float) -> int:
     """Return the budget that has all ``segments`` from the ``floor`` on which are worth the ``price``.
 
-    ``limit``: the most tokens that they may be expected to use.
+    ``limit``: the most tokens that they may be expected to use. Where there are none, nothing is bought: what is
+    expected to use nothing may use much, and would add to a debt without end.
     """
     budget, bought = floor, 0.0
+    if limit <= _ROUNDING:
+        return budget
     for segment in segments:
         if segment.slope < price or bought + segment.cost > limit + _ROUNDING:
             break

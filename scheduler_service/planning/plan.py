@@ -46,13 +46,14 @@ def plan_window(
     What is to be as large as can be is the sum of the jobs' expected accuracies, each times its ``weight``.
     Tokens are those that budgets are expected to use; a budget counts whole where that is not known. Floors that the
     total cannot pay for are lowered together; what ``grant``, the window's own, pays of them is paid whatever the
-    account owes, and then nothing else is bought, so that no debt grows. With shares, the total is first split among
+    account owes, and then nothing else is bought, so that no debt grows; nor is it with nothing to spend, though it may
+    be expected to use nothing. With shares, the total is first split among
     the tenants of the window, by weighted max-min fairness.
     """
     floors = sum(job.floor_tokens for job in jobs)
-    indebted = total < min(floors, grant)
+    indebted = total < min(floors, grant) or total <= 0
     if indebted:
-        total = min(floors, grant)
+        total = min(floors, max(0.0, grant))
     tenants = sorted({job.tenant for job in jobs})
     if not rules.shares or len(tenants) == 1:
         return _plan(jobs, predictions, total, rules, indebted)

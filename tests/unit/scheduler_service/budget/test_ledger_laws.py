@@ -1,7 +1,7 @@
 """Laws of the budget ledger under any order of reservations and settlements."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
@@ -90,6 +90,12 @@ REQUESTS = st.lists(
 )
 
 
+# Each is expected to use no more than its floor, if that, and uses all that it is given.
+UNDERESTIMATED = [([0.1, 0.2, 0.3, 0.9], 0, 100_000, True)] * 20
+
+
+@example(requests=UNDERESTIMATED, in_flight=1, burst=0, floor=0)
+@example(requests=UNDERESTIMATED, in_flight=3, burst=2, floor=2000)
 @given(requests=REQUESTS, in_flight=st.integers(1, 12), burst=st.integers(0, 4), floor=st.sampled_from([0, 16, 2000]))
 def test_what_requests_use_together_is_bounded_whatever_their_lengths(requests, in_flight, burst, floor):
     """N requests use at most N grants, the overdraft, and the budgets of those in flight; each has its floor."""
@@ -119,6 +125,8 @@ def test_what_requests_use_together_is_bounded_whatever_their_lengths(requests, 
     assert ledger.state().used == used
 
 
+@example(requests=UNDERESTIMATED, size=1, floor=0)
+@example(requests=UNDERESTIMATED, size=4, floor=2000)
 @given(requests=REQUESTS, size=st.integers(1, 8), floor=st.sampled_from([0, 16, 2000]))
 def test_windows_are_bounded_alike(requests, size, floor):
     """A window that is in debt gives its floors from its own grant, and nothing else."""
