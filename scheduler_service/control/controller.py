@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 
 from scheduler_service.control.capacity import Bounds, Engine, Operation
 from scheduler_service.control.correction import Correction
-from scheduler_service.control.learning import Learner, Observation
+from scheduler_service.control.learning import LONGEST_SECONDS, Learner, Observation
 from scheduler_service.control.objectives import Measure, Objective
 
 _STEP = 2.0  # most change of the mean budget in a second, as a factor
@@ -84,7 +84,7 @@ class Controller:
             return Decision(self._bounds.most, {"": self._bounds.cap})
         target = self._target(engine)
         wanted, refuse, retry = self._wanted(engine, target, seen.outstanding)
-        most_change = _STEP**seen.seconds
+        most_change = _STEP ** min(seen.seconds, LONGEST_SECONDS)
         mean = min(self._mean * most_change, max(self._mean / most_change, wanted))
         self._mean = min(self._bounds.most, max(self._bounds.least, mean))
         if self._mean > self._bounds.least:  # budgets give way first

@@ -17,6 +17,7 @@ _START_SECONDS = 5.0  # over which starts are: they grow with the load, and shri
 _MOST_VARIATION = 4.0
 _SAMPLES = 4  # requests from which on the slowest one says something
 _SLOTS_GROW = 1.1  # a second, after requests have waited for memory
+LONGEST_SECONDS = 600.0  # that anything grows or shrinks over at once; a process may have been stopped for hours
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Learner:
         # Requests that wait while slots are free wait for memory: there are as many slots as run.
         full = min(seen.waiting, self._waited) >= 1 and seen.running > 0
         self._waited = seen.waiting
-        room = seen.running if full else max(seen.running, self._slots * _SLOTS_GROW**passed)
+        room = seen.running if full else max(seen.running, self._slots * _SLOTS_GROW ** min(passed, LONGEST_SECONDS))
         self._slots = max(1.0, min(seen.slots, room))
         rate = seen.arrivals / passed
         arrivals = _RATE_ARRIVALS / max(self._rate.value, rate, 1e-9)

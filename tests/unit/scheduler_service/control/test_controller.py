@@ -37,6 +37,15 @@ def test_requests_get_the_most_while_nothing_was_seen_and_when_nobody_comes():
     assert (idle.mean, idle.refuse, idle.load) == (256, 0, 0)
 
 
+@pytest.mark.parametrize("seconds", [1e3, 1e4, 1e6])
+def test_a_process_that_was_stopped_for_long_goes_on(seconds):
+    controller = Controller(parse_objectives(["total p99 20s"]), BOUNDS)
+    controller.observe(quiet(running=200, waiting=50), 1.0)
+    controller.observe(quiet(running=200, waiting=50), 2.0)  # so that the slots are known
+    found = controller.observe(quiet(seconds=seconds), 2.0 + seconds)
+    assert BOUNDS.least <= found.mean <= BOUNDS.most
+
+
 def test_at_half_load_nothing_is_given_up():
     engine = controlled()
     engine.run(FITS / 2, 60)
