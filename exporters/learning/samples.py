@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from exporters.faults import CurvesFileError
 from exporters.learning.states import PromptState
@@ -74,9 +74,15 @@ class FileSource:
         self._path, self.position = path, position
 
     async def take(self, most: int) -> list[Sample]:
-        """Return the next samples. Raises CurvesFileError with the line of the first fault, without its content."""
+        """Return the next samples. Raises CurvesFileError with the line of the first fault, without its content.
+
+        A last line that has no end yet, and is no sample, is taken to be still being written.
+        """
         taken: list[Sample] = []
-        for number, line in enumerate(self._path.read_text().splitlines()[self.position :], start=self.position + 1):
+        # Not splitlines: JSON may hold separators of lines, such as U+2028, as they are.
+        *lines, unfinished = self._path.read_bytes().split(b"\n")
+        lines += [unfinished] if _row(unfinished) is not None else []
+        for number, line in enumerate(lines[self.position :], start=self.position + 1):
             if len(taken) == most:
                 break
             self.position = number
@@ -84,15 +90,21 @@ class FileSource:
                 taken.append(self._sample(number, line))
         return taken
 
-    def _sample(self, number: int, line: str) -> Sample:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        prompt = (row.get("prompt") or row.get("question")) if isinstance(row, dict) else None
-        if not isinstance(prompt, str) or not isinstance(row.get("tenant", ""), str):
+    def _sample(self, number: int, line: bytes) -> Sample:
+        row = _row(line)
+        prompt = None if row is None else row.get("prompt") or row.get("question")
+        if row is None or not isinstance(prompt, str) or not isinstance(row.get("tenant", ""), str):
             raise CurvesFileError(f"{self._path}: line {number}: no JSON object with a prompt, and tenants as text")
         return Sample(prompt, row.get("tenant", ""))
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a line; ``None`` where it is none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def fair(examples: Sequence[Example], share: float) -> list[Example]:

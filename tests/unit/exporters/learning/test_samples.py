@@ -1,5 +1,6 @@
 """Where samples come from, and how much say a tenant has."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -48,6 +49,24 @@ async def test_a_file_is_read_on_from_where_it_was_read(tmp_path):
     assert await source.take(9) == [Sample("three", "")]
     assert await source.take(9) == []
     assert await FileSource(path, 3).take(9) == [Sample("three", "")]
+
+
+@pytest.mark.parametrize("cut", [5, 15, 17, 22])
+async def test_a_last_line_that_is_still_being_written_is_taken_once_it_is_whole(tmp_path, cut):
+    path, written = tmp_path / "prompts.jsonl", '{"prompt": "one"}\n{"prompt": "zwölf"}'.encode()
+    path.write_bytes(written[: 18 + cut])
+    source = FileSource(path)
+    whole = len(written) <= 18 + cut
+    assert await source.take(9) == [Sample("one", ""), *[Sample("zwölf", "")] * whole]
+    path.write_bytes(written + b'\n{"prompt": "three"}\n')
+    assert await source.take(9) == [*[Sample("zwölf", "")] * (not whole), Sample("three", "")]
+
+
+async def test_separators_of_lines_within_a_prompt_end_no_line(tmp_path):
+    prompts = ["one\u2028two", "one\u0085two", "one\u2029two"]
+    rows = [json.dumps({"prompt": prompt}, ensure_ascii=False) for prompt in prompts]
+    (tmp_path / "prompts.jsonl").write_text("\r\n".join(rows), newline="")
+    assert [sample.prompt for sample in await FileSource(tmp_path / "prompts.jsonl").take(9)] == prompts
 
 
 FAULTY = [
