@@ -58,7 +58,9 @@ class Pool:
         """Keep samples in ``path``, encrypted by ``key``; without them in memory. Raises KeyFault."""
         self._disk, self._path = disk or Disk(), path if key else None
         self._cipher = cipher_of(key) if key else None
-        self._secret = hashlib.blake2b(key.encode(), digest_size=32).digest() if key else secrets.token_bytes(32)
+        # A file's key has an end of line, which a variable's has not.
+        bare = key.strip().encode()
+        self._secret = hashlib.blake2b(bare, digest_size=32).digest() if key else secrets.token_bytes(32)
         self._examples: dict[str, Example] = {}
         self._next = first
         if self._path is not None:

@@ -28,6 +28,11 @@ def test_a_prompt_counts_once(tmp_path):
     assert Pool(tmp_path / "samples", KEY).add(Sample("secret 1", "another")) is None
 
 
+def test_a_key_from_a_file_with_an_end_of_line_is_the_same_key(tmp_path):
+    filled(tmp_path / "samples", KEY + "\n")
+    assert Pool(tmp_path / "samples", KEY).add(Sample("secret 1", "another")) is None
+
+
 def test_it_goes_on_where_it_was(tmp_path):
     before = filled(tmp_path / "samples").all()
     again = Pool(tmp_path / "samples", KEY)
@@ -94,7 +99,7 @@ def test_what_is_forgotten_is_gone_from_the_disk_too(tmp_path, most, key):
         assert [example.number for example in again.all()] == [example.number for example in pool.all()]
 
 
-@pytest.mark.parametrize("key", ["short", "x" * 44, "ä"])
+@pytest.mark.parametrize("key", ["short", "x" * 44, "ä", "\n"])
 def test_a_key_that_is_none_is_said_to_be(key):
     with pytest.raises(KeyFault, match="the key is none"):
         cipher_of(key)
