@@ -130,7 +130,7 @@ def learn(
             judge, account = judge_of(f"agreement:{check}", checker), IdleAccount(idle_share if running else 1.0)
             measuring = Measuring(server, plan, judge, running or Unused(room), account, states)
             learner = Learner(
-                running or FileSource(prompts or Path(), 0 if key else ledger.position),
+                running or FileSource(prompts or Path(), ledger.position),
                 measuring, Pool(state / "samples", key, first=ledger.last_number + 1),
                 ledger, store_of(store), state,
                 Rules(mean, points, least_questions, look, tenant_share),

@@ -58,8 +58,8 @@ class Ledger:
 
     @property
     def position(self) -> int:
-        """How far the source was read."""
-        return max((row["position"] for row in self.lines if row["event"] == "measured"), default=0)
+        """How far the source was read the last time; of a file, by its lines."""
+        return next((row["position"] for row in reversed(self.lines) if row.get("position")), 0)
 
     @property
     def tokens(self) -> int:

@@ -66,7 +66,8 @@ class OnMeasured(Protocol):
 class FileSource:
     """Samples of a JSON-lines file: ``prompt`` (or ``question``) and, where known, ``tenant`` in each line.
 
-    The file may grow; each call reads on where the last one stopped.
+    The file may grow; each call reads on where the last one stopped. One with fewer lines than were read is another
+    file, and read from its first.
     """
 
     def __init__(self, path: Path, position: int = 0) -> None:
@@ -82,6 +83,8 @@ class FileSource:
         # Not splitlines: JSON may hold separators of lines, such as U+2028, as they are.
         *lines, unfinished = self._path.read_bytes().split(b"\n")
         lines += [unfinished] if _row(unfinished) is not None else []
+        if len(lines) < self.position:
+            self.position = 0
         for number, line in enumerate(lines[self.position :], start=self.position + 1):
             if len(taken) == most:
                 break

@@ -110,7 +110,7 @@ def learner(folder, *, disk=None, key=KEY, measure=by_prompt, rules=None, make_c
     """A learner with its state and store below ``folder``, and the prompts of ``folder``/prompts.jsonl."""
     ledger = Ledger(folder / "state/ledger.jsonl", disk)
     return Learner(
-        FileSource(folder / "prompts.jsonl", 0 if key else ledger.position),
+        FileSource(folder / "prompts.jsonl", ledger.position),
         measure,
         Pool(folder / "state/samples", key, disk, ledger.last_number + 1),
         ledger,

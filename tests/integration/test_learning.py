@@ -148,6 +148,8 @@ def test_with_a_key_the_command_keeps_prompts_encrypted(tmp_path, scripted):
     assert (tmp_path / "state/samples").exists()
     other = run(tmp_path, f"--prompts={prompts}", "--budget=32", **{command.KEY_VARIABLE: "b" * 43 + "="})
     assert (other.exit_code, "by another key" in other.output) == (1, True)
+    (tmp_path / "state/samples").unlink()  # forgotten prompts are no new ones
+    assert "0 new prompts" in run(tmp_path, f"--prompts={prompts}", "--budget=32", f"--key-file={key}").output
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,8 @@ def test_tokens_and_the_position_in_the_source_are_counted(tmp_path):
     ledger.spent(3, 100, 7)
     ledger.spent(1, 20)
     assert (ledger.tokens, ledger.position) == (120, 7)
+    ledger.spent(1, 0, 4)  # of a file that was begun anew
+    assert ledger.position == 4
     assert Ledger(tmp_path / "ledger.jsonl").tokens == 120
 
 

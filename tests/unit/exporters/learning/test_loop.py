@@ -199,6 +199,19 @@ async def test_samples_beyond_what_is_kept_are_forgotten(tmp_path):
     assert len(learner(tmp_path)._pool.all()) == 5
 
 
+async def test_what_was_forgotten_of_a_file_does_not_come_again_as_newer_traffic(tmp_path):
+    write_prompts(tmp_path / "prompts.jsonl", PROMPTS)
+    rules, asked = Rules(32, POINTS, least=8, look=4, tenant_share=0.4, per_pass=6, keep=8), []
+
+    async def measure(examples, on_measured):
+        asked.extend(example.sample.prompt for example in examples)
+        return await by_prompt(examples, on_measured)
+
+    for _run in range(6):
+        await learner(tmp_path, measure=measure, rules=rules).one_pass()
+    assert asked == PROMPTS
+
+
 async def test_curves_at_other_points_are_left_out(tmp_path):
     """After the points were changed, what was measured before does not mix with what is measured now."""
     await undisturbed(tmp_path)

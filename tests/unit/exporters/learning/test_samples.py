@@ -51,6 +51,14 @@ async def test_a_file_is_read_on_from_where_it_was_read(tmp_path):
     assert await FileSource(path, 3).take(9) == [Sample("three", "")]
 
 
+async def test_a_file_with_fewer_lines_than_were_read_is_another_one(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
+    source = FileSource(path, 3)
+    assert await source.take(9) == [Sample("one", ""), Sample("two", "")]
+    assert source.position == 2
+
+
 @pytest.mark.parametrize("cut", [5, 15, 17, 22])
 async def test_a_last_line_that_is_still_being_written_is_taken_once_it_is_whole(tmp_path, cut):
     path, written = tmp_path / "prompts.jsonl", '{"prompt": "one"}\n{"prompt": "zwölf"}'.encode()
