@@ -61,11 +61,15 @@ class TrialRecord:
         self.seconds += seconds
 
     def differed(self, returned: NDArray[np.float32], tried: NDArray[np.float32]) -> float:
-        """Note how far the trial's curves lie from those that were returned, both (n, K); returns the mean of it."""
-        difference = float(np.abs(returned - tried).mean())
-        self.compared += len(returned)
-        self.difference += difference * len(returned)
-        return difference
+        """Note how far the trial's curves lie from those that were returned, both (n, K); returns the mean of it.
+
+        Curves that are no numbers, which are abstained on, are not compared: they would be in every later mean.
+        """
+        apart = np.abs(returned - tried).mean(axis=1)
+        apart = apart[np.isfinite(apart)]
+        self.compared += len(apart)
+        self.difference += float(apart.sum())
+        return float(apart.mean()) if len(apart) else 0.0
 
     @property
     def mean_difference(self) -> float:

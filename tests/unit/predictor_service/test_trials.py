@@ -53,5 +53,7 @@ def test_what_comes_of_a_trial_is_averaged_by_query():
     record.answered(3, 0.5)
     assert record.differed(np.zeros((1, 2), np.float32), np.full((1, 2), 0.5, np.float32)) == 0.5
     record.differed(np.zeros((3, 2), np.float32), np.full((3, 2), -0.25, np.float32))
+    nothing, halves = np.full((1, 2), np.nan, np.float32), np.full((1, 2), 0.5, np.float32)
+    assert record.differed(halves, nothing) == record.differed(nothing, halves) == 0.0  # they are no curves
     (found,) = [record for *_, record in trials.of("a")]
     assert (found.seconds_per_query, found.mean_difference) == (0.25, (0.5 + 3 * 0.25) / 4)
