@@ -81,6 +81,8 @@ class LoadedModel:
         if provider != "CPUExecutionProvider":
             self._bind()
         self._warm_up(folder)
+        if read_manifest(folder) != self.manifest:
+            raise ArtifactError(f"{folder}: has changed while it was loaded")  # the graph may be another one's
         log.info("model %s@%s (%s) on %s", self.name, self.manifest.version, self.manifest.kind, provider)
 
     @property
