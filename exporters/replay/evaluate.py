@@ -122,7 +122,8 @@ class Predicted:
 def predictions(model: LoadedModel, curves: Curves, hidden: NDArray[np.float32] | None, batch: int = 64) -> Predicted:
     """Return the model's curves for every question, at its own points.
 
-    Raises ValueError where its points are not the file's, or where it needs hidden states.
+    What is no number, which it abstains on, is no accuracy, and whole budgets used. Raises ValueError where its points
+    are not the file's, or where it needs hidden states.
     """
     own = model.manifest.budget_points
     if own != tuple(curves.points.tolist()):
@@ -141,7 +142,10 @@ def predictions(model: LoadedModel, curves: Curves, hidden: NDArray[np.float32] 
 
     accuracy = np.concatenate([part.curves for part in parts]).astype(np.float64)
     stands = np.concatenate([part.abstained for part in parts]) == 0
-    return Predicted(accuracy, whole([part.used for part in parts]), whole([part.difficulty for part in parts]), stands)
+    used, difficulty = whole([part.used for part in parts]), whole([part.difficulty for part in parts])
+    accuracy = np.where(np.isfinite(accuracy), accuracy, 0.0)
+    used = None if used is None else np.where(np.isfinite(used).all(axis=1, keepdims=True), used, curves.points)
+    return Predicted(accuracy, used, difficulty, stands)
 
 
 def _points(points: tuple[int, ...] | Ints) -> str:

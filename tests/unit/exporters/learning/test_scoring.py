@@ -1,5 +1,7 @@
 """Gains at equal tokens."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,8 @@ from exporters.learning import scoring
 from exporters.learning.scoring import difference, foretold, gains, saved_at_equal_accuracy, uniform_use
 from exporters.measure.curves import Curves
 from exporters.replay.evaluate import Predicted
-from predictor_service.model import LoadedModel
+from predictor_service.abstention import abstentions
+from predictor_service.model import BatchResult, LoadedModel
 from tests.builders.learning import state
 from tests.integration.models import hidden_state_model
 
@@ -94,6 +97,23 @@ def test_where_a_model_abstains_the_question_has_what_uniform_gives_it():
     known = curves([[0.0, 0.2, 0.5, 1.0], [1.0, 1.0, 1.0, 1.0]], [[16, 32, 64, 70], [10, 10, 10, 10]])
     foretold = Predicted(known.accuracy, known.used, stands=np.zeros(len(known.ids), dtype=bool))
     assert gains(foretold, known, 32).gains == pytest.approx(0.0, abs=1e-12)
+
+
+def test_what_is_no_number_gains_nothing_and_does_not_end_the_scoring():
+    """A model that gives such numbers must be refused or rolled back, as one that is bad otherwise."""
+    known = curves([[0.0, 0.0, 0.0, 1.0]] * 4, [[16, 32, 64, 128]] * 4)
+
+    def run(queries):
+        predicted, used = known.accuracy.astype(np.float32), known.used.astype(np.float32)
+        predicted[1, 2], used[2, 3] = np.nan, np.nan
+        return BatchResult(predicted, None, 0.0, 0.0, abstentions(predicted, used, None, None), used)
+
+    manifest = SimpleNamespace(budget_points=tuple(POINTS.tolist()), hidden_size=0)
+    said = foretold(SimpleNamespace(manifest=manifest, name="bad", run=run), known, [None] * 4)
+    assert said.covered.tolist() == [True, False, False, True]
+    found = gains(said, known, 72)
+    assert found.gains[1:3].tolist() == [0.0, 0.0]
+    assert found.gains.sum() > 0.5  # one of the two others has what both have but the least
 
 
 def test_a_plan_that_uses_a_little_too_much_is_made_with_whole_tokens_less(monkeypatch):
