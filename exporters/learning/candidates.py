@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 _FOLDS = 8
 _LEAST_TEXTS = 3  # a model holds no word of fewer prompts: it may be a name, or a secret
 _LEAST_TENANTS = 4  # fewer have no middle to speak of
+_LEAST_TO_CONTRADICT = 5  # questions of a tenant: the bootstrap of one has no width at all
 _FAR = 2.0
 _STEPS = 240  # of training, at least: few questions need more passes; of states, twice as many
 
@@ -124,15 +125,17 @@ def contradicting(held_out: Floats, curves: Curves, tenants: Sequence[str]) -> s
     """Tenants whose curves are foretold worse by what all teach than by the mean curve: they teach the contrary.
 
     ``held_out``: predictions (n, K) of questions that were not trained on. A tenant with questions of a new kind is not
-    among them: its other questions teach that kind. With fewer than four tenants, none.
+    among them: its other questions teach that kind. Nor is one with fewer than five questions, which chance foretells
+    badly. With fewer than four tenants, none.
     """
     names, of = set(tenants), np.array(tenants)
     if len(names) < _LEAST_TENANTS:
         return set()
     by_mean = ((curves.accuracy.mean(axis=0) - curves.accuracy) ** 2).mean(axis=1)
     better = by_mean - ((held_out - curves.accuracy) ** 2).mean(axis=1)
-    nothing = np.zeros(len(better))
-    return {name for name in names if difference(better[of == name], nothing[of == name]).high < 0}
+    own = {name: better[of == name] for name in names}
+    enough = {name: found for name, found in own.items() if len(found) >= _LEAST_TO_CONTRADICT}
+    return {name for name, found in enough.items() if difference(found, np.zeros(len(found))).high < 0}
 
 
 @dataclass(frozen=True, eq=False)
