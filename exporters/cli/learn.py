@@ -91,7 +91,7 @@ def learn(
     from exporters.learning.samples import FileSource
     from exporters.learning.states import States
     from exporters.learning.store import store_of
-    from exporters.learning.traffic import RunningScheduler, SchedulerUnreachableError
+    from exporters.learning.traffic import RunningScheduler
     from exporters.measure.checkers import checker
     from exporters.measure.collect import Plan
     from exporters.measure.judging import judge_of
@@ -145,7 +145,7 @@ def learn(
             while True:
                 try:
                     typer.echo(report(await learner.one_pass(), learner))
-                except (SchedulerUnreachableError, BackendUnavailableError) as error:
+                except (OSError, BackendUnavailableError) as error:  # the scheduler, the LLM server, store, disk
                     if once:
                         raise
                     typer.secho(f"this pass ends, the next goes on: {error}", err=True, fg="yellow")

@@ -9,6 +9,8 @@ the manifest is written last and removed first: what lies there meanwhile does n
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +20,15 @@ from predictor_service.artifact import ArtifactError, read_manifest, write_manif
 SLOTS = {"default": "learned", "canary": "learned-canary", "shadow": "learned-shadow"}
 
 
+class StoreUnreachableError(OSError):
+    """An object store cannot be reached, or its client cannot say who asks."""
+
+
 class Store(Protocol):
-    """Holds one model a slot, and a card for each version. Doing again what was done in part does no harm."""
+    """Holds one model a slot, and a card for each version. Doing again what was done in part does no harm.
+
+    All of it raises OSError where it cannot be done; it may be tried again.
+    """
 
     def publish(self, slot: str, model: Path) -> None:
         """Let a slot hold the model folder ``model``, from one moment to the next."""
@@ -109,24 +118,27 @@ class ObjectStore:
         name = SLOTS[slot]
         manifest = read_manifest(model).model_copy(update={"name": name})
         text = (manifest.model_dump_json(indent=1) + "\n").encode()
-        if self._read(f"{name}/manifest.json") == text:
-            return
-        for file in manifest.files:
-            self._files.pipe_file(f"{self._root}/{name}/{file}", (model / file).read_bytes())
-        self._files.pipe_file(f"{self._root}/{name}/manifest.json", text)
+        with _reached():
+            if self._read(f"{name}/manifest.json") == text:
+                return
+            for file in manifest.files:
+                self._files.pipe_file(f"{self._root}/{name}/{file}", (model / file).read_bytes())
+            self._files.pipe_file(f"{self._root}/{name}/manifest.json", text)
 
     def withdraw(self, slot: str) -> None:
         """Remove the manifest, and then the rest."""
         folder = f"{self._root}/{SLOTS[slot]}"
-        if self._files.exists(f"{folder}/manifest.json"):
-            self._files.rm_file(f"{folder}/manifest.json")
-        if self._files.exists(folder):
-            self._files.rm(folder, recursive=True)
+        with _reached():
+            if self._files.exists(f"{folder}/manifest.json"):
+                self._files.rm_file(f"{folder}/manifest.json")
+            if self._files.exists(folder):
+                self._files.rm(folder, recursive=True)
 
     def write_card(self, version: int, card: bytes) -> None:
         """Write ``cards/VERSION.json``."""
-        if self._read(f"cards/{version}.json") != card:
-            self._files.pipe_file(f"{self._root}/cards/{version}.json", card)
+        with _reached():
+            if self._read(f"cards/{version}.json") != card:
+                self._files.pipe_file(f"{self._root}/cards/{version}.json", card)
 
     def _read(self, name: str) -> bytes:
         try:
@@ -139,6 +151,17 @@ class ObjectStore:
 def store_of(address: str, disk: Disk | None = None) -> Store:
     """Return the store of a folder, or of an address such as ``s3://bucket/models``."""
     return ObjectStore(address) if "://" in address else FolderStore(Path(address), disk)
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """Raise OSError, whatever a store's client raises: without a connection or credentials, S3's has its own errors."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise StoreUnreachableError(f"the store cannot be reached: {type(error).__name__}: {error}") from None
 
 
 def _graph(folder: Path) -> str:

@@ -140,6 +140,27 @@ def test_a_scheduler_that_is_away_ends_a_pass_and_not_the_command(tmp_path, scri
     assert done.output.count("this pass ends, the next goes on") == 2
 
 
+def test_a_store_that_cannot_be_written_ends_a_pass_and_not_the_command(tmp_path, scripted, monkeypatch):
+    waited, real = [], asyncio.sleep
+
+    async def sleep(seconds):
+        if seconds != 7:  # it is the backend's
+            return await real(seconds)
+        waited.append(seconds)
+        if len(waited) == 2:
+            raise KeyboardInterrupt
+        return (tmp_path / "models").unlink()
+
+    write_prompts(tmp_path / "prompts.jsonl", [f"secret {at}" for at in range(32)])
+    (tmp_path / "models").write_text("no folder")
+    monkeypatch.setattr("asyncio.sleep", sleep)
+    options = [f"--prompts={tmp_path / 'prompts.jsonl'}", "--budget=32", "--every=7"]
+    done = run(tmp_path, *options, once=False)
+    assert (done.exit_code, waited) == (130, [7, 7]), done.output
+    assert done.output.count("this pass ends, the next goes on") == 1
+    assert "served: version 1" in done.output
+
+
 def test_with_a_key_the_command_keeps_prompts_encrypted(tmp_path, scripted):
     prompts, key = tmp_path / "prompts.jsonl", tmp_path / "key"
     key.write_text("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n")

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
-from exporters.learning.store import store_of
+from exporters.learning.store import StoreUnreachableError, store_of
 from predictor_service.artifact import ArtifactError
 from predictor_service.model import LoadedModel
 from tests.builders.learning import mean_model
@@ -80,6 +80,27 @@ def test_a_part_of_a_model_is_not_served(url, tmp_path):
     files.pipe_file(f"{url}/learned/model.onnx", b"half of the next one")
     with pytest.raises(ArtifactError):
         LoadedModel(mounted(url, tmp_path / "seen") / "learned")
+
+
+@pytest.mark.parametrize("credentials", [True, False])
+def test_a_store_that_is_away_or_knows_nobody_raises_what_the_loop_goes_on_after(tmp_path, monkeypatch, credentials):
+    model = mean_model(tmp_path / "1", 1)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not credentials else ():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    options = {"endpoint_url": "http://127.0.0.1:9", "config_kwargs": {"retries": {"max_attempts": 0}}}
+    monkeypatch.setattr("fsspec.config.conf", {"s3": {**options, "skip_instance_cache": True}})
+    store = store_of("s3://away/models")
+    for ask in (
+        lambda: store.withdraw("default"),
+        lambda: store.publish("default", model),
+        lambda: store.write_card(1, b"{}"),
+    ):
+        with pytest.raises(StoreUnreachableError, match="cannot be reached"):
+            ask()
 
 
 def test_a_bucket_that_is_not_there_is_said_so(tmp_path):
