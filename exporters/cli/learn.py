@@ -57,6 +57,9 @@ def learn(
     idle_share: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the LLM server's idle time to spend on measuring.")
     ] = 0.25,
+    measure_seconds: Annotated[
+        float, typer.Option(min=1, help="Most seconds that a pass measures; what is left is measured by the next.")
+    ] = 3600.0,
     slots: Annotated[int, typer.Option(min=0, help="Generations that it runs at once; 0 asks it.")] = 0,
     least_questions: Annotated[int, typer.Option(min=8, help="Questions to train a model on, at least.")] = 60,
     look: Annotated[int, typer.Option(min=8, help="New questions that a step of a model needs, at least.")] = 40,
@@ -128,7 +131,9 @@ def learn(
             mean = budget or (await running.mean_budget() if running is not None else 0)
             ledger = Ledger(state / "ledger.jsonl")
             judge, account = judge_of(f"agreement:{check}", checker), IdleAccount(idle_share if running else 1.0)
-            measuring = Measuring(server, plan, judge, running or Unused(room), account, states)
+            measuring = Measuring(
+                server, plan, judge, running or Unused(room), account, states, most_seconds=measure_seconds
+            )
             learner = Learner(
                 running or FileSource(prompts or Path(), ledger.position),
                 measuring, Pool(state / "samples", key, first=ledger.last_number + 1),

@@ -138,11 +138,15 @@ class Learner:
             log.info("%s: %s", decision.word, decision.reason)
             self.publish()
         self._pool.forget(self._rules.keep)
-        self._disk.write(self._passed, f"{self._clock():.0f}\n".encode())
+        if found.measured or not found.taken:  # that nothing can be measured is to be seen
+            self._disk.write(self._passed, f"{self._clock():.0f}\n".encode())
         return found
 
     def last_pass(self) -> float | None:
-        """Return when a pass was last made to its end, by whatever process, in seconds since 1970."""
+        """Return when a pass was last made to its end, by whatever process, in seconds since 1970.
+
+        One that took prompts, and measured none, is not counted.
+        """
         return float(self._passed.read_text()) if self._passed.exists() else None
 
     def publish(self) -> None:

@@ -161,6 +161,13 @@ def test_a_store_that_cannot_be_written_ends_a_pass_and_not_the_command(tmp_path
     assert "served: version 1" in done.output
 
 
+def test_a_pass_goes_on_with_what_is_measured_when_its_time_is_up(tmp_path, scripted):
+    write_prompts(tmp_path / "prompts.jsonl", PROMPTS)
+    scripted.token_seconds = 60
+    done = run(tmp_path, f"--prompts={tmp_path / 'prompts.jsonl'}", "--budget=32", "--measure-seconds=1")
+    assert (done.exit_code, "24 new prompts, 0 measured by 0 tokens" in done.output) == (0, True)
+
+
 def test_with_a_key_the_command_keeps_prompts_encrypted(tmp_path, scripted):
     prompts, key = tmp_path / "prompts.jsonl", tmp_path / "key"
     key.write_text("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n")

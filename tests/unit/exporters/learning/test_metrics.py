@@ -95,3 +95,19 @@ async def test_gain_and_last_pass_are_known_after_a_restart_and_a_pass_that_fail
     assert found["version"]["default"] == 1
     assert found["gain"]["default"] == loop.ledger.latest_gain("watched").mean > 0
     assert set(found["gain"]) == {"candidate", "default"}
+
+
+async def test_a_pass_that_measures_none_of_the_prompts_that_came_does_not_count(tmp_path):
+    now = 1000.0
+
+    async def nothing(examples, on_measured):
+        return 0
+
+    write_prompts(tmp_path / "prompts.jsonl", PROMPTS)
+    loop = learner(tmp_path, measure=nothing, clock=lambda: now)
+    read, _ = watched(loop, lambda: now)
+    now += 60
+    await loop.one_pass()
+    assert read()["pass.age"] == {"": 60}  # since the process began
+    await loop.one_pass()  # nobody has come since
+    assert read()["pass.age"] == {"": 0}
