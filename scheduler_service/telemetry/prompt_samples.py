@@ -16,6 +16,7 @@ from scheduler_service.domain import Allocation, Job, SchedulingError, Usage
 EVERYBODY = "*"
 MOST_SAMPLES = 2048
 _MOST_CHARACTERS = 16_384  # of a prompt; longer ones are not sampled
+_MOST_BYTES = 3 << 20  # of what is handed out at once: a client takes messages of 4 MiB by default
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class PromptSamples:
     def take(self, most: int) -> tuple[list[Sample], int]:
         """Hand out ``most`` prompts at most, of all tenants in turn, and forget the rest.
 
+        They are fewer where they are too long for one message.
         Returns them, and how many prompts of tenants that have agreed were answered since the last call.
         """
         kept, seen = self._kept, self._seen.total()
@@ -54,9 +56,14 @@ class PromptSamples:
         for prompts in kept.values():
             self.rng.shuffle(prompts)
         taken: list[Sample] = []
-        while kept and len(taken) < most:
+        left = _MOST_BYTES
+        while kept and len(taken) < most and left > 0:
             for tenant in list(kept)[: most - len(taken)]:
-                taken.append(Sample(kept[tenant].pop(), tenant))
+                sample = Sample(kept[tenant].pop(), tenant)
+                left -= len(sample.prompt.encode()) + len(tenant.encode())
+                if left <= 0:
+                    break
+                taken.append(sample)
                 if not kept[tenant]:
                     del kept[tenant]
         return taken, seen

@@ -1448,7 +1448,7 @@ class TakeSamplesRequest(_message.Message):
 
     MOST_FIELD_NUMBER: _builtins.int
     most: _builtins.int
-    """The most prompts to return; what is not returned is forgotten."""
+    """The most prompts to return, of 3 MiB together; what is not returned is forgotten."""
     def __init__(
         self,
         *,

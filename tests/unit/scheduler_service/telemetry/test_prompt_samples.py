@@ -4,11 +4,13 @@ import random
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from scheduler_service.domain import OverloadedError
-from scheduler_service.telemetry.prompt_samples import PromptSamples, Sample
+from scheduler_service.telemetry.prompt_samples import MOST_SAMPLES, PromptSamples, Sample
 from tests.builders.jobs import JOB, used
 from tests.builders.jobs import given as allocation
 
@@ -41,6 +43,20 @@ def test_only_answered_prompts_of_those_who_agreed_are_handed_out_each_once(traf
     assert not Counter(taken) - Counter(fitting)
     assert len(taken) == min(most, room, len(fitting))
     assert samples.take(most) == ([], 0)
+
+
+@pytest.mark.parametrize("prompt", ["x", "ü" * 16_384, "漢" * 16_384, "𝄞" * 16_384])
+def test_what_is_handed_out_at_once_fits_into_a_message(prompt):
+    samples = sampler("*", most=MOST_SAMPLES)
+    for at in range(MOST_SAMPLES):
+        answer(samples, f"tenant {at % 7}", prompt)
+    taken, seen = samples.take(MOST_SAMPLES)
+    message = pb.TakeSamplesResponse(
+        samples=[pb.PromptSample(prompt=one.prompt, tenant=one.tenant) for one in taken], seen=seen
+    )
+    assert message.ByteSize() < 4 << 20
+    assert len(taken) >= min(MOST_SAMPLES, 47)
+    assert {one.tenant for one in taken} == {f"tenant {at}" for at in range(7)}
 
 
 @given(TRAFFIC, st.integers(2, 6))
