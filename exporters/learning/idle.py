@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _MOST_SECONDS = 30.0  # an idle night must not be spent in one busy morning
+_LONGEST_TICK = 30.0  # a process that was stopped for hours has generated nothing meanwhile
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class IdleAccount:
 
     def tick(self, load: Load, running: int, seconds: float) -> Allowed:
         """Count ``seconds`` under ``load`` with ``running`` generations of ours; returns what may be done now."""
+        seconds = min(seconds, _LONGEST_TICK)
         earned = self.share * load.idle * seconds
         self.balance = min(self.balance + earned, _MOST_SECONDS * self.share * load.slots) - running * seconds
         if load.in_flight >= self.busy * load.slots:

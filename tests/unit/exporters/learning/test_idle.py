@@ -52,5 +52,11 @@ def test_a_quiet_night_does_not_pay_for_a_busy_morning():
     assert account.balance <= 60
 
 
+def test_what_ran_while_the_process_was_stopped_is_not_paid_for():
+    account = IdleAccount(0.25)
+    account.tick(Load(0, 8), 2, 36_000.0)
+    assert sum(account.tick(Load(0, 8), 0, 1.0).start > 0 for _ in range(60))
+
+
 def test_a_whole_share_may_use_all_that_is_idle():
     assert IdleAccount(1.0).tick(Load(1, 8), 2, 0.0).start == 5
