@@ -154,7 +154,7 @@ class Learner:
         standing = self.ledger.standing
         candidate = standing.candidate
         wanted: dict[str, int] = {"default": standing.default, "canary": UNIFORM, "shadow": UNIFORM}
-        if candidate is not None and candidate.step in wanted and self._has_its_inputs(candidate.version):
+        if candidate is not None and candidate.step in wanted and self._may_be_tried(candidate.version):
             wanted[candidate.step] = candidate.version
         for slot in SLOTS:
             if wanted[slot] == UNIFORM:
@@ -241,10 +241,16 @@ class Learner:
         predicted = None if version == UNIFORM else foretold(LoadedModel(self._folder(version)), curves, states)
         return gains(predicted, curves, self._rules.budget).gains
 
-    def _has_its_inputs(self, version: int) -> bool:
-        """Whether calls bring what a version reads: schedulers send the text, and the state that the default takes."""
-        needs = self._reads(version)
-        return needs is None or needs == self._reads(self.ledger.standing.default)
+    def _may_be_tried(self, version: int) -> bool:
+        """Whether calls bring what a version reads, and its curves have the default's points.
+
+        Schedulers send the text, and the state that the default takes.
+        """
+        default, needs = self.ledger.standing.default, self._reads(version)
+        if default == UNIFORM:
+            return needs is None
+        own, other = read_manifest(self._folder(version)), read_manifest(self._folder(default))
+        return needs in (None, self._reads(default)) and own.budget_points == other.budget_points
 
     def _reads(self, version: int) -> Origin | None:
         """Where the states are from that a version reads; ``None`` where it reads none."""

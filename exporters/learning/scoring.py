@@ -45,9 +45,11 @@ def foretold(model: LoadedModel, curves: Curves, states: Sequence[PromptState | 
     """Return what a model says of the questions of ``curves``, whose prompts have these states.
 
     It does not stand by a question without the state that it reads, which gets the uniform budget, as the scheduler
-    gives it; ``None`` where no question has one.
+    gives it; ``None`` where no question has one, or where its curves are at other points than were measured.
     """
     manifest = model.manifest
+    if manifest.budget_points != tuple(curves.points.tolist()):
+        return None
     if not manifest.hidden_size:
         return predictions(model, curves, None)
     hidden, known = joined(states, (manifest.layer, manifest.hidden_size))

@@ -219,6 +219,37 @@ async def test_curves_at_other_points_are_left_out(tmp_path):
     assert (await learner(tmp_path, rules=rules).one_pass()).decisions == []
 
 
+async def test_after_a_change_of_points_models_at_the_former_ones_gain_nothing_and_are_followed_by_others(tmp_path):
+    """The default at the former points stays until one at the new ones is better; there is no trial beside it."""
+    points, published = (16, 48, 64), []
+
+    async def at_new_points(examples, on_measured):
+        for example in examples:
+            found = replace(measured(example.key, (0.0, 0.0, 1.0)), budget_tokens=list(points), used_tokens=points)
+            on_measured(example.key, found)
+        return 1
+
+    await undisturbed(tmp_path)
+    served = tmp_path / "models/learned"
+    assert LoadedModel(served).manifest.budget_points == POINTS
+    write_prompts(tmp_path / "prompts.jsonl", [*PROMPTS, *[f"later {at}" for at in range(100)]])
+    rules = Rules(32, points, least=8, look=4, tenant_share=0.4)
+    loop = learner(tmp_path, rules=rules, measure=at_new_points)
+    real = loop._store.publish
+
+    def publish(slot, model):
+        published.append((slot, int(model.name)))
+        real(slot, model)
+
+    loop._store.publish = publish
+    found = await loop.one_pass()
+    assert "rolled back" not in {decision.word for decision in found.decisions}
+    assert LoadedModel(served).manifest.budget_points == points
+    new = next(version for slot, version in published if slot == "default" and version > 1)
+    before = published[: published.index(("default", new))]
+    assert before == [("default", 1)] * len(before)
+
+
 @pytest.mark.parametrize("name", ["learned", "learned-shadow"])
 async def test_a_folder_of_somebody_elses_is_not_replaced(tmp_path, name):
     (tmp_path / "models" / name).mkdir(parents=True)
