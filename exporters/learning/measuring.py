@@ -103,7 +103,8 @@ class Measuring:
     async def __call__(self, examples: Sequence[Example], on_measured: OnMeasured) -> int:
         """Measure examples, oldest first, and tell of each by its key; returns the tokens that were generated.
 
-        Returns early where the backend cannot be reached. What a prompt is refused for is not asked again.
+        Returns early where the backend cannot be reached. What a prompt is refused for is not asked again; one that
+        the backend fails at is left for the next pass, so that it does not hold up the others.
         """
         waiting = deque(example for example in examples if example.key not in self.unmeasurable)
         running: dict[asyncio.Task[_Found], Example] = {}
@@ -127,7 +128,7 @@ class Measuring:
                     continue
                 done, _ = await asyncio.wait(running, timeout=self.tick, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
-                    self._take(task, running.pop(task), on_measured)
+                    await self._take(task, running.pop(task), on_measured)
         except BackendUnavailableError as error:
             log.warning("the LLM server cannot be reached, the rest is measured later: %s", error)
         finally:
@@ -145,11 +146,12 @@ class Measuring:
         measured = await measure_question(self.backend, self.plan, question, self.judge, expected.request)
         return measured, await self.states.came(expected)
 
-    def _take(self, task: asyncio.Task[_Found], example: Example, on_measured: OnMeasured) -> None:
+    async def _take(self, task: asyncio.Task[_Found], example: Example, on_measured: OnMeasured) -> None:
         try:
             measured, state = task.result()
-        except BackendUnavailableError:
-            raise
+        except BackendUnavailableError as error:
+            await self.backend.limits()  # raises where it is the server, and not the question
+            log.warning("a question is measured later: %s", error)
         except SchedulingError:  # its reason may quote the prompt
             self.unmeasurable.add(example.key)
         else:

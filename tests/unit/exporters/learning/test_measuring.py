@@ -79,9 +79,29 @@ async def test_while_others_are_busy_nothing_is_started():
 
 
 async def test_a_server_that_goes_away_ends_the_pass_and_is_no_fault(caplog):
-    got, _ = await measure(measuring(ScriptedBackend(thinks(30), error=BackendUnavailableError("away"))))
-    assert got == {}
-    assert "measured later" in caplog.text
+    class Away(ScriptedBackend):
+        async def limits(self):
+            raise self.error
+
+    backend = Away(thinks(30), error=BackendUnavailableError("away"))
+    got, _ = await measure(measuring(backend, Unused(1)))
+    assert (got, len(backend.calls)) == ({}, 1)
+    assert "the rest is measured later" in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_question_that_the_server_fails_at_does_not_hold_up_the_others(caplog):
+    """It may do so each time: the oldest are first, and would end every pass."""
+    thinking = thinks(30)
+
+    def script(prompt):
+        if any(f"secret {at}" in prompt for at in range(3)):
+            raise BackendUnavailableError("the LLM server answered HTTP 500")
+        return thinking(prompt)
+
+    got, _ = await measure(measuring(ScriptedBackend(script), Unused(1)))
+    assert set(got) == {"3", "4"}
+    assert caplog.text.count("a question is measured later") == 3
     assert "secret" not in caplog.text
 
 
