@@ -24,7 +24,7 @@ from exporters.measure.collect import Measured, Plan, measure_question
 from exporters.measure.judging import Judge
 from exporters.measure.questions import Question
 from scheduler_service.domain import BackendUnavailableError, Sampling, SchedulingError
-from scheduler_service.generation.backends.base import Backend, Ended, Limits, Piece
+from scheduler_service.generation.backends.base import Backend, Ended, EndpointBusyError, Limits, Piece
 from scheduler_service.generation.forcing import Call
 
 log = logging.getLogger(__name__)
@@ -99,16 +99,17 @@ class Measuring:
     clock: Callable[[], float] = time.monotonic
     given_up: int = 0
     unmeasurable: set[str] = field(default_factory=set)
+    _failed: bool = False  # at a question, in this pass
 
     async def __call__(self, examples: Sequence[Example], on_measured: OnMeasured) -> int:
         """Measure examples, oldest first, and tell of each by its key; returns the tokens that were generated.
 
-        Returns early where the backend cannot be reached. What a prompt is refused for is not asked again; one that
-        the backend fails at is left for the next pass, so that it does not hold up the others.
+        Returns early where the backend cannot be reached, or has no room. What a prompt is refused for is not asked
+        again; one that the backend fails at is left for the next pass, so that it does not hold up the others.
         """
         waiting = deque(example for example in examples if example.key not in self.unmeasurable)
         running: dict[asyncio.Task[_Found], Example] = {}
-        before, began = self.backend.tokens, self.clock()
+        before, began, self._failed = self.backend.tokens, self.clock(), False
         last = began
         try:
             while waiting or running:
@@ -150,8 +151,12 @@ class Measuring:
         try:
             measured, state = task.result()
         except BackendUnavailableError as error:
+            if isinstance(error, EndpointBusyError):
+                raise
             await self.backend.limits()  # raises where it is the server, and not the question
-            log.warning("a question is measured later: %s", error)
+            if not self._failed:
+                log.warning("a question is measured later, as are others that it fails at: %s", error)
+            self._failed = True
         except SchedulingError:  # its reason may quote the prompt
             self.unmeasurable.add(example.key)
         else:

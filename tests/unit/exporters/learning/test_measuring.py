@@ -11,6 +11,7 @@ from exporters.measure.collect import Plan
 from exporters.measure.judging import judge_of
 from predictive_scheduling.budget_points import evenly_spaced
 from scheduler_service.domain import BackendUnavailableError, PreconditionError, Sampling
+from scheduler_service.generation.backends.base import EndpointBusyError
 from scheduler_service.generation.templates import TEMPLATES
 from tests.builders.collecting import thinks
 from tests.standins.backend import ScriptedBackend
@@ -90,6 +91,13 @@ async def test_a_server_that_goes_away_ends_the_pass_and_is_no_fault(caplog):
     assert "secret" not in caplog.text
 
 
+async def test_a_server_without_room_ends_the_pass(caplog):
+    backend = ScriptedBackend(thinks(30), error=EndpointBusyError("busy", 1.0))
+    got, _ = await measure(measuring(backend, Unused(1)))
+    assert (got, len(backend.calls)) == ({}, 1)
+    assert "the rest is measured later" in caplog.text
+
+
 async def test_a_question_that_the_server_fails_at_does_not_hold_up_the_others(caplog):
     """It may do so each time: the oldest are first, and would end every pass."""
     thinking = thinks(30)
@@ -101,7 +109,7 @@ async def test_a_question_that_the_server_fails_at_does_not_hold_up_the_others(c
 
     got, _ = await measure(measuring(ScriptedBackend(script), Unused(1)))
     assert set(got) == {"3", "4"}
-    assert caplog.text.count("a question is measured later") == 3
+    assert caplog.text.count("a question is measured later") == 1
     assert "secret" not in caplog.text
 
 
