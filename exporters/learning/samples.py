@@ -105,6 +105,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
     """The JSON object of a line; ``None`` where it is none."""
     try:
         row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()  # half a pair of surrogates can be sent to nobody
     except ValueError:
         return None
     return row if isinstance(row, dict) else None

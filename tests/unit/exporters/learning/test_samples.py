@@ -79,7 +79,7 @@ async def test_separators_of_lines_within_a_prompt_end_no_line(tmp_path):
 
 FAULTY = [
     "no json secret", "[]", '"secret"', '{"prompt": 7}', "{}", '{"prompt": "", "question": null}',
-    '{"prompt": "secret", "tenant": 3}',
+    '{"prompt": "secret", "tenant": 3}', '{"prompt": "secret \\ud800"}',
 ]  # fmt: skip
 
 
