@@ -77,7 +77,8 @@ def inflate(raw: bytes, encoding: str) -> bytes:
 def read(raw: bytes, field: str) -> Body:
     """Understand a body whose prompt is in ``field``. Raises UnreadableError for anything else."""
     try:
-        found = json.loads(raw)
+        # Python would read UTF-16 as well, but a budget is written in UTF-8.
+        found = json.loads(raw.decode("utf-8-sig", "surrogatepass"))
     except (ValueError, RecursionError):
         raise UnreadableError("json") from None
     if not isinstance(found, dict):

@@ -62,6 +62,9 @@ def test_the_prompt_is_the_text_of_what_is_asked(field, body, prompt):
         ("messages", b"", "json"),
         ("messages", b"[]", "json"),
         ("messages", b"\xff", "json"),
+        ("prompt", '{"prompt": "a"}'.encode("utf-16"), "json"),
+        ("prompt", '{"prompt": "a"}'.encode("utf-16-le"), "json"),
+        ("prompt", '{"prompt": "a"}'.encode("utf-32"), "json"),
         ("messages", b'{"a":' * 100_000, "json"),
         ("messages", b"{}", "prompt"),
         ("messages", b'{"messages": "text"}', "prompt"),
@@ -111,6 +114,13 @@ def test_a_field_that_a_body_does_not_have_leaves_its_bytes(fields, indent):
     raw = json.dumps({**fields, "prompt": "a"}, indent=indent).encode()
     found = rewritten(read(raw, "prompt"), {"budget": 7})
     assert found.endswith(raw[1:])
+
+
+def test_a_byte_order_mark_stays_in_front():
+    raw = '{"prompt": "a"}'.encode("utf-8-sig")
+    found = rewritten(read(raw, "prompt"), {"budget": 7})
+    assert found.startswith(raw[:4])
+    assert json.loads(found) == {"budget": 7, "prompt": "a"}
 
 
 def test_what_else_is_beside_a_nested_value_stays():
