@@ -16,6 +16,7 @@ from predictive_scheduling.chat_prompt import joined, text_of, turns_of
 
 _ROUTES = {"/chat/completions": "messages", "/completions": "prompt", "/responses": "input"}
 _MOST_INFLATED = 16 << 20
+_MOST_VALUES = 1 << 18  # commas and brackets, which bound them; to read so many takes a tenth of a second
 
 
 class UnreadableError(ValueError):
@@ -76,6 +77,8 @@ def inflate(raw: bytes, encoding: str) -> bytes:
 
 def read(raw: bytes, field: str) -> Body:
     """Understand a body whose prompt is in ``field``. Raises UnreadableError for anything else."""
+    if sum(map(raw.count, (b"[", b"{", b","))) > _MOST_VALUES:
+        raise UnreadableError("size")
     try:
         # Python would read UTF-16 as well, but a budget is written in UTF-8.
         found = json.loads(raw.decode("utf-8-sig", "surrogatepass"))

@@ -66,6 +66,9 @@ def test_the_prompt_is_the_text_of_what_is_asked(field, body, prompt):
         ("prompt", '{"prompt": "a"}'.encode("utf-16-le"), "json"),
         ("prompt", '{"prompt": "a"}'.encode("utf-32"), "json"),
         ("messages", b'{"a":' * 100_000, "json"),
+        ("messages", b'{"messages": [' + b"[]," * (1 << 17) + b"1]}", "size"),
+        ("prompt", b'{"prompt": "a", "b": {' + b'"a":0,' * (1 << 18) + b'"a":0}}', "size"),
+        ("prompt", b'{"prompt": "a", "b": ' + b'{"a":' * (1 << 18), "size"),
         ("messages", b"{}", "prompt"),
         ("messages", b'{"messages": "text"}', "prompt"),
         ("messages", b'{"messages": [1, null, {"content": 3}]}', "prompt"),
@@ -77,6 +80,10 @@ def test_the_prompt_is_the_text_of_what_is_asked(field, body, prompt):
 def test_what_is_not_understood_says_why(field, raw, reason):
     with pytest.raises(UnreadableError, match=reason):
         read(raw, field)
+
+
+def test_a_long_prompt_of_one_text_is_read_whatever_its_length():
+    assert read(json.dumps({"prompt": "a" * (1 << 22), "b": [0] * 1000}).encode(), "prompt").choices == 1
 
 
 @pytest.mark.parametrize(("n", "choices"), [(None, 1), (3, 3), (0, 1), (-1, 1), (True, 1), ("2", 1)])
