@@ -27,15 +27,28 @@ class UnreadableError(ValueError):
 class Body:
     """A body that was understood. ``prompt``: its text; ``choices``: answers that it asks for; ``streamed``.
 
-    ``fields``: the whole JSON object. ``reports_usage``: whether its stream ends with what was used.
+    ``fields``: the whole JSON object. ``prompt_field``: the one that holds the prompt, by which APIs differ.
+    ``reports_usage``: whether its stream ends with what was used.
     """
 
     raw: bytes
     fields: dict[str, Any]
+    prompt_field: str
     prompt: str
     choices: int
     streamed: bool
     reports_usage: bool
+
+    @property
+    def limit_field(self) -> str:
+        """The field by which this request limits its tokens: the one of its API, whatever else it has."""
+        match self.prompt_field:
+            case "input":
+                return "max_output_tokens"
+            case "messages" if "max_completion_tokens" in self.fields:
+                return "max_completion_tokens"
+            case _:
+                return "max_tokens"
 
     def number(self, name: str) -> int | None:
         """A field that holds a whole number."""
@@ -95,6 +108,7 @@ def read(raw: bytes, field: str) -> Body:
     return Body(
         raw,
         found,
+        field,
         prompt,
         choices if isinstance(choices, int) and not isinstance(choices, bool) and choices > 0 else 1,
         found.get("stream") is True,

@@ -150,11 +150,11 @@ class GatewayBudgets:
             values[way.budget_field] = each
         else:
             most = each + allocation.answer_tokens
-            name = _limit_field(body)
+            name = body.limit_field
             own = body.number(name)
             values[name] = most if own is None else min(own, most)
         wants_usage = seen.returns if way.adds_usage is None else way.adds_usage
-        adds = wants_usage and body.streamed and not body.reports_usage and "input" not in body.fields
+        adds = wants_usage and body.streamed and not body.reports_usage and body.prompt_field != "input"
         if adds:
             values[_USAGE] = True
         grant = self._grants.number(key)
@@ -162,11 +162,3 @@ class GatewayBudgets:
         if adds:
             headers[USAGE_HEADER] = "added"
         return Decision(bodies.rewritten(body, values), headers, grant, body.streamed, adds)
-
-
-def _limit_field(body: Body) -> str:
-    """The field by which this request limits its tokens: the one that it has, else the one of its API."""
-    for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-        if name in body.fields:
-            return name
-    return "max_output_tokens" if "input" in body.fields else "max_tokens"

@@ -72,6 +72,9 @@ def seen(headers=None, returns=False, **fields):
         (Way(), {"max_tokens": 50}, {"max_tokens": 50}),
         (Way(), {"max_completion_tokens": 5000}, {"max_completion_tokens": 96}),
         (Way(), {"n": 2}, {"max_tokens": 64}),
+        (Way(), {"input": ""}, {"max_tokens": 96}),
+        (Way(), {"max_output_tokens": 5000}, {"max_tokens": 96}),
+        (Way(), {"max_tokens": 5000, "max_completion_tokens": None}, {"max_completion_tokens": 96}),
     ],
 )
 async def test_a_budget_gets_into_the_body(way, given, expected):
@@ -196,6 +199,7 @@ async def test_each_process_has_a_name_of_its_own():
         (True, True, {}, False),
         (True, True, {"stream": True, "stream_options": {"include_usage": True}}, False),
         (True, True, {"stream": True, "stream_options": {"include_usage": False}}, True),
+        (True, True, {"stream": True, "input": ""}, True),
     ],
 )
 async def test_streams_are_asked_for_their_usage_where_somebody_takes_it_out(adds, returns, given, added):
@@ -205,6 +209,14 @@ async def test_streams_are_asked_for_their_usage_where_somebody_takes_it_out(add
     assert decision.usage_added is added
     assert decision.headers.get("x-predictive-scheduling-usage") == ("added" if added else None)
     assert options.get("include_usage", False) is (added or given.get("stream_options", {}).get("include_usage", False))
+
+
+async def test_other_apis_are_limited_by_their_own_field():
+    found, _ = budgets(way=Way())
+    for path, prompt, field in (("completions", "prompt", "max_tokens"), ("responses", "input", "max_output_tokens")):
+        body = {prompt: "a", "max_completion_tokens": 5000}
+        decision = await found.decide(Seen(json.dumps(body).encode(), {":path": f"/v1/{path}"}))
+        assert json.loads(decision.body) == {**body, field: 96}
 
 
 async def test_responses_say_their_usage_themselves():
