@@ -10,7 +10,6 @@ last heard: a balancer before the schedulers sees to that.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
@@ -39,6 +38,7 @@ return found
 """
 _TTL_SECONDS = 5.0
 _PATIENCE_SECONDS = 0.5
+_MOST = 1e15  # that a load may say: beyond all fleets, and sums of it are finite
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def read_load(raw: bytes | str) -> Load | None:
     """Return what a scheduler wrote; ``None`` for anything that is no load."""
     try:
         values = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(values, list) or len(values) != len(fields(Load)):
         return None
-    if not all(isinstance(value, (int, float)) and 0 <= value < math.inf for value in values):
+    if not all(isinstance(value, (int, float)) and 0 <= value <= _MOST for value in values):
         return None
     return Load(*map(float, values))

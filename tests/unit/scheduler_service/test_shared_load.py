@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scheduler_service.shared_load import Load, SharedLoad, read_load
 
 LOADS = st.builds(Load, *[st.floats(0, 1e9)] * 6)
+NUMBERS = st.integers() | st.integers(-9, 4000).map(lambda digits: 10 ** max(0, digits))
 JUNK = st.one_of(
     st.text(),
     st.recursive(
@@ -18,7 +19,7 @@ JUNK = st.one_of(
         lambda inner: st.lists(inner, max_size=7),
         max_leaves=9,
     ).map(json.dumps),
-    st.lists(st.floats(allow_nan=True) | st.integers(), min_size=6, max_size=6).map(json.dumps),
+    st.lists(st.floats(allow_nan=True) | NUMBERS, min_size=6, max_size=6).map(json.dumps),
 )
 
 
@@ -47,7 +48,13 @@ def test_a_load_is_read_as_it_was_written(load):
 @given(JUNK)
 def test_whatever_stands_there_is_a_finite_load_or_none(raw):
     load = read_load(raw)
-    assert load is None or all(isinstance(value, float) and 0 <= value < math.inf for value in astuple(load))
+    many = Load() if load is None else load.times(1000)
+    assert all(isinstance(value, float) and 0 <= value < math.inf for value in astuple(many))
+
+
+@pytest.mark.parametrize("raw", [b"[" * 100_000, b"\xff", f"[1{'0' * 400}, 1, 1, 1, 1, 1]", "[1e308, 1, 1, 1, 1, 1]"])
+def test_what_no_scheduler_writes_is_no_load(raw):
+    assert read_load(raw) is None
 
 
 async def test_the_others_are_added_and_strange_ones_taken_as_this_one():
