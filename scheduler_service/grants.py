@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scheduler_service.domain import Allocation, FinishReason, Job, Usage
 from scheduler_service.pipeline import Pipeline
@@ -112,6 +112,8 @@ class Grants:
 
     def _end(self, ended: _Open, told: Told) -> float:
         pipeline, job, allocation = self._pipeline, ended.job, ended.allocation
+        now = pipeline.clock()
+        told = within(told, now - ended.came, job.traces)
         reasoning, answer = used_of(allocation, told)
         pipeline.pace.observe(told.seconds_per_token, told.completion_tokens or 0)
         returned = pipeline.end_elsewhere(job, reasoning, answer)
@@ -119,9 +121,22 @@ class Grants:
         if told.failure:
             pipeline.observers.failed(job, allocation, self._reason(told.failure))
             return returned
-        usage = _usage(ended, told, round(reasoning), answer, pipeline.clock())
+        usage = _usage(ended, told, round(reasoning), answer, now)
         pipeline.tell_end(job, allocation, usage)
         return returned
+
+
+def within(told: Told, seconds: float, traces: int) -> Told:
+    """What was told of a request that was open for ``seconds``: nothing in it took longer.
+
+    Of the times of one caller others' budgets are made, by the backend's pace and by latency objectives.
+    """
+    tokens = (told.completion_tokens or 0) // traces  # traces run side by side
+    return replace(
+        told,
+        first_token_seconds=min(told.first_token_seconds, seconds),
+        seconds_per_token=min(told.seconds_per_token, seconds / max(1, tokens - 1)),
+    )
 
 
 def used_of(allocation: Allocation, told: Told) -> tuple[float, int]:

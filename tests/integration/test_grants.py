@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 
 from predictive_scheduling import AsyncSchedulerClient, SchedulerClient
 from scheduler_service.domain import Allocation, Prediction, PredictionOutcome
-from scheduler_service.grants import Told, used_of
+from scheduler_service.grants import Told, used_of, within
 from scheduler_service.pipeline import Pipeline
 from tests.integration.running import predictor, refused, scheduler
 from tests.waiting import eventually
@@ -38,6 +38,29 @@ async def test_a_granted_request_is_reserved_until_it_is_settled_by_what_it_used
     assert again.returned_tokens == 0
     assert (budget.reserved_tokens, budget.used_tokens, budget.returned_tokens) == (0, 44, 20)
     assert (known.usage.reasoning_tokens, known.usage.answer_tokens, known.usage.prompt_tokens) == (44, 6, 9)
+
+
+async def test_nothing_takes_longer_than_the_request_was_open():
+    """Others' budgets are made of what one caller tells of its engine's times."""
+    async with scheduler(**UNIFORM) as address, AsyncSchedulerClient(address) as client:
+        granted = await client.grant("one")
+        await client.settle(granted.request_id, completion_tokens=11, first_token_seconds=3e38, seconds_per_token=3e38)
+        usage = (await client.find(granted.request_id)).usage
+    assert 0 < usage.time_to_first_token_seconds <= usage.total_seconds
+    assert 0 < usage.seconds_per_token * 10 <= 1.001 * usage.total_seconds  # of floats of 32 bits
+
+
+@given(
+    tokens=some.none() | some.integers(0, 2**32), seconds=some.floats(0, 1e6), traces=some.integers(1, 8),
+    first=some.floats(0, 1e6), pace=some.floats(0, 1e6),
+)  # fmt: skip
+def test_times_that_are_possible_are_believed(tokens, seconds, traces, first, pace):
+    told = Told(tokens, first_token_seconds=first, seconds_per_token=pace)
+    believed = within(told, seconds, traces)
+    assert believed.first_token_seconds == min(first, seconds)
+    if pace * max(1, (tokens or 0) // traces - 1) < 0.999 * seconds:
+        assert believed.seconds_per_token == pace
+    assert believed.seconds_per_token * ((tokens or 0) // traces - 1) <= 1.001 * seconds
 
 
 async def test_grants_are_priced_by_their_predictions():
