@@ -153,7 +153,10 @@ class _Response:
     whole: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
-        streamed = self.decision is not None and self.decision.streamed
+        # An answer of another kind may come to who asks for a stream, and one that is packed says nothing here.
+        events = "text/event-stream" in self.headers.get("content-type", "text/event-stream").lower()
+        plain = self.headers.get("content-encoding", "identity").lower() == "identity"
+        streamed = self.decision is not None and self.decision.streamed and events and plain
         self.stream = StreamedUsage(take_out=self.decision.usage_added) if streamed and self.decision else None
 
     def feed(self, chunk: bytes, *, last: bool) -> bytes:

@@ -271,6 +271,21 @@ async def test_a_compressed_body_is_read_and_goes_on_plain():
 
 
 @WAYS
+async def test_what_a_compressed_stream_used_is_what_was_expected(change, settings):
+    async with (
+        EngineStandIn(thinks=40, compressed=True) as engine,
+        gateway(engine, change, **settings) as (url, client),
+        aiohttp.ClientSession() as session,
+    ):
+        given = body(stream=True, stream_options={"include_usage": True})
+        async with session.post(url + CHAT, json=given) as response:
+            assert response.headers["content-encoding"] == "gzip"
+            assert '"usage"' in await response.text()
+        budget = await settled(client, 1)
+    assert budget.used_tokens == 64
+
+
+@WAYS
 async def test_an_engine_that_would_compress_a_stream_is_asked_not_to(change, settings):
     async with (
         EngineStandIn(thinks=40, compressed=True) as engine,

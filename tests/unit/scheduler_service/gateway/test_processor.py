@@ -1,6 +1,7 @@
 """One request as Envoy tells of it: every message has an answer, whatever comes in whatever order."""
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -148,6 +149,31 @@ async def test_a_whole_response_is_read_at_its_end():
     )
     assert not any(one.response_body.HasField("response") for one in found[2:])
     assert (budgets.told[1].completion_tokens, budgets.told[1].reasoning_tokens) == (5, 4)
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream"])
+async def test_what_a_packed_response_used_is_not_known(kind):
+    budgets = FakeBudgets(decision(usage_added=False))
+    packed = gzip.compress(b"data: {}\n\n" * 9)
+    found = await through(
+        budgets,
+        message(request_body={"body": b"old", "end_of_stream": True}),
+        message(response_headers=headers(_status="200", content_type=kind, content_encoding="gzip")),
+        message(response_body={"body": packed, "end_of_stream": True}),
+    )
+    assert not found[2].response_body.HasField("response")
+    assert (budgets.told[1].completion_tokens, budgets.told[1].failure) == (None, "")
+
+
+async def test_who_asks_for_a_stream_may_get_a_whole_response():
+    budgets = FakeBudgets(decision())
+    await through(
+        budgets,
+        message(request_body={"body": b"old", "end_of_stream": True}),
+        message(response_headers=headers(_status="200", content_type="application/json; charset=utf-8")),
+        message(response_body={"body": b'{"usage": {"completion_tokens": 7}}', "end_of_stream": True}),
+    )
+    assert budgets.told[1].completion_tokens == 7
 
 
 async def test_a_whole_response_of_which_nothing_came_used_nothing():
