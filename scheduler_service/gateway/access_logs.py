@@ -22,7 +22,8 @@ async def follow(settling: Settling, context: grpc.aio.ServicerContext[Any, Any]
     """Settle what the entries of one stream tell, until Envoy ends it."""
     while (message := await context.read()) is not grpc.aio.EOF:
         for entry in message.http_logs.log_entry:
-            if grant := entry.request.request_headers.get(REQUEST_HEADER):
+            grant = entry.request.request_headers.get(REQUEST_HEADER)
+            if grant and not entry.common_properties.intermediate_log_entry:  # one at its end follows
                 settling.tell(grant, told_by(entry))
     return StreamAccessLogsResponse()
 

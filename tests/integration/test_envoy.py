@@ -218,6 +218,17 @@ async def test_a_stream_that_breaks_off_is_settled_by_what_came(change, settings
     assert 0 < budget.used_tokens <= 30
 
 
+async def test_an_entry_of_a_request_that_still_runs_settles_nothing():
+    def flushing(config):
+        manager_of(config)["access_log_options"] = {"access_log_flush_interval": "0.01s"}
+
+    async with EngineStandIn(thinks=40, token_seconds=0.02) as engine, gateway(engine, flushing) as (url, client):
+        async with aiohttp.ClientSession() as session:
+            await post(session, url, body(stream=True))
+        budget = await settled(client, 1)
+    assert (budget.used_tokens, budget.returned_tokens) == (44, 20)
+
+
 async def test_retries_of_envoy_are_one_request():
     def retrying(config):
         route = manager_of(config)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]

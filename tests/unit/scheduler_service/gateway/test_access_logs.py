@@ -1,8 +1,12 @@
 """What an entry of Envoy's access log tells of its request."""
 
+from types import SimpleNamespace
+
+import grpc.aio
 import pytest
 
-from scheduler_service.gateway.access_logs import told_by
+from scheduler_service.gateway.access_logs import follow, told_by
+from scheduler_service.gateway.budgets import REQUEST_HEADER
 from scheduler_service.gateway.envoy_messages import StreamAccessLogsMessage
 from scheduler_service.grants import Told
 
@@ -20,6 +24,29 @@ def entry(status=200, counts=None, size=100, flags=None, first=1.0, last=3.0):
     response = {"response_code": {"value": status}, "response_body_bytes": size}
     message = StreamAccessLogsMessage(http_logs={"log_entry": [{"common_properties": common, "response": response}]})
     return StreamAccessLogsMessage.FromString(message.SerializeToString()).http_logs.log_entry[0]
+
+
+class OneMessage:
+    """A stream that brings one message."""
+
+    def __init__(self, message):
+        self.messages = [message, grpc.aio.EOF]
+
+    async def read(self):
+        return self.messages.pop(0)
+
+
+async def test_entries_that_name_a_grant_are_told_at_the_end_of_their_request():
+    told = []
+    entries = [
+        {"request": {"request_headers": {REQUEST_HEADER: "first"}}, "common_properties": {}},
+        {"request": {"request_headers": {REQUEST_HEADER: "second"}},
+         "common_properties": {"intermediate_log_entry": True}},
+        {"request": {"request_headers": {"other": "third"}}},
+    ]  # fmt: skip
+    settling = SimpleNamespace(tell=lambda grant, _: told.append(grant))
+    await follow(settling, OneMessage(StreamAccessLogsMessage(http_logs={"log_entry": entries})))
+    assert told == ["first"]
 
 
 @pytest.mark.parametrize(
