@@ -39,7 +39,8 @@ class PromptSamples:
     most: int = MOST_SAMPLES
     rng: random.Random = field(default_factory=random.Random)
     _kept: dict[str, list[str]] = field(default_factory=dict)
-    _seen: Counter[str] = field(default_factory=Counter)
+    _seen: Counter[str] = field(default_factory=Counter)  # of each tenant that has some kept
+    _answered: int = 0
 
     def agreed(self, tenant: str) -> bool:
         """Whether prompts of ``tenant`` may be sampled."""
@@ -51,8 +52,8 @@ class PromptSamples:
         They are fewer where they are too long for one message.
         Returns them, and how many prompts of tenants that have agreed were answered since the last call.
         """
-        kept, seen = self._kept, self._seen.total()
-        self._kept, self._seen = {}, Counter()
+        kept, answered = self._kept, self._answered
+        self._kept, self._seen, self._answered = {}, Counter(), 0
         for prompts in kept.values():
             self.rng.shuffle(prompts)
         taken: list[Sample] = []
@@ -66,7 +67,7 @@ class PromptSamples:
                 taken.append(sample)
                 if not kept[tenant]:
                     del kept[tenant]
-        return taken, seen
+        return taken, answered
 
     # What observers are told.
 
@@ -80,16 +81,20 @@ class PromptSamples:
         """Keep its prompt, or let it go, by chance."""
         if not self.agreed(job.tenant) or len(job.prompt) > _MOST_CHARACTERS:
             return
-        self._seen[job.tenant] += 1
+        self._answered += 1
         own = self._kept.get(job.tenant, [])
-        if sum(map(len, self._kept.values())) >= self.most:
-            largest = max(self._kept, key=lambda tenant: len(self._kept[tenant]))
-            if len(own) < len(self._kept[largest]) - 1:
-                self._drop(largest)
-            else:  # the reservoir of its own tenant: a prompt that comes as the n-th stays with the chance size / n
-                if (place := self.rng.randrange(self._seen[job.tenant])) < len(own):
-                    own[place] = job.prompt
-                return
+        full = sum(map(len, self._kept.values())) >= self.most
+        largest = max(self._kept, key=lambda tenant: len(self._kept[tenant])) if full else ""
+        fewer = full and len(own) < len(self._kept[largest]) - 1
+        if full and not own and not fewer:  # a prompt each of as many tenants as there is room for
+            return
+        self._seen[job.tenant] += 1
+        if full and not fewer:  # the reservoir of its own tenant: the n-th prompt stays with the chance size / n
+            if (place := self.rng.randrange(self._seen[job.tenant])) < len(own):
+                own[place] = job.prompt
+            return
+        if full:
+            self._drop(largest)
         own.append(job.prompt)
         self._kept[job.tenant] = own
 

@@ -1,5 +1,6 @@
 """Prompts for a learner: of tenants that have agreed only, each once, and none drives out the others."""
 
+import pickle
 import random
 from collections import Counter
 from dataclasses import replace
@@ -80,6 +81,16 @@ def test_every_prompt_of_a_tenant_has_the_same_chance():
             answer(samples, "t", prompt)
         counts.update(sample.prompt for sample in samples.take(2)[0])
     assert all(abs(counts[prompt] - 500) < 100 for prompt in "abcdefgh")  # five deviations
+
+
+def test_of_tenants_without_end_no_more_are_remembered_than_there_is_room_for():
+    samples = sampler("*")
+    for at in range(1000):
+        answer(samples, f"tenant {at}", "p")
+    assert len(pickle.dumps(samples)) < len(pickle.dumps(sampler("*"))) + 500
+    taken, seen = samples.take(9)
+    assert [sample.tenant for sample in taken] == [f"tenant {at}" for at in range(4)]
+    assert seen == 1000
 
 
 def test_what_was_not_answered_is_not_kept():
