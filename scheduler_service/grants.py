@@ -66,6 +66,10 @@ class Grants:
         """The number of the open grant of this ``Job.key``; 0 where none is open."""
         return self._numbers.get(key, 0)
 
+    def taken(self, key: tuple[str, str]) -> bool:
+        """Whether a request of this ``Job.key`` is in flight, its grant open or not decided yet."""
+        return key in self._pipeline.admission
+
     async def grant(self, job: Job) -> Allocation:
         """Return the budget of a job. Raises what ``Pipeline.admit`` raises; then nothing is open."""
         pipeline, came = self._pipeline, self._pipeline.clock()

@@ -32,6 +32,10 @@ class Admission:
         """Requests in flight."""
         return len(self._jobs)
 
+    def __contains__(self, key: object) -> bool:
+        """Whether the request of this ``Job.key`` is in flight."""
+        return key in self._jobs
+
     def enter(self, job: Job, now: float, requests: int = 1) -> None:
         """Let a request in at ``now`` (seconds, of one clock), that counts as so many; ``leave`` must follow.
 

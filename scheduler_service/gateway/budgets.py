@@ -122,7 +122,7 @@ class GatewayBudgets:
         self._intake.admit(who)
         tenant = self._intake.tenant(who, headers.get(self._way.tenant_header, ""))
         name = headers.get("x-request-id", "")
-        if not 0 < len(name.encode()) <= _MOST_ID or self._grants.number((tenant, name)):
+        if not 0 < len(name.encode()) <= _MOST_ID or self._grants.taken((tenant, name)):
             name = uuid.uuid4().hex
         words, budgets = read_words(body.fields), self._intake.served.budgets
         cap = budgets.cap if words.cap is None else min(budgets.cap, words.cap)

@@ -229,6 +229,23 @@ async def test_an_entry_of_a_request_that_still_runs_settles_nothing():
     assert (budget.used_tokens, budget.returned_tokens) == (44, 20)
 
 
+async def test_of_two_requests_at_once_with_one_id_both_get_a_budget(monkeypatch):
+    both, allocate = asyncio.Barrier(2), Pipeline.allocate
+
+    async def together(self, job):
+        await both.wait()
+        return await allocate(self, job)
+
+    def patient(config):
+        filter_of(config, EXT_PROC)["message_timeout"] = "10s"
+
+    monkeypatch.setattr(Pipeline, "allocate", together)
+    async with EngineStandIn() as engine, gateway(engine, patient) as (url, client), aiohttp.ClientSession() as session:
+        await asyncio.gather(*(post(session, url, body(), {"x-request-id": "mine"}) for _ in range(2)))
+        await settled(client, 2)
+    assert [one[FIELD] for one in engine.requests] == [64, 64]
+
+
 async def test_retries_of_envoy_are_one_request():
     def retrying(config):
         route = manager_of(config)["route_config"]["virtual_hosts"][0]["routes"][0]["route"]

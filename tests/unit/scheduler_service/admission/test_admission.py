@@ -36,6 +36,8 @@ def test_an_id_is_in_flight_once_for_each_tenant():
     admission = Admission(9)
     admission.enter(job("a"), 0.0)
     refused(admission, InvalidRequestError, "job.request_id", job("a"))
+    assert job("a").key in admission
+    assert job("a", "other").key not in admission
     admission.enter(job("a", "other"), 0.0)
     assert len(admission) == 2
 

@@ -34,6 +34,9 @@ class FakeGrants:
         found = [at for at, job in enumerate(self.jobs, start=1) if job.key == key and at not in self.told]
         return found[-1] if found else 0
 
+    def taken(self, key):
+        return bool(self.number(key))
+
     async def grant(self, job):
         if self.error:
             raise self.error
