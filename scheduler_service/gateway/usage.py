@@ -6,10 +6,13 @@ Two readers: ``StreamedUsage`` of server-sent events, in chunks as they come, an
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 _MOST_EVENT = 1 << 20
+_BLANK = re.compile(rb"\n\r?\n")
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,7 @@ class StreamedUsage:
         data = self._held + chunk
         self._held = b""
         if not last and len(data) <= _MOST_EVENT:
-            end = max(data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n"))
-            end = end + (4 if data[end : end + 1] == b"\r" else 2) if end >= 0 else 0
+            end = max(at + len(blank) if (at := data.rfind(blank)) >= 0 else 0 for blank in (b"\n\n", b"\n\r\n"))
             data, self._held = data[:end], data[end:]
         self.events += data.count(b"\ndata:") + data.startswith(b"data:")
         if b'"usage"' not in data:
@@ -81,10 +83,9 @@ class StreamedUsage:
 
 
 def _events(data: bytes) -> list[bytes]:
-    """Split into events, each with the blank line after it."""
-    separator = b"\r\n\r\n" if b"\r\n\r\n" in data else b"\n\n"
-    pieces = data.split(separator)
-    return [piece + separator for piece in pieces[:-1]] + ([pieces[-1]] if pieces[-1] else [])
+    """Split into events, each with the blank line after it; lines end in either way, also within one stream."""
+    ends = [0, *(found.end() for found in _BLANK.finditer(data)), len(data)]
+    return [data[start:end] for start, end in pairwise(ends) if end > start]
 
 
 def _usage_of_event(event: bytes) -> tuple[Used | None, bool]:

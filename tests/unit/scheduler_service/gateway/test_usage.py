@@ -51,15 +51,15 @@ def test_a_body_that_says_nothing_has_no_usage(body):
     words=some.integers(0, 8),
     cuts=some.lists(some.integers(1, 60), max_size=40),
     take_out=some.booleans(),
-    end=some.sampled_from(["\n\n", "\r\n\r\n"]),
+    ends=some.lists(some.sampled_from(["\n\n", "\r\n\r\n", "\n\n: ping\r\n\r\n", "\n\r\n"]), min_size=10, max_size=10),
     nulls=some.booleans(),
 )
-def test_in_pieces_of_any_size_the_usage_is_found_and_nothing_else_is_lost(words, cuts, take_out, end, nulls):
-    """``nulls``: every event says that it has no usage, as OpenAI does."""
+def test_in_pieces_of_any_size_the_usage_is_found_and_nothing_else_is_lost(words, cuts, take_out, ends, nulls):
+    """``nulls``: every event says that it has no usage, as OpenAI does. Proxies end lines, and ping, in other ways."""
     more = {"usage": None} if nulls else {}
-    before = b"".join(event(word(at, **more), end) for at in range(words))
-    alone = event({"choices": [], "usage": USAGE}, end)
-    after = f"data: [DONE]{end}".encode()
+    before = b"".join(event(word(at, **more), ends[at]) for at in range(words))
+    alone, ping = event({"choices": [], "usage": USAGE}, ends[8].replace(": ping\r\n\r\n", "")), b": ping\r\n\r\n"
+    after = ping * (": ping" in ends[8]) + f"data: [DONE]{ends[9]}".encode()
     stream, left = StreamedUsage(take_out=take_out), before + alone + after
     came = b""
     for cut in cuts:
