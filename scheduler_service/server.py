@@ -107,8 +107,8 @@ async def serve(
             if governor is not None:
                 working.append(group.create_task(governor.run()))
             if sharing is not None:
-                working.append(group.create_task(sharing.run()))
                 await sharing.beat()  # so that the first request finds a lease
+                working.append(group.create_task(sharing.run()))
             await serving.start()
             if settings.http_listen:
                 front = OpenAiFront(

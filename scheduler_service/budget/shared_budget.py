@@ -10,6 +10,8 @@ that the schedulers' clocks do not matter.
 * While the store is away, a scheduler continues with its lease, then gives itself its fair share: the rate divided by
   the schedulers that were last seen. When the store is back, the pool is charged for it. A store that comes back empty
   starts as a new one: with what the rate brings in one ``ttl``.
+* An answer may be lost after the store has given or taken tokens. So beats are numbered, and each says which answer was
+  the last that was heard: what the store did in one after that is undone, and one that comes again is answered again.
 """
 
 from __future__ import annotations
@@ -23,23 +25,32 @@ from typing import Any, Protocol
 from scheduler_service.shared_store import SharedScript
 
 _BEAT = """
-local pool, leases, beats = KEYS[1], KEYS[2], KEYS[3]
+local pool, leases, beats, answers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local me, ttl, rate, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local holding, want, advanced = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local number, heard = tonumber(ARGV[8]), tonumber(ARGV[9])
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
 local at = tonumber(redis.call('HGET', pool, 'at'))
 local tokens = tonumber(redis.call('HGET', pool, 'tokens') or '0')
+local last, last_given, last_charged = string.match(redis.call('HGET', answers, me) or '0 0 0', '(%S+) (%S+) (%S+)')
+if tonumber(last) >= number then
+  return {tonumber(last) == number and tonumber(last_given) or 0, redis.call('ZCARD', beats), tostring(tokens)}
+end
+if tonumber(last) ~= heard then
+  tokens = tokens + tonumber(last_charged)
+end
 if at then
   tokens = math.min(limit, tokens + rate * math.max(0, now - at)) - advanced
 else
-  tokens = math.min(limit, rate * ttl)
+  tokens, advanced = math.min(limit, rate * ttl), 0
 end
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', beats, '-inf', now)) do
   if gone ~= me then
     tokens = math.min(limit, tokens + tonumber(redis.call('HGET', leases, gone) or '0'))
     redis.call('HDEL', leases, gone)
     redis.call('ZREM', beats, gone)
+    redis.call('HDEL', answers, gone)
   end
 end
 redis.call('ZADD', beats, now + ttl, me)
@@ -50,7 +61,9 @@ if want > 0 then
 else
   given = -math.floor(math.min(-want, holding))
 end
+local charged = advanced + tokens - math.min(limit, tokens - given)
 tokens = math.min(limit, tokens - given)
+redis.call('HSET', answers, me, string.format('%d %d %.17g', number, given, charged))
 redis.call('HSET', pool, 'tokens', tostring(tokens), 'at', tostring(now))
 redis.call('HSET', leases, me, tostring(math.max(0, holding + given)))
 return {given, alive, tostring(tokens)}
@@ -106,13 +119,14 @@ class SharedBudget:
     ) -> None:
         """Share the budget in ``store`` (a ``redis.asyncio.Redis``) as ``replica``, a name of this process alone."""
         self._beat = SharedScript(store, _BEAT, "budget", lease.ttl_seconds / 2)
-        self._keys = [f"{{{lease.key}}}:{name}" for name in ("pool", "leases", "beats")]
+        self._keys = [f"{{{lease.key}}}:{name}" for name in ("pool", "leases", "beats", "answers")]
         self._replica, self._lease, self._account, self._deposits = replica, lease, account, deposits
         self._clock = clock
         self._beaten_at = clock()
         self._advanced = 0.0
         self._spending = 0.0
         self._held = 0.0
+        self._beats = self._heard = 0
         self.replicas = 1
 
     @property
@@ -127,7 +141,10 @@ class SharedBudget:
             await asyncio.sleep(self._lease.interval_seconds)
 
     async def beat(self) -> None:
-        """Renew the lease, or, while the store is away, advance the fair share. Never raises for the store."""
+        """Renew the lease, or, while the store is away, advance the fair share. Never raises for the store.
+
+        One at a time: a beat that overtakes another would take what that one was given for lost.
+        """
         now = self._clock()
         elapsed, self._beaten_at = now - self._beaten_at, now
         holding = self._account.bank + self._deposits.pending
@@ -137,15 +154,14 @@ class SharedBudget:
         target = max(4 * beat * self._spending, beat * self._lease.rate / self.replicas)
         want = target - holding
         lease = self._lease
-        found = await self._beat(
-            self._keys,
-            [self._replica, lease.ttl_seconds, lease.rate, lease.limit, max(0.0, holding), want, self._advanced],
-        )
+        self._beats = number = self._beats + 1
+        told = [max(0.0, holding), want, self._advanced, number, self._heard]
+        found = await self._beat(self._keys, [self._replica, lease.ttl_seconds, lease.rate, lease.limit, *told])
         if found is None:
             self._advance_share(elapsed)
         else:
             given, alive, _ = found
-            self._advanced, self.replicas = 0.0, int(alive)
+            self._heard, self._advanced, self.replicas = number, 0.0, int(alive)
             self._deposits.pending += float(given)
         self._held = self._account.bank + self._deposits.pending
 

@@ -150,6 +150,71 @@ async def test_the_lease_of_one_that_died_returns_to_the_others(store):
         await eventually(alone)
 
 
+class Losing:
+    """A store whose answers are lost while ``lost`` is set. ``asked``: what it was asked."""
+
+    def __init__(self, client):
+        self.client, self.lost, self.asked = client, False, []
+
+    def register_script(self, script):
+        run = self.client.register_script(script)
+
+        async def ask(keys, args):
+            self.asked.append((keys, args))
+            found = await run(keys=keys, args=args)
+            if self.lost:
+                raise OSError("the answer is lost")
+            return found
+
+        self.ask = ask
+        return ask
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_no_token_is_lost_or_made_where_answers_are_lost_and_beats_come_late(store, seed):
+    rng, total, spent = random.Random(seed), 100_000, 0
+    async with aioredis.Redis.from_url(store.url) as client:
+        losing, deposits, rounds = Losing(client), Deposits(), iter(range(1000))
+        ledger = BudgetLedger(BUDGET, bank_limit=total, income=deposits)
+        lease = Lease(1e-6, total, ttl_seconds=60.0)
+        budget = SharedBudget(losing, "r", lease, ledger, deposits, clock=lambda: float(next(rounds)))
+        await budget.beat()
+        await client.hset("{predictive-scheduling}:pool", "tokens", total)
+        for at in range(60):
+            tokens = rng.choice([0, 0, 0, 5, 500])
+            if tokens <= ledger.available(1):
+                ledger.reserve({at: tokens}, 0)
+                ledger.settle(at, tokens)
+                spent += tokens
+            losing.lost = rng.random() < 0.4
+            if rng.random() < 0.3:  # one of before, by a connection that was slow
+                with contextlib.suppress(OSError):
+                    await losing.ask(*rng.choice(losing.asked))
+            budget._spending = rng.choice([0.0, 10.0, 1000.0])
+            await budget.beat()
+        losing.lost = False
+        await budget.beat()
+        pool = float(await client.hget("{predictive-scheduling}:pool", "tokens"))
+        held = ledger.bank + deposits.pending
+        assert float(await client.hget("{predictive-scheduling}:leases", "r")) == pytest.approx(held)
+    assert spent > 0
+    assert pool + held + spent == pytest.approx(total, abs=0.1)
+
+
+async def test_a_beat_that_comes_again_is_answered_again(store):
+    """As the store's library does where a connection breaks."""
+    async with aioredis.Redis.from_url(store.url) as client:
+        losing, deposits = Losing(client), Deposits()
+        ledger = BudgetLedger(BUDGET, bank_limit=int(LIMIT), income=deposits)
+        await SharedBudget(losing, "r", Lease(RATE, LIMIT), ledger, deposits).beat()
+        before = await client.hgetall("{predictive-scheduling}:leases")
+        given, alive, _ = await losing.ask(*losing.asked[0])
+        after = await client.hgetall("{predictive-scheduling}:leases")
+    assert (given, alive) == (deposits.pending, 1)
+    assert given > 0
+    assert before == after
+
+
 async def test_a_scheduler_serves_from_a_shared_budget(store):
     def endless(prompt):
         return [" 7", "\n\n"] if prompt.endswith("Final answer:") else ["t"] * 4000
