@@ -21,6 +21,8 @@ from scheduler_service.pipeline import Pipeline
 _LOOK_SECONDS = 1.0
 _MOST_REASONS = 50  # that are told apart: callers choose the words, and metrics and journal count by them
 _OTHER = "other"
+_UNTOLD = "Untold"
+_ALWAYS = frozenset({_UNTOLD, "late", "cancelled"})  # what gateways say; others' words never hide it
 MOST_TOKENS = 2**31  # of a request: a count beyond is none, whoever tells it
 _NUMBER_BITS = 48
 
@@ -107,12 +109,12 @@ class Grants:
         """End what is open for too long now, by what it was expected to use."""
         before = self._pipeline.clock() - self._most_seconds
         while self._open and (oldest := next(iter(self._open.items())))[1].came <= before:
-            self.settle(oldest[0], Told(failure="Untold"))
+            self.settle(oldest[0], Told(failure=_UNTOLD))
 
     def _reason(self, failure: str) -> str:
-        if len(self._reasons) < _MOST_REASONS:
+        if len(self._reasons) < _MOST_REASONS and failure not in _ALWAYS:
             self._reasons.add(failure)
-        return failure if failure in self._reasons else _OTHER
+        return failure if failure in self._reasons or failure in _ALWAYS else _OTHER
 
     def _end(self, ended: _Open, told: Told) -> float:
         pipeline, job, allocation = self._pipeline, ended.job, ended.allocation

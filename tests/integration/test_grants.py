@@ -107,9 +107,13 @@ async def test_reasons_without_end_are_counted_as_one():
         for at in range(70):
             granted = await client.grant("one")
             await client.settle(granted.request_id, completion_tokens=0, failure=f"reason {at}")
+        for reason in ("late", "cancelled", "Untold"):  # what has a meaning of its own
+            granted = await client.grant("one")
+            await client.settle(granted.request_id, completion_tokens=0, failure=reason)
         status = await client.status()
-    assert len(status.failed_requests) == 51
+    assert len(status.failed_requests) == 51 + 3
     assert status.failed_requests["other"] == 20
+    assert status.failed_requests["Untold"] == 1
 
 
 async def test_limits_hold_for_grants_as_for_other_requests():
