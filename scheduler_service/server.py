@@ -130,7 +130,13 @@ async def serve(
                 settling = Settling(decides, measured.told, mailbox)
                 if mailbox is not None:
                     working.append(group.create_task(settling.run()))
-                gateway = GatewayServer(decides, settling, settings.ext_proc_listen, settings.tls)
+                gateway = GatewayServer(
+                    decides,
+                    settling,
+                    settings.ext_proc_listen,
+                    settings.tls,
+                    patience=lambda: settings.drain_seconds if serving.refuses else 0.0,
+                )
                 serving.also_drains.append(gateway.stop)
                 with listens("ext_proc_listen", settings.ext_proc_listen):
                     await gateway.start()

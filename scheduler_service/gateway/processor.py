@@ -33,18 +33,23 @@ _NOTHING = ProcessingMode.NONE
 _MOST_WHOLE = 8 << 20
 
 
-async def process(budgets: GatewayBudgets, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    """Answer the messages of one stream until Envoy ends it."""
+async def process(
+    budgets: GatewayBudgets, context: grpc.aio.ServicerContext[Any, Any], returning: set[Exchange]
+) -> None:
+    """Answer the messages of one stream until Envoy ends it; it is in ``returning`` while it should not be cut."""
     exchange = Exchange(budgets)
     try:
         while (request := await context.read()) is not grpc.aio.EOF:
             answer = await exchange.answer(request)
+            if exchange.returns:
+                returning.add(exchange)
             try:
                 await context.write(answer)
             except BaseException:
                 exchange.unheard()
                 raise
     finally:
+        returning.discard(exchange)
         exchange.ended()
 
 
@@ -58,6 +63,11 @@ class Exchange:
         self._returns = False
         self._decision: Decision | None = None
         self._response: _Response | None = None
+
+    @property
+    def returns(self) -> bool:
+        """Whether a response passes through here, now or later, that is read for its usage."""
+        return self._decision is not None and (self._returns or self._response is not None)
 
     async def answer(self, request: ProcessingRequest) -> ProcessingResponse:
         """The answer to a message."""

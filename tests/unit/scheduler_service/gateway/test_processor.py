@@ -206,7 +206,7 @@ class OneMessage:
 async def test_a_decision_that_does_not_arrive_used_nothing():
     budgets = FakeBudgets(decision())
     with pytest.raises(asyncio.CancelledError):
-        await process(budgets, OneMessage(message(request_body={"body": b"old", "end_of_stream": True})))
+        await process(budgets, OneMessage(message(request_body={"body": b"old", "end_of_stream": True})), set())
     assert budgets.told == {1: Told(completion_tokens=0, failure="late")}
 
 
