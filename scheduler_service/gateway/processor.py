@@ -86,6 +86,9 @@ class Exchange:
                 return self._response_body(request.response_body)
             case "request_trailers":
                 return ProcessingResponse(request_trailers={})
+            case "response_trailers":  # the body before it does not say that it is the end
+                self._settle(complete=True)
+                return ProcessingResponse(response_trailers={})
             case _:
                 return ProcessingResponse(response_trailers={})
 

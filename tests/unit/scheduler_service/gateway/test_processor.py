@@ -130,6 +130,13 @@ async def test_a_stream_that_is_left_is_settled_by_its_events():
     assert (budgets.told[1].completion_tokens, budgets.told[1].failure) == (1, "cancelled")
 
 
+async def test_a_response_with_trailers_is_complete():
+    budgets = FakeBudgets(decision())
+    asked = message(request_body={"body": b"old", "end_of_stream": True})
+    await through(budgets, asked, *response(b"")[:-1], message(response_trailers={}))
+    assert (budgets.told[1].completion_tokens, budgets.told[1].failure) == (9, "")
+
+
 async def test_a_failed_response_used_nothing():
     budgets = FakeBudgets(decision())
     asked = message(request_body={"body": b"old", "end_of_stream": True})
