@@ -32,7 +32,8 @@ class Told:
     """What is known of a request that ran elsewhere: tokens and seconds, ``None`` where it is not told.
 
     ``completion_tokens``: reasoning and answer together, of all choices; ``reasoning_tokens``: the reasoning alone.
-    ``failure``: why it ended without an answer; empty where it has one. ``seconds_per_token``: 0 where not known.
+    ``failure``: why it ended without an answer; empty where it has one. ``seconds_per_token``: from one token to the
+    next of all choices; 0 where not known.
     """
 
     completion_tokens: int | None = None
@@ -133,15 +134,15 @@ class Grants:
 
 
 def within(told: Told, seconds: float, traces: int) -> Told:
-    """What was told of a request that was open for ``seconds``: nothing in it took longer.
+    """What was told of a request that was open for ``seconds``: nothing in it took longer; the pace that of one trace.
 
     Of the times of one caller others' budgets are made, by the backend's pace and by latency objectives.
     """
-    tokens = (told.completion_tokens or 0) // traces  # traces run side by side
+    pace = min(told.seconds_per_token, seconds / max(1, (told.completion_tokens or 0) - 1))
     return replace(
         told,
         first_token_seconds=min(told.first_token_seconds, seconds),
-        seconds_per_token=min(told.seconds_per_token, seconds / max(1, tokens - 1)),
+        seconds_per_token=pace * traces,  # who tells sees tokens of all, side by side
     )
 
 

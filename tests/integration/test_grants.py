@@ -58,9 +58,9 @@ def test_times_that_are_possible_are_believed(tokens, seconds, traces, first, pa
     told = Told(tokens, first_token_seconds=first, seconds_per_token=pace)
     believed = within(told, seconds, traces)
     assert believed.first_token_seconds == min(first, seconds)
-    if pace * max(1, (tokens or 0) // traces - 1) < 0.999 * seconds:
-        assert believed.seconds_per_token == pace
-    assert believed.seconds_per_token * ((tokens or 0) // traces - 1) <= 1.001 * seconds
+    if pace * max(1, (tokens or 0) - 1) < 0.999 * seconds:
+        assert believed.seconds_per_token == pace * traces  # of one, which are side by side
+    assert believed.seconds_per_token * ((tokens or 0) - 1) <= 1.001 * seconds * traces
 
 
 async def test_grants_are_priced_by_their_predictions():
