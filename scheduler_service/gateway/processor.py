@@ -166,11 +166,14 @@ class _Response:
     whole: bytearray = field(default_factory=bytearray)
 
     def __post_init__(self) -> None:
-        # An answer of another kind may come to who asks for a stream, and one that is packed says nothing here.
-        events = "text/event-stream" in self.headers.get("content-type", "text/event-stream").lower()
-        plain = self.headers.get("content-encoding", "identity").lower() == "identity"
-        streamed = self.decision is not None and self.decision.streamed and events and plain
-        self.stream = StreamedUsage(take_out=self.decision.usage_added) if streamed and self.decision else None
+        self.stream: StreamedUsage | None = None
+        if self.decision is None:
+            return
+        # Who asks for a stream may get another answer, and the other way round; what is packed cannot be read here.
+        asked = "text/event-stream" if self.decision.streamed else ""
+        events = "text/event-stream" in self.headers.get("content-type", asked).lower()
+        if events and self.headers.get("content-encoding", "identity").lower() == "identity":
+            self.stream = StreamedUsage(take_out=self.decision.usage_added)
 
     def feed(self, chunk: bytes, *, last: bool) -> bytes:
         """Read a chunk; returns what goes on of it."""

@@ -183,6 +183,20 @@ async def test_who_asks_for_a_stream_may_get_a_whole_response():
     assert budgets.told[1].completion_tokens == 7
 
 
+async def test_who_does_not_seem_to_ask_for_a_stream_may_get_one():
+    """Engines take a "true" for true."""
+    budgets = FakeBudgets(decision(streamed=False, usage_added=False))
+    events = [b'data: {"choices":[{}]}\n\n', b'data: {"choices":[],"usage":{"completion_tokens":9}}\n\n']
+    await through(
+        budgets,
+        message(request_body={"body": b"old", "end_of_stream": True}),
+        message(response_headers=headers(_status="200", content_type="text/event-stream; charset=utf-8")),
+        message(response_body={"body": events[0]}),
+        message(response_body={"body": events[1], "end_of_stream": True}),
+    )
+    assert budgets.told[1].completion_tokens == 9
+
+
 async def test_a_whole_response_of_which_nothing_came_used_nothing():
     budgets = FakeBudgets(decision(streamed=False, usage_added=False))
     asked = message(request_body={"body": b"old", "end_of_stream": True})
