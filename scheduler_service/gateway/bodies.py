@@ -104,13 +104,17 @@ def read(raw: bytes, field: str) -> Body:
     if not prompt or (field == "messages" and not isinstance(given, list)):
         raise UnreadableError("prompt")
     choices = found.get("n")
+    if choices is None:
+        choices = 1
+    if not isinstance(choices, int) or isinstance(choices, bool) or choices < 1:  # engines take "8" for 8
+        raise UnreadableError("choices")
     options = found.get("stream_options")
     return Body(
         raw,
         found,
         field,
         prompt,
-        choices if isinstance(choices, int) and not isinstance(choices, bool) and choices > 0 else 1,
+        choices,
         found.get("stream") is True,
         isinstance(options, dict) and options.get("include_usage") is True,
     )
