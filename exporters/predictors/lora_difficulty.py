@@ -40,18 +40,21 @@ class LoraRecipe:
     seed: int = 0
 
 
-def states_of(net: DifficultyNet, tokenizer: Any, texts: Sequence[str], recipe: LoraRecipe) -> NDArray[np.float32]:
-    """What the encoder makes of texts, before the head: (n, size)."""
+def states_of(
+    net: DifficultyNet, tokenizer: Any, texts: Sequence[str], recipe: LoraRecipe
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the encoder makes of texts, (n, size), after its last layer, which the head reads, and its middle one."""
     rows = []
     with torch.no_grad():
         for at in range(0, len(texts), recipe.batch):
             batch = _encode(tokenizer, texts[at : at + recipe.batch], recipe.max_tokens)
-            rows.append(net.states(**batch).numpy())
-    return np.concatenate(rows)
+            rows.append([states.numpy() for states in net.states(**batch)])
+    last, middle = (np.concatenate(part) for part in zip(*rows, strict=True))
+    return last, middle
 
 
 def probabilities_of(net: DifficultyNet, states: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Class probabilities (n, 3) of ``states_of`` texts."""
+    """Class probabilities (n, 3) of texts, by their states after the last layer."""
     with torch.no_grad():
         found: NDArray[np.float64] = torch.softmax(net.head(torch.from_numpy(states)), dim=1).double().numpy()
     return found

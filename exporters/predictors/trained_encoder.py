@@ -58,16 +58,19 @@ class DifficultyNet(torch.nn.Module):  # type: ignore[misc]  # torch is not foll
             torch.nn.Linear(size, len(DIFFICULTY)),
         )
 
-    def states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the mean of each text's token states: (n, size)."""
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        pooled: torch.Tensor = ((states * mask).sum(1) / mask.sum(1)).float()
-        return pooled
+    def states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean of each text's token states, (n, size), after the last layer and after the middle one."""
+        read = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        mask = attention_mask.unsqueeze(-1).to(read.last_hidden_state.dtype)
+        last, middle = (
+            ((states * mask).sum(1) / mask.sum(1)).float()
+            for states in (read.last_hidden_state, read.hidden_states[len(read.hidden_states) // 2])
+        )
+        return last, middle
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the logits of the classes (n, 3)."""
-        logits: torch.Tensor = self.head(self.states(input_ids, attention_mask))
+        logits: torch.Tensor = self.head(self.states(input_ids, attention_mask)[0])
         return logits
 
 
@@ -95,7 +98,8 @@ def _far_off(familiarity: Familiarity | None) -> FarOff | None:
 class DifficultyCurves(torch.nn.Module):  # type: ignore[misc]  # as above
     """Tokens to the class-weighted mean curve (n, K) and the class probabilities (n, 3).
 
-    Where it knows its training, its last output is the distance of the pooled state from that, (n, 1).
+    Where it knows its training, its last output is the distance of the middle layer's pooled state from that, (n, 1):
+    the last one's tells difficulties apart, and no longer what is asked.
     """
 
     kind = "lora_difficulty"
@@ -109,11 +113,11 @@ class DifficultyCurves(torch.nn.Module):  # type: ignore[misc]  # as above
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return curve, difficulty, and the distance."""
-        states = self.net.states(input_ids, attention_mask)
-        probabilities = torch.softmax(self.net.head(states), dim=1)
+        last, middle = self.net.states(input_ids, attention_mask)
+        probabilities = torch.softmax(self.net.head(last), dim=1)
         # No matrix product, so that quantisation leaves the look-up alone.
         curve = (probabilities.unsqueeze(-1) * self.class_curves).sum(dim=1)
-        return (curve, probabilities) if self.far_off is None else (curve, probabilities, self.far_off(states))
+        return (curve, probabilities) if self.far_off is None else (curve, probabilities, self.far_off(middle))
 
 
 class LayerCurves(torch.nn.Module):  # type: ignore[misc]  # as above

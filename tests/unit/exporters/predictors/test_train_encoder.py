@@ -153,7 +153,7 @@ def test_a_difficulty_classifier_abstains_on_what_its_encoder_was_not_trained_on
 def test_the_classifier_learns_what_can_be_known(curves, bert):
     recipe = LoraRecipe(epochs=60, batch=16, learning_rate=1e-2, target_modules=("query", "value", "dense"))
     net, tokenizer = train_lora(curves, bert, recipe)
-    probabilities = probabilities_of(net, states_of(net, tokenizer, curves.questions, recipe))
+    probabilities = probabilities_of(net, states_of(net, tokenizer, curves.questions, recipe)[0])
     best = soft_difficulty(curves.accuracy).argmax(axis=1)
     assert (probabilities.argmax(axis=1) == best).mean() > 0.7
 
