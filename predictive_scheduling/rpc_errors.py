@@ -16,11 +16,22 @@ from grpc_status import rpc_status
 _validator = protovalidate.Validator()
 _Context = grpc.aio.ServicerContext[Any, Any]
 
+# Clients take 8 KiB of trailers, all statuses together; beyond, they see RESOURCE_EXHAUSTED in place of ours.
+_MOST_FAULTS = 8
+_MOST_CHARACTERS = 200
+_SMALL_BYTES = 16_384  # of a request whose faults are all looked for: it takes 12 µs for every 2 bytes
+
 
 def violations(request: Message) -> list[tuple[str, str]]:
-    """Return (field path, what is wrong) for each constraint of the proto that ``request`` breaks."""
+    """Return (field path, what is wrong) for the constraints of the proto that ``request`` breaks.
+
+    At most eight of them, and of a large request the first alone: one of millions of faults must stop no loop.
+    """
+    broken = _validator.collect_violations(request, fail_fast=True)
+    if broken and request.ByteSize() <= _SMALL_BYTES:
+        broken = _validator.collect_violations(request)
     found = []
-    for violation in _validator.collect_violations(request):
+    for violation in broken[:_MOST_FAULTS]:
         path = ""
         for element in violation.proto.field.elements if violation.proto.field else ():
             path += f".{element.field_name}"
@@ -33,12 +44,17 @@ def violations(request: Message) -> list[tuple[str, str]]:
 async def abort_invalid(
     context: _Context, broken: Iterable[tuple[str, str]], code: grpc.StatusCode = grpc.StatusCode.INVALID_ARGUMENT
 ) -> NoReturn:
-    """End the call with BadRequest details for (field, description) pairs."""
+    """End the call with BadRequest details for (field, description) pairs; what is long in them is cut."""
     faults = [
-        error_details_pb2.BadRequest.FieldViolation(field=name, description=description) for name, description in broken
+        error_details_pb2.BadRequest.FieldViolation(field=_cut(name), description=_cut(description))
+        for name, description in broken
     ]
     message = "; ".join(f"{fault.field}: {fault.description}" for fault in faults)
     await _abort(context, code, message, error_details_pb2.BadRequest(field_violations=faults))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}…"
 
 
 async def abort_retry(context: _Context, code: grpc.StatusCode, message: str, retry_seconds: float) -> NoReturn:

@@ -113,6 +113,7 @@ def tensor(name="text", datatype="BYTES", shape=(1,), **contents):
     ("request_", "named"),
     [
         (pb.ModelInferRequest(), "inputs"),
+        (pb.ModelInferRequest(inputs=[tensor("x" * 20_000)]), "inputs[0].name"),
         (pb.ModelInferRequest(inputs=[tensor(bytes_contents=[b"\xff"])]), "inputs[0].contents"),
         (pb.ModelInferRequest(inputs=[tensor(shape=(2,), bytes_contents=[b"a"])]), "inputs[0].shape"),
         (pb.ModelInferRequest(inputs=[tensor()], raw_input_contents=[b"\x05\0\0\0ab"]), "raw_input_contents[0]"),

@@ -120,6 +120,14 @@ async def test_an_unknown_model_and_an_empty_batch_are_refused(text_stub):
     assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
+@pytest.mark.parametrize("count", [8, 100, 20_000])
+async def test_however_many_faults_a_call_has_its_caller_hears_of_the_first(text_stub, count):
+    error = await refused(text_stub.Predict(pb.PredictRequest(queries=[pb.Query()] * count)))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    few = [f"queries[{at}]" for at in range(8)]
+    assert bad_fields(error) == (few if count <= 4096 else ["queries"])
+
+
 async def test_a_curve_that_is_not_finite_becomes_an_abstention_with_the_mean_curve(tmp_path):
     hidden_state_model(tmp_path / "broken", curve="nan", name="broken")
     async with predictor(tmp_path, default_model="broken") as address, grpc.aio.insecure_channel(address) as channel:
