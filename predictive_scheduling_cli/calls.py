@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -20,20 +21,24 @@ Address = Annotated[
     str, typer.Option("--scheduler", envvar="SCHEDULER_ADDRESS", help="Address of a running scheduler, host:port.")
 ]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+_MOST = 2**32 - 1  # of the proto's numbers
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; - reads it from standard input.")],
     scheduler: Address = DEFAULT_ADDRESS,
-    max_tokens: Annotated[int | None, typer.Option(help="Largest reasoning budget, in tokens.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=0, max=_MOST, help="Largest reasoning budget, in tokens.")
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Deadline, in seconds.")] = 120.0,
 ) -> None:
     """Generate one answer; show its budget, the tokens that it used, and those that it saved."""
     fields = {} if max_tokens is None else {"max_reasoning_tokens": max_tokens}
-    console, text = Console(stderr=True, highlight=False), Console(highlight=False)
+    console, text = _console(stderr=True), _console()
+    asked = _utf8(lambda: sys.stdin.read() if prompt == "-" else prompt, "prompt")
     with SchedulerClient(scheduler, timeout=timeout) as client:
         try:
-            for event in client.generate(sys.stdin.read() if prompt == "-" else prompt, **fields):
+            for event in client.generate(asked, **fields):
                 _show(event, console, text)
         except grpc.RpcError as error:
             fail(error, scheduler)
@@ -42,16 +47,15 @@ def generate(
 def allocate(
     prompts: Annotated[Path, typer.Argument(help="A text file with one prompt a line; - reads standard input.")],
     scheduler: Address = DEFAULT_ADDRESS,
-    tokens: Annotated[int, typer.Option(help="Mean reasoning tokens a query; 0 for the server's setting.")] = 0,
+    tokens: Annotated[
+        int, typer.Option(min=0, max=_MOST, help="Mean reasoning tokens a query; 0 for the server's setting.")
+    ] = 0,
     policy: Annotated[str, typer.Option(help="uniform, greedy, envelope or exact; empty for the server's.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
     """Show how a window of prompts would share the budget. Nothing is generated or spent."""
-    try:
-        lines = (sys.stdin.read() if str(prompts) == "-" else prompts.read_text()).splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"cannot be read: {error}", param_hint=str(prompts)) from None
-    items = [pb.PlanItem(prompt=line) for line in lines if line.strip()]
+    text = _utf8(lambda: sys.stdin.read() if str(prompts) == "-" else prompts.read_text(), str(prompts))
+    items = [pb.PlanItem(prompt=line) for line in text.split("\n") if line.strip()]  # U+2028 ends no line of a file
     with SchedulerClient(scheduler, timeout=60.0) as client:
         try:
             request = pb.AllocateRequest(items=items, tokens_per_query=tokens, policy=policy)
@@ -71,7 +75,7 @@ def allocate(
             f"{allocation.baseline_expected_accuracy:.0%}",
             _word(pb.PredictionOutcome.Name(allocation.prediction_outcome), "PREDICTION_OUTCOME_"),
         )
-    console = Console()
+    console = _console()
     console.print(table)
     console.print(
         f"{plan.planned_tokens} of {plan.total_tokens} tokens planned; uniform would need "
@@ -87,9 +91,10 @@ def explain(
     ] = "",
 ) -> None:
     """Show why one of the last requests got its budget, and how it ended."""
+    wanted = _utf8(lambda: request_id, "request_id")
     with SchedulerClient(scheduler, timeout=10.0, token=token) as client:
         try:
-            record = client.find(request_id)
+            record = client.find(wanted)
         except grpc.RpcError as error:
             fail(error, scheduler)
     given, used = record.allocation, record.usage
@@ -107,7 +112,22 @@ def explain(
         table.add_row("net benefit", f"{used.net_benefit_at_equal_accuracy_seconds * 1000:.1f} ms at equal accuracy")
     if given.trace_id:
         table.add_row("trace", given.trace_id)
-    Console(highlight=False).print(table)
+    _console().print(table)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """A console that shows brackets and colons as they are: prompts, answers and reasons are anybody's."""
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def _utf8(read: Callable[[], str], name: str) -> str:
+    """Return what ``read`` returns. Raises typer.BadParameter where it cannot be read, or is none that can be sent."""
+    try:
+        text = read()
+        text.encode()
+    except (OSError, UnicodeError) as error:
+        raise typer.BadParameter(f"cannot be read: {error}", param_hint=name) from None
+    return text
 
 
 def _show(event: pb.GenerateResponse, console: Console, text: Console) -> None:
@@ -115,21 +135,23 @@ def _show(event: pb.GenerateResponse, console: Console, text: Console) -> None:
         case "allocation":
             given = event.allocation
             console.print(
-                f"[dim]{given.reasoning_budget_tokens} reasoning tokens (uniform: {given.baseline_tokens}) by "
+                f"{given.reasoning_budget_tokens} reasoning tokens (uniform: {given.baseline_tokens}) by "
                 f"{given.policy}, expected accuracy {given.expected_accuracy:.0%}, prediction "
                 f"{_word(pb.PredictionOutcome.Name(given.prediction_outcome), 'PREDICTION_OUTCOME_')}\n"
-                f"why: {given.explanation}[/dim]"
+                f"why: {given.explanation}",
+                style="dim",
             )
         case "text":
             reasoning = event.text.kind == pb.TEXT_KIND_REASONING
-            text.print(event.text.text, end="", style="dim" if reasoning else "bold", markup=False, soft_wrap=True)
+            text.print(event.text.text, end="", style="dim" if reasoning else "bold", soft_wrap=True)
         case "usage":
             used = event.usage
             text.print()
             console.print(
-                f"[dim]{used.reasoning_tokens} reasoning + {used.answer_tokens} answer tokens, "
+                f"{used.reasoning_tokens} reasoning + {used.answer_tokens} answer tokens, "
                 f"{used.tokens_saved_vs_cap} saved against the cap, {used.total_seconds * 1000:.0f} ms, finish: "
-                f"{_word(pb.FinishReason.Name(used.finish_reason), 'FINISH_REASON_')}[/dim]"
+                f"{_word(pb.FinishReason.Name(used.finish_reason), 'FINISH_REASON_')}",
+                style="dim",
             )
 
 

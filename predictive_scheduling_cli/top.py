@@ -31,7 +31,7 @@ def top(
     ] = "",
 ) -> None:
     """Watch a running scheduler: rates, the budget's bank, the price, coverage, savings, slow stages."""
-    console = Console()
+    console = Console(markup=False, emoji=False)  # names and reasons are anybody's
     with SchedulerClient(scheduler, timeout=5.0, token=token) as client:
         try:
             if once:
@@ -56,7 +56,7 @@ def view(status: pb.GetStatusResponse) -> RenderableType:
     cells = [_figure(name, value, style) for name, value, style in _figures(status)]
     for at in range(0, len(cells), 4):
         figures.add_row(*cells[at : at + 4])
-    parts: list[RenderableType] = [Panel(figures, title=title, subtitle=f"last {status.period_seconds:.0f} s")]
+    parts: list[RenderableType] = [Panel(figures, title=Text(title), subtitle=f"last {status.period_seconds:.0f} s")]
     if status.recent:
         parts.append(Panel(bars(status.recent), title="budgets of the last requests", subtitle="newest at the right"))
     parts.append(_tables(status))
