@@ -42,10 +42,13 @@ class Asked:
 
 
 def asked_of(body: Mapping[str, Any]) -> Asked | None:
-    """Return what a body asks for; ``None`` where there is no text, or more of anything than a scheduler takes."""
+    """Return what a body asks for; ``None`` where there is no text, or more of anything than a scheduler takes.
+
+    So, too, where the number of answers is none: engines take "8" for eight, and each would get the budget of all.
+    """
     prompt = prompt_of(body.get("messages"))
-    choices = _whole(body.get("n")) or 1
-    if not prompt or len(prompt.encode()) > _MOST_PROMPT_BYTES or choices > _MOST_CHOICES:
+    choices = 1 if body.get("n") is None else _whole(body.get("n"))
+    if not prompt or len(prompt.encode()) > _MOST_PROMPT_BYTES or not choices or choices > _MOST_CHOICES:
         return None
     effort = body.get("reasoning_effort")
     known = effort if isinstance(effort, str) and effort in _EFFORTS else ""

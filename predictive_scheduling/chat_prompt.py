@@ -18,7 +18,7 @@ def joined(turns: Sequence[tuple[str, str]]) -> str:
 
 def turns_of(messages: Sequence[Any]) -> list[tuple[str, str]]:
     """Roles and texts of messages as anybody's JSON has them; what has no text is left out."""
-    said = [(str(one.get("role")), text_of(one.get("content"))) for one in messages if isinstance(one, dict)]
+    said = [(text_of(str(one.get("role"))), text_of(one.get("content"))) for one in messages if isinstance(one, dict)]
     return [(role, text) for role, text in said if text]
 
 
