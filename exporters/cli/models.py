@@ -120,7 +120,7 @@ def parity(
     except (CurvesFileError, ValueError, OSError) as error:
         raise failed(error) from None
     typer.echo(json.dumps(asdict(found), indent=1))
-    if found.mean > WORST_PARITY:
+    if not found.mean <= WORST_PARITY:
         raise failed(ValueError(f"{model}: its curves are off by {found.mean:.3f} on average; export it again"))
 
 

@@ -46,11 +46,12 @@ def test_a_failed_export_leaves_the_old_folder_as_it_was(tmp_path, learnable, mo
     before, _ = export(trained, tmp_path / "m", TEXTS, hidden, name="m", version="1")
     with pytest.raises(ValueError, match="--precision: int8 is for predictors with an encoder"):
         export(trained, tmp_path / "m", TEXTS, hidden, name="m", version="2", precision="int8")
-    wrong = trained.reference(TEXTS, hidden) - 0.2
-    with monkeypatch.context() as patched:
-        patched.setattr(TrainedHead, "reference", lambda *_: wrong)
-        with pytest.raises(ValueError, match="use float16 or float32"):
-            export(trained, tmp_path / "m", TEXTS, hidden, name="m", version="2")
+    right = trained.reference(TEXTS, hidden)
+    for wrong in (right - 0.2, right * np.nan):
+        with monkeypatch.context() as patched:
+            patched.setattr(TrainedHead, "reference", lambda *_, wrong=wrong: wrong)
+            with pytest.raises(ValueError, match="use float16 or float32"):
+                export(trained, tmp_path / "m", TEXTS, hidden, name="m", version="2")
     far = trained.unfamiliarity(TEXTS, hidden) + trained.familiarity.limit
     for off in (far, far * np.nan):
         monkeypatch.setattr(TrainedHead, "unfamiliarity", lambda *_, off=off: off)
