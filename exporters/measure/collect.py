@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from exporters.measure.curves import write_curves
 from exporters.measure.judging import Judge, JudgedBy
@@ -221,7 +222,7 @@ async def collect(
     missing = [question for question in wanted if question.question_id not in done]
     waiting, new, began = iter(missing), [], time.monotonic()
     with progress.open("a") as file:
-        if not file.tell():
+        if not _end_line(progress, file):
             file.write(json.dumps({_SETTINGS: settings}) + "\n")
 
         async def worker() -> None:
@@ -241,6 +242,15 @@ async def collect(
         write_curves(out, {name: [getattr(item, name) for item in measured] for name in Measured.__dataclass_fields__})
         progress.unlink()
     return measured
+
+
+def _end_line(path: Path, file: TextIO) -> bool:
+    """End the line that a kill cut short, so that the next one is not joined to it; whether there is a whole line."""
+    written = path.read_bytes()
+    if written and not written.endswith(b"\n"):
+        file.write("\n")
+        file.flush()
+    return b"\n" in written
 
 
 def _settings(plan: Plan) -> dict[str, str]:

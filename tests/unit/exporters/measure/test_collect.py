@@ -127,6 +127,26 @@ async def test_what_was_measured_before_a_failure_is_not_measured_again(tmp_path
     assert read_curves(out).ids == [f"q{n}" for n in range(6)]
 
 
+@pytest.mark.parametrize("cut", ['{"question_id": "q5", "cut sho', '{"settings": {"budg'])
+async def test_what_was_measured_after_a_kill_is_not_lost_to_the_line_that_it_cut(tmp_path, cut):
+    out = tmp_path / "c.parquet"
+    progress = out.with_suffix(".progress.jsonl")
+    progress.write_text(cut)
+    broken = ScriptedBackend(thinks(10))
+
+    def break_at_once(*_):
+        broken.error = BackendUnavailableError("gone")
+
+    with pytest.raises(ExceptionGroup):
+        await collect(broken, PLAN, questions(2), LABELLED, out, concurrency=1, on_measured=break_at_once)
+    again = ScriptedBackend(thinks(10))
+    with pytest.raises(ValueError, match="--answer-tokens"):
+        await collect(again, replace(PLAN, answer_tokens=5), questions(2), LABELLED, out)
+    await collect(again, PLAN, questions(2), LABELLED, out)
+    assert not any("question 0" in call.prompt for call in again.calls)
+    assert again.calls
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
