@@ -35,7 +35,7 @@ def read_questions(path: Path) -> list[Question]:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise CurvesFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # JSON may hold U+2028 and the like as they are
         if not line.strip():
             continue
         try:

@@ -28,3 +28,10 @@ def test_a_faulty_questions_file_is_refused_with_its_line(tmp_path, lines, words
     path.write_text("\n".join(lines))
     with pytest.raises(CurvesFileError, match=words):
         read_questions(path)
+
+
+def test_a_question_may_hold_what_else_ends_a_line(tmp_path):
+    path = tmp_path / "q.jsonl"
+    asked = "one\u2028two\u0085three"
+    path.write_text(f'{{"question_id": "a", "question": "{asked}"}}\r\n\n{{"question_id": "b", "question": "q"}}\n')
+    assert [one.question for one in read_questions(path)] == [asked, "q"]
