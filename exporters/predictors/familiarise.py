@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from exporters.predictors.familiarity import LEAST_QUESTIONS, add_familiarity, learn_familiarity, limits_of
 from exporters.predictors.onnx_graph import GraphBuilder, with_half_weights
@@ -42,7 +43,9 @@ def familiarise(folder: Path, version: str, texts: Sequence[str], hidden: NDArra
     add_familiarity(build, "tokens" if reads_text else None, "hidden_state" if reads_states else None, known)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         staged = Path(scratch)
-        onnx.save(with_half_weights(build.extend(graph, {_OUTPUT: 1})), staged / "model.onnx")
+        halved = any(weight.data_type == TensorProto.FLOAT16 for weight in graph.graph.initializer)
+        extended = build.extend(graph, {_OUTPUT: 1})
+        onnx.save(with_half_weights(extended) if halved else extended, staged / "model.onnx")
         taught = Manifest(**{**manifest.model_dump(), **limits_of(known), "version": version})
         written = write_manifest(staged, taught)
         LoadedModel(staged)

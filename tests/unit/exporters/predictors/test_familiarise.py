@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 
 from exporters.demo.tasks import split_tasks
@@ -50,6 +51,23 @@ def test_it_abstains_on_what_is_unlike_its_training_and_predicts_as_before(folde
     np.testing.assert_allclose(after.curves[:20], before.curves, atol=1e-5)
     assert after.abstained[:20].mean() < 0.2
     assert after.abstained[20] == 1
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_weights_stay_in_the_precision_that_they_have(tmp_path, precision):
+    few, wide = CURVES.chosen(range(LEAST_QUESTIONS - 1)), np.tile(STATES, (1, 50))
+    trained, _ = train("hidden_state_mlp", few, wide[: len(few.ids)], RECIPE)
+    folder = tmp_path / "m"
+    export(trained, folder, few.questions, wide, name="m", version="1", precision=precision)
+
+    def weights():
+        known = onnx.load(folder / "model.onnx").graph.initializer
+        return {weight.name: weight.SerializeToString() for weight in known}
+
+    had = weights()
+    familiarise(folder, "2", TEXTS, wide)
+    assert had.items() <= weights().items()
+    assert ("states_whiten_float16" in weights()) == (precision == "float16")
 
 
 def test_it_is_taught_once_and_by_enough_questions(folder):
