@@ -175,8 +175,8 @@ def evaluate(predicted: Predicted, curves: Curves, model: dict[str, str], *, see
 
 
 def reliability(predicted: Floats, measured: Floats, bins: int = 20) -> list[tuple[float, float]]:
-    """Mean predicted and measured accuracy in bins of equally many values, by predicted accuracy."""
-    parts = np.array_split(np.argsort(predicted, axis=None), bins)
+    """Mean predicted and measured accuracy in bins of equally many values, by predicted accuracy; of few, fewer."""
+    parts = np.array_split(np.argsort(predicted, axis=None), min(bins, predicted.size))
     return [(float(predicted.ravel()[part].mean()), float(measured.ravel()[part].mean())) for part in parts]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from exporters.measure.curves import Curves, read_curves, window_points, write_curves
-from exporters.replay.evaluate import Predicted, evaluate, split_samples
+from exporters.replay.evaluate import Predicted, evaluate, reliability, split_samples
 
 
 @pytest.fixture(scope="module")
@@ -126,3 +126,8 @@ def test_a_file_with_points_is_read_and_scored_at_them(tmp_path):
     assert curves.points.tolist() == points
     found = evaluate(Predicted(accuracy, used), curves, {})
     assert [one.tokens_per_query for one in found.budgets] == points[1:]
+
+
+def test_of_few_values_there_are_fewer_bins():
+    few = np.array([[0.1, 0.2, 0.3]])
+    assert reliability(few, few[:, ::-1]) == [(0.1, 0.3), (0.2, 0.2), (0.3, 0.1)]
