@@ -13,7 +13,7 @@ from typing import Any
 
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from predictive_scheduling.listening import REST_SECONDS, Scarcity, is_scarcity, listens
+from predictive_scheduling.listening import REST_SECONDS, Scarcity, is_scarcity, listening, listens
 from predictive_scheduling.openmetrics import OPENMETRICS, PLAIN, render
 from predictive_scheduling.page_access import CHALLENGE, PageAccess
 
@@ -33,8 +33,12 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     scarcity = Scarcity()
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, address: str, handler: type[BaseHTTPRequestHandler]) -> None:
+        """Listen at ``host:port``, IPv6 too. Raises OSError or ValueError where that cannot be."""
+        super().__init__(("", 0), handler, bind_and_activate=False)
+        self.socket.close()  # which knows IPv4 alone
+        self.socket = listening(address)
+        self.server_port = self.socket.getsockname()[1]
         self._places = threading.BoundedSemaphore(_CONNECTIONS)
 
     def get_request(self) -> tuple[Any, Any]:
@@ -50,13 +54,23 @@ class _Server(ThreadingHTTPServer):
         """Whether there is a place; without one the connection is closed."""
         return self._places.acquire(blocking=False)
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread; where none can be had, the place is another's."""
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:
+            self._places.release()
+            raise
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve a connection, and cut it off where it lasts too long."""
         late = threading.Timer(_SECONDS, _cut_off, [request])
         late.daemon = True
-        late.start()
         try:
+            late.start()
             super().process_request_thread(request, client_address)
+        except RuntimeError:  # no thread could be had to cut it off
+            self.shutdown_request(request)
         finally:
             late.cancel()
             self._places.release()
@@ -84,13 +98,12 @@ class MetricsPage:
 
     def start(self) -> None:
         """Listen. Raises ListenError where the address is taken."""
-        host, _, port = self._address.rpartition(":")
         with listens("metrics_listen", self._address):
-            self._server = _Server((host, int(port)), self._handler())
+            self._server = _Server(self._address, self._handler())
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, name="metrics-page", daemon=True).start()
         log.info("metrics on port %d", self.port)
-        self._access.tell("the metrics page", f"{host}:{self.port}")
+        self._access.tell("the metrics page", f"{self._address.rpartition(':')[0]}:{self.port}")
 
     def stop(self) -> None:
         """Stop listening, and close the socket."""

@@ -1,6 +1,7 @@
 """The page that is scraped: its formats, its token, and scrapers that trickle."""
 
 import socket
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -50,6 +51,39 @@ def test_scrapers_that_trickle_are_cut_off_and_others_get_their_places(page, mon
     finally:
         for one in trickling:
             one.close()
+
+
+@pytest.mark.parametrize("of", [threading.Thread, threading.Timer])
+def test_scrapes_for_which_there_was_no_thread_keep_no_place(page, monkeypatch, of):
+    asking = urllib.request.Request(f"http://127.0.0.1:{page.port}/metrics", headers={"Authorization": "Bearer secret"})
+
+    usual = threading.Thread.start
+
+    def start(thread):
+        if type(thread) is of:
+            raise RuntimeError("can't start new thread")
+        usual(thread)
+
+    with monkeypatch.context() as short:
+        short.setattr(threading.Thread, "start", start)
+        for _ in range(20):
+            with pytest.raises(OSError, match=r"closed|reset"):
+                urllib.request.urlopen(asking, timeout=30)
+    with urllib.request.urlopen(asking, timeout=30) as reply:
+        assert reply.status == 200
+
+
+@pytest.mark.parametrize(("address", "host"), [("[::1]:0", "[::1]"), (":0", "[::1]"), (":0", "127.0.0.1")])
+def test_the_page_is_also_served_by_ipv6(reader, address, host):
+    if host == "[::1]" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    page = MetricsPage(reader, address)
+    page.start()
+    try:
+        with urllib.request.urlopen(f"http://{host}:{page.port}/metrics", timeout=30) as reply:
+            assert reply.status == 200
+    finally:
+        page.stop()
 
 
 def test_the_page_answers_in_both_formats_and_nothing_else(reader):
