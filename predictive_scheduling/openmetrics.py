@@ -91,10 +91,15 @@ def _exemplar(exemplars: Iterable[Any], *, openmetrics: bool) -> str:
 
 
 def _labels(attributes: Mapping[str, Any]) -> str:
+    """Attributes as labels, each once: Prometheus takes no page on which a sample has one twice, or of such a name."""
     if not attributes:
         return ""
-    pairs = (f'{re.sub(r"[^a-zA-Z0-9_]", "_", key)}="{_escaped(str(value))}"' for key, value in attributes.items())
-    return "{" + ",".join(pairs) + "}"
+    named: dict[str, str] = {}
+    for key, value in attributes.items():
+        name = re.sub(r"[^a-zA-Z0-9_]|^(?=\d)", "_", key)
+        text = _escaped(str(value))
+        named[name] = f"{named[name]};{text}" if name in named else text
+    return "{" + ",".join(f'{name}="{text}"' for name, text in named.items()) + "}"
 
 
 def _escaped(text: str) -> str:

@@ -3,6 +3,10 @@
 import re
 import subprocess
 
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.resources import Resource
+
 from predictive_scheduling.openmetrics import render
 from tests.programs import needs
 
@@ -32,6 +36,15 @@ def test_exemplars_stand_in_their_buckets_and_only_in_openmetrics(reader):
     assert " # {" not in plain
     assert "# EOF" not in plain
     assert "# TYPE a_requests_total counter" in plain
+
+
+def test_attributes_that_differ_in_their_signs_alone_are_one_label():
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], Resource({"k8s.pod.name": "a", "k8s_pod_name": "b", "1st": "c"}))
+    provider.get_meter("m").create_counter("n").add(1)
+    text = render(reader.get_metrics_data(), openmetrics=False)
+    provider.shutdown()
+    assert 'target_info{k8s_pod_name="a;b",_1st="c"} 1' in text.splitlines()
 
 
 @needs("promtool")
