@@ -67,7 +67,7 @@ def from_environment(
     if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         environ = {}
     resource = Resource.create(
-        {"service.name": environ.get("OTEL_SERVICE_NAME", service_name), "service.version": version}
+        {"service.name": environ.get("OTEL_SERVICE_NAME") or service_name, "service.version": version}
     )
     tracers: trace.TracerProvider = trace.NoOpTracerProvider()
     if (spans := _exporter("traces", environ)) is not None:
@@ -95,7 +95,8 @@ def _exporter(signal: str, environ: Mapping[str, str]) -> Any:
     endpoint = environ.get(f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     if not endpoint or environ.get(f"OTEL_{name}_EXPORTER", "otlp").lower() == "none":
         return None
-    protocol = environ.get(f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    protocol = environ.get(f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = protocol or "grpc"  # also for an empty one, which by OpenTelemetry's rules is none
     if (signal, protocol) not in _EXPORTERS:
         raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL: {protocol!r} is neither grpc nor http/protobuf")
     module, _, kind = _EXPORTERS[signal, protocol].partition(":")

@@ -72,6 +72,14 @@ def test_a_protocol_nobody_speaks_is_named():
         telemetry.from_environment("x", "1", {**NOBODY, "OTEL_EXPORTER_OTLP_PROTOCOL": "smoke"})
 
 
+def test_a_variable_that_is_empty_is_as_one_that_is_not_there(quiet):
+    empty = {"OTEL_SERVICE_NAME": "", "OTEL_EXPORTER_OTLP_PROTOCOL": "", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": ""}
+    reporting, on = switched_on({**NOBODY, **empty})
+    assert on == (True, True, True)
+    assert reporting.tracers.resource.attributes["service.name"] == "x"
+    reporting.shut_down()
+
+
 def test_the_sampler_is_the_standard_one(quiet, monkeypatch):
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.0")
