@@ -46,6 +46,9 @@ def _merge_curves(parts: Sequence[Path], questions: Sequence[Question], out: Pat
         points = sorted({tuple(row[column]) for row in rows})
         if len(points) > 1:
             raise CurvesFileError(f"budget_tokens: the parts have {list(points[0])} and {list(points[1])}")
+    for name in ("used_tokens", "samples", "difficulty"):  # what is read where all rows have it
+        if len({name in row for row in rows}) > 1:
+            raise CurvesFileError(f"{name}: some parts have it, others do not")
     lengths = {len(row[column]) for row in rows}
     if len(lengths) > 1:
         raise CurvesFileError(f"{column}: the parts have {' and '.join(map(str, sorted(lengths)))} windows")

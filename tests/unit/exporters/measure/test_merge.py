@@ -6,9 +6,9 @@ import pytest
 
 from exporters.faults import CurvesFileError
 from exporters.measure.collect import collect
-from exporters.measure.curves import read_curves
+from exporters.measure.curves import read_curves, write_curves
 from exporters.measure.merge import merge
-from exporters.measure.questions import Shard, read_questions
+from exporters.measure.questions import Question, Shard, read_questions
 from tests.builders.collecting import LABELLED, PLAN, thinks
 from tests.standins.backend import ScriptedBackend
 
@@ -35,3 +35,15 @@ async def test_shards_merge_to_one_dataset_with_no_question_lost_or_doubled(tmp_
             merge(parts, asked[:-1], tmp_path / "all.parquet")
     with pytest.raises(CurvesFileError, match=r"q0 is in .*part-0\.parquet too"):
         merge([*parts, parts[0]], asked, tmp_path / "all.parquet")
+
+
+@pytest.mark.parametrize(("column", "value"), [("used_tokens", [1.0, 2.0]), ("samples", 4), ("difficulty", "easy")])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_known_of_some_parts_alone_is_neither_lost_nor_made_up(tmp_path, column, value, first):
+    parts = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for at, part in enumerate(parts):
+        known = {column: [value]} if first == (at == 0) else {}
+        curve = {"question_id": [f"q{at}"], "question": ["?"], "budget_tokens": [[16, 32]], "accuracy": [[0.1, 0.2]]}
+        write_curves(part, {**curve, **known})
+    with pytest.raises(CurvesFileError, match=f"{column}: some parts have it"):
+        merge(parts, [Question(f"q{at}", "?", None) for at in range(2)], tmp_path / "all.parquet")
