@@ -12,10 +12,15 @@ from predictor_service.admission import RefusedQueryError
 from predictor_service.inputs.features import Query
 
 _DATATYPES = {"text": "BYTES", "hidden_state": "FP32"}
+_MOST_QUERIES = 4096
+_MANY = f"must hold 1 to {_MOST_QUERIES} queries, as many in each"
 
 
 def read_queries(request: pb.ModelInferRequest) -> list[Query]:
-    """Return a request's queries. Raises RefusedQueryError naming the input that cannot be read."""
+    """Return a request's queries. Raises RefusedQueryError naming the input that cannot be read.
+
+    What is too much is refused before it is read: a message may hold millions of texts, dimensions and inputs.
+    """
     raw = list(request.raw_input_contents)
     if raw and len(raw) != len(request.inputs):
         raise _refused("raw_input_contents", f"has {len(raw)} entries for {len(request.inputs)} inputs")
@@ -25,6 +30,10 @@ def read_queries(request: pb.ModelInferRequest) -> list[Query]:
         wanted = _DATATYPES.get(tensor.name)
         if wanted is None:
             raise _refused(f"inputs[{at}].name", f"{tensor.name!r} is none of {', '.join(_DATATYPES)}")
+        if (texts if tensor.name == "text" else states) is not None:
+            raise _refused(f"inputs[{at}].name", f"{tensor.name} is there twice")
+        if not 1 <= len(tensor.shape) <= 2:
+            raise _refused(f"inputs[{at}].shape", f"has {len(tensor.shape)} dimensions, not 1 or 2")
         if tensor.datatype != wanted:
             raise _refused(f"inputs[{at}].datatype", f"{tensor.name} is {wanted}, not {tensor.datatype}")
         data = raw[at] if raw else None
@@ -33,13 +42,15 @@ def read_queries(request: pb.ModelInferRequest) -> list[Query]:
         else:
             states = _states(tensor, data, at)
     count = len(texts if texts is not None else () if states is None else states)
-    if not 1 <= count <= 4096 or (texts is not None and states is not None and len(texts) != len(states)):
-        raise _refused("inputs", "must hold 1 to 4096 queries, as many in each")
+    if not 1 <= count <= _MOST_QUERIES or (texts is not None and states is not None and len(texts) != len(states)):
+        raise _refused("inputs", _MANY)
     return [Query("" if texts is None else texts[row], None if states is None else states[row]) for row in range(count)]
 
 
 def _texts(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None, at: int) -> list[str]:
-    items = list(tensor.contents.bytes_contents) if raw is None else _split(raw, at)
+    items = tensor.contents.bytes_contents if raw is None else _split(raw, at)
+    if len(items) > _MOST_QUERIES:
+        raise _refused("inputs", _MANY)
     if list(tensor.shape) not in ([len(items)], [len(items), 1]):
         raise _refused(f"inputs[{at}].shape", f"{list(tensor.shape)} does not fit {len(items)} texts")
     try:
@@ -49,9 +60,10 @@ def _texts(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None, at:
 
 
 def _split(raw: bytes, at: int) -> list[bytes]:
-    """Take texts apart that each stand after their length."""
-    items, position = [], 0
-    while position < len(raw):
+    """Take texts apart that each stand after their length; no more than one too many."""
+    items: list[bytes] = []
+    position = 0
+    while position < len(raw) and len(items) <= _MOST_QUERIES:
         end = position + 4 + int.from_bytes(raw[position : position + 4], "little")
         if end > len(raw) or position + 4 > len(raw):
             raise _refused(f"raw_input_contents[{at}]", "ends within a text")
@@ -75,10 +87,15 @@ def _states(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None, at
 def write_outputs(
     response: pb.ModelInferResponse, tensors: dict[str, NDArray[np.float32]], wanted: Sequence[str], *, raw: bool
 ) -> None:
-    """Add ``tensors`` to a response, those that are wanted (none: all). Raises RefusedQueryError for one it lacks."""
+    """Add ``tensors`` to a response, those that are wanted (none: all).
+
+    Raises RefusedQueryError for one it lacks, and for one that is wanted twice: a response could be of any size.
+    """
     for at, name in enumerate(wanted):
         if name not in tensors:
             raise _refused(f"outputs[{at}].name", f"{name!r} is none of {', '.join(tensors)}")
+        if name in wanted[:at]:
+            raise _refused(f"outputs[{at}].name", f"{name} is wanted twice")
     for name in wanted or tensors:
         values = np.ascontiguousarray(tensors[name], dtype="<f4")
         output = response.outputs.add(name=name, datatype="FP32", shape=values.shape)

@@ -71,6 +71,12 @@ NOT_UTF8 = Tensor(name="text", datatype="BYTES", shape=[1], contents=pb.InferTen
         ([states([[1.0, 2.0]], shape=[1, 3])], [], "inputs[0].shape"),
         ([states([[1.0, 2.0]], shape=[-1, -2])], [], "inputs[0].shape"),
         ([NOT_UTF8], [], "inputs[0].contents"),
+        ([texts("a"), texts("b")], [], "inputs[1].name"),
+        ([states([[1.0]]), states([[1.0]])], [], "inputs[1].name"),
+        ([texts("a", shape=[1, 1, 1])], [], "inputs[0].shape"),
+        ([texts(*["a"] * 4097)], [], "inputs"),
+        ([bare(texts(*["a"] * 5000))], [raw("a" * 5000)], "inputs"),
+        ([states([[1.0]] * 4097)], [], "inputs"),
         ([bare(texts("a"))], [raw("a"), b""], "raw_input_contents"),
         ([bare(texts("a"))], [raw("a")[:-1]], "raw_input_contents[0]"),
         ([bare(texts("a"))], [b"\x01\x00"], "raw_input_contents[0]"),
@@ -99,6 +105,13 @@ def test_outputs_are_written_as_numbers_or_raw(wanted, names):
     values = [OUTPUTS[name].ravel().tolist() for name in names]
     assert [list(one.contents.fp32_contents) for one in plain.outputs] == values
     assert list(packed.raw_output_contents) == [OUTPUTS[name].tobytes() for name in names]
+
+
+def test_an_output_is_written_once():
+    response = pb.ModelInferResponse()
+    with pytest.raises(RefusedQueryError, match=r"outputs\[2\]\.name: spread is wanted twice"):
+        write_outputs(response, OUTPUTS, ["spread", "curves", "spread"], raw=True)
+    assert not response.outputs
 
 
 def test_an_output_that_there_is_not_is_refused_and_nothing_written():
