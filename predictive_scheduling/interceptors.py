@@ -193,12 +193,14 @@ class UnaryClientTracing(grpc.aio.UnaryUnaryClientInterceptor):
         """Start the span, send its context, and end it with the call's status."""
         span = _start(self._tracer, _method(details), SpanKind.CLIENT)
         measured = MeasuredCall(span, _method(details).lstrip("/"), self._durations)
-        code = grpc.StatusCode.CANCELLED
+        code, call = grpc.StatusCode.CANCELLED, None
         try:
             with _current(span):
                 call = await continuation(_with_context(details), request)
             code = await call.code()
         finally:
+            if call is not None and code is grpc.StatusCode.CANCELLED:
+                call.cancel()  # who waits here is gone, but the call itself would go on
             measured.finish(code)
         return call
 

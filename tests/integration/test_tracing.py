@@ -19,7 +19,7 @@ from tests.integration.running import predictor, scheduler
 from tests.integration.test_scheduler import thinker
 from tests.standins.backend import ScriptedBackend
 from tests.standins.tgi import TgiStandIn
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 GENERATE = "predictive_scheduling.scheduler.v1.SchedulerService/Generate"
 PREDICT = "predictive_scheduling.predictor.v1.PredictorService/Predict"
@@ -182,3 +182,30 @@ async def test_readers_that_leave_a_generation_of_many_leave_its_trace_in_order(
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
     spans = find(exporter.get_finished_spans(), GENERATE, SpanKind.SERVER)
     assert sorted(span.attributes[semconv.RPC_STATUS] for span in spans) == ["CANCELLED"] * 19 + ["OK"]
+
+
+@pytest.mark.parametrize("traced", [True, False])
+async def test_a_call_that_is_given_up_is_given_up_at_its_server_traced_or_not(memory, traced):
+    provider, exporter = memory
+    gate = asyncio.Event()
+    interceptors = client_tracing(provider) if traced else None
+    async with (
+        scheduler(ScriptedBackend(thinker, gate=gate), policy="uniform") as address,
+        AsyncSchedulerClient(address, interceptors=interceptors) as client,
+        AsyncSchedulerClient(address) as other,
+    ):
+
+        async def until_there_are(requests):
+            async with asyncio.timeout(PATIENCE):
+                while True:
+                    if (await other.status()).pending_requests == requests:
+                        return
+                    await asyncio.sleep(0.01)
+
+        asked = asyncio.create_task(client.complete("q"))
+        await until_there_are(1)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+        await until_there_are(0)
+    spans = exporter.get_finished_spans()
+    assert [span.attributes[semconv.RPC_STATUS] for span in spans] == ["CANCELLED"] * traced
