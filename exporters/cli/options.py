@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -24,3 +26,12 @@ def failed(error: Exception) -> typer.Exit:
     said = "\n".join(faults(error)) if isinstance(error, ValidationError) else str(error)
     typer.secho(said, err=True, fg="red")
     return typer.Exit(1)
+
+
+@contextmanager
+def writing() -> Iterator[None]:
+    """End the command with an error that names the file, where one cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise failed(error) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exporters.cli.options import CurvesOption, HiddenOption, failed
+from exporters.cli.options import CurvesOption, HiddenOption, failed, writing
 from exporters.faults import CurvesFileError
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def evaluate(
         evaluation = evaluate_folder(model, measured, states)
     except (CurvesFileError, ValueError) as error:
         raise failed(error) from None
-    json_out.parent.mkdir(parents=True, exist_ok=True)
-    json_out.write_text(json.dumps(evaluation.as_json(), indent=1) + "\n")
+    with writing():
+        json_out.parent.mkdir(parents=True, exist_ok=True)
+        json_out.write_text(json.dumps(evaluation.as_json(), indent=1) + "\n")
     if report is not None:
         _write_report(report, evaluation)
     right = evaluation.difficulty_accuracy
@@ -70,8 +71,9 @@ def report(
 def _write_report(out: Path, evaluation: Evaluation) -> None:
     from exporters.replay.report import write_report  # matplotlib is needed by reports only
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_report(out, evaluation)
+    with writing():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_report(out, evaluation)
 
 
 def simulate(
@@ -133,13 +135,15 @@ def simulate(
     except (CurvesFileError, ValueError, OSError) as error:
         raise failed(error) from None
     if json_out is not None:
-        json_out.parent.mkdir(parents=True, exist_ok=True)
-        json_out.write_text(json.dumps(result.as_json(), indent=1) + "\n")
+        with writing():
+            json_out.parent.mkdir(parents=True, exist_ok=True)
+            json_out.write_text(json.dumps(result.as_json(), indent=1) + "\n")
     if report is not None:
         from exporters.replay.simulation_report import write_report
 
-        report.parent.mkdir(parents=True, exist_ok=True)
-        write_report(report, predicted, measured, scenario, result)
+        with writing():
+            report.parent.mkdir(parents=True, exist_ok=True)
+            write_report(report, predicted, measured, scenario, result)
     typer.echo(
         f"{result.requests:,} requests in {took:.1f} s: {result.accuracy:.1%} right, uniform {result.uniform:.1%}, "
         f"{100 * result.gain:+.1f} points; {result.used_tokens_per_query:.1f} tokens used a query "

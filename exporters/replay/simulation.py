@@ -39,8 +39,9 @@ class Traffic:
     questions: Ints
 
     def __post_init__(self) -> None:
-        """Refuse times that fall; raises ValueError."""
-        if len(self.arrivals) != len(self.questions) or (np.diff(self.arrivals) < 0).any():
+        """Refuse times that fall, or are none; raises ValueError."""
+        fall = not np.isfinite(self.arrivals).all() or (np.diff(self.arrivals) < 0).any()
+        if len(self.arrivals) != len(self.questions) or not len(self.arrivals) or fall:
             raise ValueError("arrivals: must be rising times, one for each question asked")
 
 

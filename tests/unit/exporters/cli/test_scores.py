@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from exporters.measure.curves import write_curves
+from exporters.replay import simulation_report
 from exporters.replay.simulation import poisson
 from predictive_scheduling_cli.main import app
 from predictor_service.settings import SHIPPED_MODELS
@@ -69,3 +70,31 @@ def test_the_command_reads_a_trace_of_times_and_writes_figures_and_a_page(curves
     assert "--arrivals" in bad.output
     bad = CliRunner().invoke(app, [*options, "--policy", "nope"])
     assert bad.exit_code == 1
+
+
+@pytest.mark.parametrize("words", [
+    ("evaluate", "--model", SHIPPED_MODELS / "demo-text", "--json", "DIR"),
+    ("evaluate", "--model", SHIPPED_MODELS / "demo-text", "--json", "OUT", "--report", "DIR"),
+    ("simulate", "--requests", "20", "--json", "DIR"),
+    ("simulate", "--requests", "20", "--report", "DIR"),
+])  # fmt: skip
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch, words):
+    monkeypatch.setattr(simulation_report, "write_report", lambda path, *_: path.write_text("its sweeps take long"))
+    write_curves(tmp_path / "c.parquet", {
+        "question_id": ["a", "b"], "question": ["1 + 1?", "2 + 2?"],
+        "budget_tokens": [list(range(16, 257, 16))] * 2, "accuracy": [[0.5] * 16, [1.0] * 16],
+    })  # fmt: skip
+    named = {"DIR": tmp_path, "OUT": tmp_path / "out.json"}
+    done = run(words[0], "--curves", tmp_path / "c.parquet", *(named.get(word, word) for word in words[1:]))
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == 1
+    assert str(tmp_path) in done.output
+
+
+@pytest.mark.filterwarnings("ignore:loadtxt")
+@pytest.mark.parametrize("times", ["1\nnan\n2\n", "1\ninf\n", "2\n1\n", ""])
+def test_times_at_which_nothing_can_come_are_refused(tmp_path, times):
+    (tmp_path / "times").write_text(times)
+    done = run("simulate", "--curves", "exporters/demo/data/curves.parquet", "--arrivals", tmp_path / "times")
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert "must be rising times" in done.output
