@@ -9,6 +9,8 @@ from predictor_service.settings import SHIPPED_MODELS
 MODEL = str(SHIPPED_MODELS / "demo-text")
 COMMANDS = {
     "collect": "--questions BAD --out OUT --backend embedded --template demo",
+    "collect with a model": "--questions QUESTIONS --out OUT --backend embedded --template demo --gguf BAD",
+    "collect with an adapter": "--questions QUESTIONS --out OUT --backend embedded --template demo --adapter BAD",
     "features": "--questions BAD --out OUT --backend vllm --layers 1",
     "features of a model": "--questions QUESTIONS --out OUT --model BAD --template demo",
     "merge": "BAD --questions QUESTIONS --out OUT",

@@ -121,4 +121,8 @@ class EmbeddedBackend:
             lora = xllamacpp.CommonAdapterLoraInfo()
             lora.path, lora.scale = str(self._adapter), self._adapter_scale
             params.lora_adapters = [lora]
-        return xllamacpp.Server(params)
+        try:
+            return xllamacpp.Server(params)
+        except RuntimeError as error:  # which says neither which file nor why
+            adapter = f" with the adapter {self._adapter}" if params.lora_adapters else ""
+            raise BackendUnavailableError(f"llama.cpp cannot load {params.model.path}{adapter}: {error}") from None
