@@ -110,7 +110,7 @@ def test_a_stream_reports_its_usage_only_where_that_was_asked_for(options, repor
 @given(fields=some.dictionaries(some.text(max_size=20), JSON, max_size=6), indent=SPACED, path=PATHS,
        value=some.integers(0, 1 << 40), ascii_only=some.booleans())  # fmt: skip
 def test_a_value_gets_in_and_everything_else_stays(fields, indent, path, value, ascii_only):
-    given_body = {**fields, "prompt": "a"}
+    given_body = {**fields, "prompt": "a", "n": 2}
     raw = json.dumps(given_body, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     found = json.loads(rewritten(read(raw, "prompt"), {path: value}))
     place = found
@@ -125,7 +125,7 @@ def test_a_value_gets_in_and_everything_else_stays(fields, indent, path, value, 
 @given(fields=some.dictionaries(some.text(max_size=20), JSON, max_size=6), indent=SPACED)
 def test_a_field_that_a_body_does_not_have_leaves_its_bytes(fields, indent):
     fields.pop("budget", None)
-    raw = json.dumps({**fields, "prompt": "a"}, indent=indent).encode()
+    raw = json.dumps({**fields, "prompt": "a", "n": 2}, indent=indent).encode()
     found = rewritten(read(raw, "prompt"), {"budget": 7})
     assert found.endswith(raw[1:])
 
