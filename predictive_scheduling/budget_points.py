@@ -63,5 +63,11 @@ def within_budget(used: float, budget: int) -> bool:
 
 
 def risen_usage(points: Sequence[int], used: Sequence[float]) -> tuple[float, ...]:
-    """Used tokens within their budgets, dips filled up to the running maximum."""
-    return tuple(accumulate((min(float(value), float(point)) for value, point in zip(used, points, strict=True)), max))
+    """Used tokens within their budgets, dips filled up to the running maximum, and no rise above that of the budget.
+
+    A token more of budget uses a token more at most: where values rise faster, the ones before are too small.
+    """
+    risen = list(accumulate((min(float(value), float(point)) for value, point in zip(used, points, strict=True)), max))
+    for at in range(len(risen) - 2, -1, -1):
+        risen[at] = max(risen[at], risen[at + 1] - (points[at + 1] - points[at]))
+    return tuple(risen)

@@ -263,7 +263,7 @@ def spread_evenly(budgets: Ints, caps: Ints, left: float, step: int, cost: Calla
             break
         tokens, paid = int(room[query]), more[query]
         while paid > left + 1e-9:  # as many as can be paid; a token of budget costs a token at most
-            tokens = max(int(left), int(tokens * left / paid))
+            tokens = min(tokens - 1, max(int(left), int(tokens * left / paid)))
             paid = float((cost(result + np.where(np.arange(len(result)) == query, tokens, 0)) - costs)[query])
         result[query] += tokens
         costs[query] += paid

@@ -1,7 +1,7 @@
 """Budget points and what they are used for: even ones have a spacing, what is none is refused with its place."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from predictive_scheduling.budget_points import (
@@ -59,8 +59,12 @@ def test_rounding_is_forgiven_and_more_is_not():
 
 
 @given(st.lists(st.tuples(st.integers(1, 99), st.floats(0, 9999)), min_size=1, max_size=20))
+@example([(16, 0.0), (16, 32.0)])
 def test_risen_usage_is_usage(drawn):
     points = tuple(sum(step for step, _ in drawn[: at + 1]) for at in range(len(drawn)))
     risen = risen_usage(points, [value for _, value in drawn])
     assert checked_usage(points, risen) == risen
     assert all(kept >= min(value, point) for kept, (_, value), point in zip(risen, drawn, points, strict=True))
+    # A token more of budget uses a token more at most, whatever a predictor says.
+    rises = zip([(0, 0.0), *zip(points, risen, strict=True)], zip(points, risen, strict=True), strict=False)
+    assert all(use - used <= point - before + 1e-9 for (before, used), (point, use) in rises)

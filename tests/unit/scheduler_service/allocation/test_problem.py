@@ -23,6 +23,10 @@ def test_leftovers_go_to_the_lowest_first():
     assert spread_evenly(np.array([32, 0, 16]), np.array([64, 64, 64]), 40, 16).tolist() == [32, 32, 24]
 
 
+def test_leftovers_are_spread_also_where_a_token_of_budget_costs_more_than_one():
+    assert spread_evenly(np.array([0]), np.array([8]), 5, 8, lambda budgets: 2.0 * budgets).tolist() == [2]
+
+
 def test_accuracy_is_linear_between_windows_and_zero_without_tokens():
     curves = np.array([[0.4, 0.8]] * 4)
     assert accuracy_at(np.array([16, 32]), curves, np.array([0, 8, 24, 64])).tolist() == pytest.approx(
