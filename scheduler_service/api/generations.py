@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from opentelemetry import baggage, context
 
 from predictive_scheduling import semconv
-from scheduler_service.domain import Event, InvalidRequestError, Job, SlowReaderError, Text
+from scheduler_service.domain import DrainingError, Event, InvalidRequestError, Job, SlowReaderError, Text
 
 _MOST_PARTS = 64
 
@@ -158,7 +158,8 @@ class Generations:
     async def stream(self, job: Job) -> AsyncGenerator[Event]:
         """Yield a job's events: those of the tenant's running request of the same id, where there is one.
 
-        Raises what the generation raises, and InvalidRequestError where the running request asks for something else.
+        Raises what the generation raises, InvalidRequestError where the running request asks for something else, and
+        DrainingError where no generation begins any more.
         A generation without readers is cancelled, which frees its slot and returns its tokens.
         """
         running = await self._find(job)
@@ -194,9 +195,16 @@ class Generations:
                 return running
             if running.task is not None:  # its last reader has left: it ends, and then this one begins
                 await asyncio.wait([running.task])
+                if self._running.get(job.key) is running:  # it was cancelled before it began, with its group
+                    del self._running[job.key]
         running = _Running(job)
+        pumping = self._pump(running)
+        try:
+            running.task = self._tasks.create_task(pumping)
+        except RuntimeError:  # the group ends, and takes no more tasks
+            pumping.close()
+            raise DrainingError("the scheduler is shutting down") from None
         self._running[job.key] = running
-        running.task = self._tasks.create_task(self._pump(running))
         return running
 
     async def _wait_for_readers(self, running: _Running) -> None:

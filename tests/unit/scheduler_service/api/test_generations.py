@@ -1,14 +1,14 @@
 """Readers of one generation: joining, leaving, falling behind."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler_service.api.generations import Backlog, Generations
-from scheduler_service.domain import BackendUnavailableError, InvalidRequestError, Job, Text, TextKind
+from scheduler_service.domain import BackendUnavailableError, DrainingError, InvalidRequestError, Job, Text, TextKind
 
 JOB = Job("id", "prompt", "", 0, 1000)
 texts = st.builds(Text, st.sampled_from(TextKind), st.text(max_size=3), st.integers(0, 3), st.booleans())
@@ -149,3 +149,24 @@ async def test_another_request_of_the_same_id_is_refused():
         with pytest.raises(InvalidRequestError):
             await anext(running.stream(Job("id", "something else", "", 0, 1000)))
         await stream.aclose()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_while_the_group_ends_a_request_and_its_retry_are_refused(begun):
+    async def first():
+        return await anext(running.stream(JOB))
+
+    reading = None
+    with suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as group:
+            running = Generations(Source(count=1), group)
+            if begun:  # its task is cancelled with the group, before it has run
+                reading = asyncio.ensure_future(first())
+                await asyncio.sleep(0)
+            raise ConnectionError
+    if reading is not None:
+        reading.cancel()
+        await asyncio.wait([reading])
+    for _ in range(2):
+        with pytest.raises(DrainingError):
+            await first()
