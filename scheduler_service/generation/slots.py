@@ -22,6 +22,7 @@ class Slots:
         self._free = most
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
+        self._left = 0  # of those in the heap, how many wait no more
 
     @property
     def held(self) -> int:
@@ -53,6 +54,8 @@ class Slots:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._release()
+            else:
+                self._forget()
             raise
 
     def _release(self) -> None:
@@ -61,4 +64,16 @@ class Slots:
             if not turn.done():
                 turn.set_result(None)
                 return
+            self._left -= 1
         self._free += 1
+
+    def _forget(self) -> None:
+        """Note that one waits no more, and drop those from the heap once they are more than half of it.
+
+        While others of a higher priority keep coming, nobody else would.
+        """
+        self._left += 1
+        if 2 * self._left > len(self._waiting):
+            self._waiting = [entry for entry in self._waiting if not entry[-1].done()]
+            heapq.heapify(self._waiting)
+            self._left = 0

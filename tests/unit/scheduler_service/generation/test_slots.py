@@ -54,6 +54,22 @@ async def test_who_leaves_the_queue_is_passed_over():
         await gone
 
 
+async def test_who_leaves_leaves_nothing_behind_while_others_keep_the_slots():
+    slots, held, over = Slots(1), [], asyncio.Event()
+    async with slots.slot():
+        waiting = [holder(slots, f"waits {at}", held, over, priority=-at) for at in range(4)]
+        leaving = [holder(slots, "leaves", held, over, priority=-1) for _ in range(100)]
+        await settle()
+        for task in leaving:
+            task.cancel()
+            await settle()
+        assert slots.waiting == 4
+        assert len(slots._waiting) <= 8  # as many that left as wait
+    over.set()
+    await asyncio.gather(*waiting)
+    assert held == [f"waits {at}" for at in range(4)]
+
+
 async def test_who_is_cancelled_at_the_hand_over_passes_the_slot_on():
     """The slot was handed over, and its new holder is cancelled before it runs."""
     slots, held, over = Slots(1), [], asyncio.Event()
