@@ -126,6 +126,8 @@ class HttpServer:
                         if data == b"[DONE]":
                             await _read_to_end(response)
                             return
+                        if not data.strip():  # some gateways keep a connection alive so
+                            continue
                         yield parse(data)
                         reading.resumed()
 

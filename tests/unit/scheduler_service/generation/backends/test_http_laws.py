@@ -147,6 +147,13 @@ def test_streams_that_are_right_are_read(kind, ends):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("nothing", [b"data:\n\n", b"data: \r\n\r\n", b"data:\ndata:\n\n", b":\n\n", b"\n\n"])
+def test_events_without_data_keep_a_stream_alive_and_do_not_end_it(kind, nothing):
+    stream = [part for event in events(kind, 3) for part in (nothing, encoded(event))]
+    assert call(kind, [*stream, nothing]) == call(kind, [encoded(event) for event in events(kind, 3)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("odd", [-7, 10**12, 10**30, 0, None])
 def test_an_absurd_number_of_prompt_tokens_is_dropped_and_the_answer_kept(kind, odd):
     stream = events(kind, 3)
