@@ -40,7 +40,7 @@ from scheduler_service.generation.read_ahead import ReadAhead, cancelled
 from scheduler_service.generation.templates import PromptTemplate
 from scheduler_service.generation.voting import winner
 from scheduler_service.planning.allocator import Allocator, Expectations
-from scheduler_service.planning.aside import Aside
+from scheduler_service.planning.aside import MOST_AT_ONCE, Aside
 from scheduler_service.planning.plan import Rules, WindowPlan, plan_window
 from scheduler_service.prediction.client import Predictor
 from scheduler_service.prediction.outcomes import OutcomeBook
@@ -367,8 +367,10 @@ class Pipeline:
         ]
         rules = replace(self.rules, policy=POLICIES[policy]) if policy else self.rules
         total = len(jobs) * (tokens or self.ledger.tokens_per_query)
+        # The optimum of even a few may take seconds.
+        size = MOST_AT_ONCE + 1 if rules.policy.name == "exact" else len(jobs)
         try:
-            return await self.aside.run(len(jobs), lambda: plan_window(jobs, predictions, total, rules))
+            return await self.aside.run(size, lambda: plan_window(jobs, predictions, total, rules))
         except ValueError as error:  # exact, for more than it can plan
             raise InvalidRequestError("policy", str(error)) from None
 
