@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from predictive_scheduling.budget_points import check_points
+from predictive_scheduling.budget_points import MOST_POINTS
 from scheduler_service.allocation.curve import Curve
 
 Floats = NDArray[np.float64]
@@ -43,10 +43,10 @@ class Problem:
     def __post_init__(self) -> None:
         """Refuse what no policy could plan for."""
         accuracy, shape = self.accuracy, (len(self.accuracy), len(self.points))
-        try:
-            check_points(self.points.tolist())
-        except ValueError as error:
-            raise ValueError(f"points: {error}") from None
+        if not 1 <= len(self.points) <= MOST_POINTS or self.points[0] < 0 or self.points[-1] < 1:
+            raise ValueError(f"points: must be 1 to {MOST_POINTS} budgets from 0, one of them above")
+        if (np.diff(self.points) <= 0).any():
+            raise ValueError("points: must rise")
         if accuracy.shape != shape or not np.isfinite(accuracy).all() or (accuracy < 0).any() or (accuracy > 1).any():
             raise ValueError("accuracy: must be an (n, K) array of finite numbers from 0 to 1")
         if self.floors.shape != shape[:1] or self.caps.shape != shape[:1]:
@@ -179,10 +179,13 @@ class Policy(Protocol):
 def gather(curves: Sequence[Curve], floors: Ints, caps: Ints, total: float, weights: Sequence[float] = ()) -> Problem:
     """The problem of queries whose curves may be known at different points; an empty curve promises nothing.
 
-    Curves are read at the points of all. Budgets of a query whose use is not known count whole. ``weights``: what the
-    accuracy of each is worth; none counts where all are equal.
+    Curves are read at the points of all, at 512 of them where there are more: several models may have answered, or
+    requests have different numbers of traces, which stretch their points. Budgets of a query whose use is not known
+    count whole. ``weights``: what the accuracy of each is worth; none counts where all are equal.
     """
     points = tuple(sorted({point for curve in curves for point in curve.points})) or (max(1, int(caps.max(initial=1))),)
+    if len(points) > MOST_POINTS:
+        points = tuple(points[at] for at in np.linspace(0, len(points) - 1, MOST_POINTS).astype(np.int64).tolist())
     accuracy = [curve.accuracies(points) for curve in curves]
     used = [curve.uses(points) for curve in curves] if any(curve.used for curve in curves) else None
     return Problem(

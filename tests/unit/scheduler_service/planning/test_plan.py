@@ -6,6 +6,7 @@ import pytest
 
 from scheduler_service.allocation import POLICIES, Curve
 from scheduler_service.domain import Job, Prediction, PredictionOutcome
+from scheduler_service.generation.voting import stretched
 from scheduler_service.planning.plan import Rules, plan_window
 
 RULES = Rules(POLICIES["envelope"], answer_tokens=8)
@@ -59,3 +60,15 @@ def test_of_two_alike_the_one_that_weighs_more_gets_the_tokens():
     light, heavy = replace(job("a"), weight=0.5), replace(job("b"), weight=2.0)
     assert budgets(plan_window([light, heavy], [SLOW, SLOW], 80, RULES)) == [16, 64]
     assert budgets(plan_window([heavy, light], [SLOW, SLOW], 80, RULES)) == [64, 16]
+
+
+@pytest.mark.parametrize(("count", "step", "traces"), [(16, 4096, (1, 8)), (256, 64, (1, 2, 3, 5, 7))])
+def test_traces_of_one_request_do_not_keep_the_others_from_a_plan(count, step, traces):
+    """Traces stretch a request's points: together they may be many, and large."""
+    points = tuple(range(step, count * step + 1, step))
+    curve = Curve(points, tuple(at / count for at in range(count)), tuple(point / 2 for point in points))
+    jobs = [replace(job(f"{number}", cap=points[-1]), traces=number) for number in traces]
+    predictions = [stretched(Prediction(PredictionOutcome.FRESH, curve, "p@1"), number) for number in traces]
+    plan = plan_window(jobs, predictions, 5000 * len(jobs), RULES)
+    assert plan.planned == pytest.approx(plan.total, rel=0.02)
+    assert budgets(plan)[0] > budgets(plan)[-1] > 0  # a token of one trace is worth more than one that many share
