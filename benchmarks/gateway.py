@@ -31,7 +31,8 @@ from benchmarks.plots import Panel, draw
 from benchmarks.processes import Service, process, service
 from benchmarks.streaming import Stream, chat_stream, first_token, grpc_stream, throughput
 from predictive_scheduling import AsyncSchedulerClient
-from tools.local_envoy import EXT_PROC, filter_of, free_port, local_envoy, manager_of, without_lua
+from predictive_scheduling_cli.demo.services import free_port
+from tools.local_envoy import EXT_PROC, filter_of, local_envoy, manager_of, without_lua
 
 _CALLERS = 16
 _MINIMAL = str(Path(__file__).parent / "contenders" / "minimal_processor.py")

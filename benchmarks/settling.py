@@ -21,6 +21,7 @@ from typing import Any
 
 import redis.asyncio as aioredis
 
+from predictive_scheduling_cli.demo.services import free_port
 from scheduler_service.gateway.access_logs import told_by
 from scheduler_service.gateway.budgets import REQUEST_HEADER
 from scheduler_service.gateway.envoy_messages import StreamAccessLogsMessage
@@ -28,7 +29,6 @@ from scheduler_service.gateway.grant_names import GrantName, written
 from scheduler_service.gateway.mailbox import Mailbox
 from scheduler_service.gateway.settling import Settling
 from scheduler_service.grants import Told
-from tools.local_envoy import free_port
 
 _PER_SECOND = (10, 100, 1000, 4000)
 _EXCHANGES = 5

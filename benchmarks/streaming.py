@@ -41,8 +41,8 @@ from benchmarks.processes import Service, backend, process, service
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.scheduler.v1 import scheduler_pb2_grpc
+from predictive_scheduling_cli.demo.services import free_port
 from scheduler_service.generation.backends.sse import SseParser
-from tools.local_envoy import free_port
 
 _TOKENS = 128
 # All of them are reasoning: the answer of the scheduler's last call is one token.

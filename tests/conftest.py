@@ -6,6 +6,7 @@ import grpc.aio
 import pytest
 from hypothesis import HealthCheck, settings
 
+from predictive_scheduling_cli.demo.services import free_port
 from tests.programs import PROGRAMS, not_tested
 
 # Timings vary on shared machines; what matters here are laws.
@@ -17,6 +18,18 @@ settings.load_profile("steady")
 grpc.aio.init_grpc_aio()
 
 _SKIPPED = pytest.StashKey[Counter[str]]()
+
+
+@pytest.fixture
+def unused_tcp_port():
+    """A port to listen at that no connection takes before, as happens to one that the system gave."""
+    return free_port()
+
+
+@pytest.fixture
+def unused_tcp_port_factory():
+    """What gives such ports."""
+    return free_port
 
 
 def pytest_configure(config):

@@ -15,7 +15,6 @@ import asyncio
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
 from predictive_scheduling.version import VERSION
+from predictive_scheduling_cli.demo.services import free_port
 from tests.integration.test_scheduler import thinker
 from tests.standins.tgi import TgiStandIn
 
@@ -47,12 +47,6 @@ def buildah(*arguments):
     """Run buildah; returns what it prints."""
     command = ["buildah", *options(*_STORAGE), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @asynccontextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +13,8 @@ from typing import Any
 
 import aiohttp
 import yaml
+
+from predictive_scheduling_cli.demo.services import free_port
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "gateway" / "envoy.yaml"
@@ -26,13 +27,6 @@ def binary() -> Path | None:
     places = list(found.submodule_search_locations or ()) if found else []
     path = Path(places[0]) / "_bin" / "envoy" if places else None
     return path if path and path.exists() else None
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def manager_of(config: dict[str, Any]) -> dict[str, Any]:

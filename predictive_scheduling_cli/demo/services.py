@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _READY_SECONDS = 120.0
+_FIRST, _PORTS = 10_000, 22_768  # outgoing connections, and who asks for port 0, get higher ones
 
 
 class ServiceFailedError(RuntimeError):
@@ -57,11 +59,18 @@ async def _wait_until_ready(process: asyncio.subprocess.Process, address: str, l
     raise ServiceFailedError(f"the service ended before it was ready (log: {log}):\n" + "\n".join(lines))
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on now, and that no outgoing connection takes before it is used."""
+    while True:
+        port = _FIRST + secrets.randbelow(_PORTS)
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def free_address() -> str:
-    """A port of loopback that nobody listens on now, as ``host:port``."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
+    """Such a port, as ``host:port``."""
+    return f"127.0.0.1:{free_port()}"
 
 
 def _flag(name: str, value: object) -> str:

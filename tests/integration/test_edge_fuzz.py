@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from predictive_scheduling import SchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from predictive_scheduling_cli.demo.services import free_address
 from scheduler_service.api.openai.chat_request import ChatRequest
 from scheduler_service.api.openai.responses_request import ResponsesRequest
 from tests.integration.running import DOCUMENTED
-from tests.integration.test_openai_front import free_address
 
 FUZZ = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

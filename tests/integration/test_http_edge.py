@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.telemetry import Telemetry
+from predictive_scheduling_cli.demo.services import free_address
 from scheduler_service.api.generations import Generations
 from scheduler_service.api.guarded_site import HttpLimits
 from scheduler_service.api.identity import Identity
@@ -23,7 +24,7 @@ from scheduler_service.api.openai.front import OpenAiFront
 from scheduler_service.domain import Allocation
 from scheduler_service.planning.budget_range import BudgetRange
 from tests.integration.running import balanced, scheduler
-from tests.integration.test_openai_front import MESSAGES, free_address, thinker
+from tests.integration.test_openai_front import MESSAGES, thinker
 from tests.integration.test_security import tls
 from tests.standins.backend import ScriptedBackend
 from tests.waiting import eventually

@@ -24,6 +24,7 @@ from exporters.measure.judging import judge_of
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.metrics_page import MetricsPage
 from predictive_scheduling.telemetry import Telemetry
+from predictive_scheduling_cli.demo.services import free_port
 from scheduler_service.gateway.envoy_messages import (
     ACCESS_LOGS,
     PROCESSOR,
@@ -40,7 +41,6 @@ from tests.programs import needs
 from tests.standins.backend import ScriptedBackend
 from tests.standins.tgi import TgiStandIn
 from tests.waiting import PATIENCE
-from tools.local_envoy import free_port
 from tools.observability.dashboard import dashboard
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from contextlib import AsyncExitStack
 
 import aiohttp
@@ -11,6 +10,7 @@ import pytest
 
 from predictive_scheduling import AsyncSchedulerClient
 from predictive_scheduling.scheduler.v1 import scheduler_pb2 as pb
+from predictive_scheduling_cli.demo.services import free_address
 from scheduler_service.api.openai.chat_request import parse_chat
 from scheduler_service.domain import BackendUnavailableError
 from tests.integration.running import predictor, scheduler
@@ -22,12 +22,6 @@ def thinker(prompt):
     if prompt.endswith("Final answer:"):
         return [" 7", "\n\n"]
     return [*["step "] * 40, "\n", "Final", " answer", ":", " 42", "\n\n"]
-
-
-def free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ from opentelemetry.sdk.trace import TracerProvider
 from predictive_scheduling import AsyncPredictorClient, AsyncSchedulerClient, SchedulerClient, channel_credentials
 from predictive_scheduling.openmetrics import render
 from predictive_scheduling.telemetry import Telemetry
+from predictive_scheduling_cli.demo.services import free_address
 from scheduler_service.api.identity import Identity, read_tokens
 from scheduler_service.domain import PermissionDeniedError, UnauthenticatedError
 from tests.integration.running import bad_fields, predictor, refused, scheduler
-from tests.integration.test_openai_front import MESSAGES, free_address
+from tests.integration.test_openai_front import MESSAGES
 from tests.standins.backend import ScriptedBackend
 from tests.waiting import PATIENCE
 
