@@ -11,6 +11,8 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
+from predictive_scheduling.listening import check_port
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -63,9 +65,7 @@ def bind(server: grpc.aio.Server, address: str, tls: TlsFiles | None) -> int:
     Raises RuntimeError where the address is taken or none, ValueError for a port that there is not, OSError where a
     file of TLS cannot be read.
     """
-    port = address.rpartition(":")[2]
-    if port.isdecimal() and int(port) > 65535:  # which gRPC takes modulo 65536
-        raise ValueError(f"{address}: the last port is 65535")
+    check_port(address)
     if tls is None:
         return server.add_insecure_port(address)
     return server.add_secure_port(address, server_credentials(tls))

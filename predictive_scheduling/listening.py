@@ -42,6 +42,13 @@ def listens(setting: str, address: str) -> Iterator[None]:
         raise ListenError(f"{setting}: cannot listen at {address}: {_reason(error)}") from None
 
 
+def check_port(address: str) -> None:
+    """Raise ValueError for a port beyond the last one, which gRPC takes modulo 65536, and a socket fails at late."""
+    port = address.rpartition(":")[2]
+    if port.isdecimal() and int(port) > _LAST_PORT:
+        raise ValueError(f"{address}: the last port is {_LAST_PORT}")
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, RuntimeError):  # gRPC's, which has none
         return "it is taken, no address of this machine, or the certificate is of no use"
@@ -100,8 +107,7 @@ def listening(address: str) -> socket.socket:
     Raises OSError where the address is taken, ValueError for none.
     """
     host, _, port = address.rpartition(":")
-    if int(port) > _LAST_PORT:
-        raise ValueError(f"{address}: the last port is {_LAST_PORT}")
+    check_port(address)
     host = host.removeprefix("[").removesuffix("]")
     both = not host and socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
