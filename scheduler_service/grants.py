@@ -113,9 +113,11 @@ class Grants:
             self.settle(oldest[0], Told(failure=_UNTOLD))
 
     def _reason(self, failure: str) -> str:
-        if len(self._reasons) < _MOST_REASONS and failure not in _ALWAYS:
+        if failure in _ALWAYS:
+            return failure
+        if len(self._reasons) < _MOST_REASONS:
             self._reasons.add(failure)
-        return failure if failure in self._reasons or failure in _ALWAYS else _OTHER
+        return failure if failure in self._reasons else _OTHER
 
     def _end(self, ended: _Open, told: Told) -> float:
         pipeline, job, allocation = self._pipeline, ended.job, ended.allocation

@@ -29,9 +29,10 @@ def failed(error: Exception) -> typer.Exit:
 
 
 @contextmanager
-def writing() -> Iterator[None]:
-    """End the command with an error that names the file, where one cannot be written."""
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder of ``path``; end the command with an error that names the file, where one cannot be written."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         raise failed(error) from None

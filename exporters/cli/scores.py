@@ -36,8 +36,7 @@ def evaluate(
         evaluation = evaluate_folder(model, measured, states)
     except (CurvesFileError, ValueError) as error:
         raise failed(error) from None
-    with writing():
-        json_out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(json_out):
         json_out.write_text(json.dumps(evaluation.as_json(), indent=1) + "\n")
     if report is not None:
         _write_report(report, evaluation)
@@ -71,8 +70,7 @@ def report(
 def _write_report(out: Path, evaluation: Evaluation) -> None:
     from exporters.replay.report import write_report  # matplotlib is needed by reports only
 
-    with writing():
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out):
         write_report(out, evaluation)
 
 
@@ -135,14 +133,12 @@ def simulate(
     except (CurvesFileError, ValueError, OSError) as error:
         raise failed(error) from None
     if json_out is not None:
-        with writing():
-            json_out.parent.mkdir(parents=True, exist_ok=True)
+        with writing(json_out):
             json_out.write_text(json.dumps(result.as_json(), indent=1) + "\n")
     if report is not None:
         from exporters.replay.simulation_report import write_report
 
-        with writing():
-            report.parent.mkdir(parents=True, exist_ok=True)
+        with writing(report):
             write_report(report, predicted, measured, scenario, result)
     typer.echo(
         f"{result.requests:,} requests in {took:.1f} s: {result.accuracy:.1%} right, uniform {result.uniform:.1%}, "
